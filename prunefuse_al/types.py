@@ -1,0 +1,106 @@
+"""Data that crosses module boundaries, and the protocols users may implement themselves.
+
+Shape letters: n samples, c classes, d feature width, t stochastic passes, k picked, m labelled samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+
+RngLike = int | np.random.Generator | np.random.RandomState | torch.Generator | None
+
+
+@dataclass(frozen=True, eq=False)
+class Signals:
+    """What a network says about candidates; row i of every field belongs to `indices[i]`.
+
+    Attributes:
+        indices: int64 [n], indices into the array or dataset the caller passed.
+        logits: float [n c], outputs of the classifier in eval mode.
+        features: float [n d], input of the last linear layer in eval mode.
+        mc_logits: float [t n c], outputs of t passes with only dropout layers in train mode.
+        labels: int64 [n], given labels, or predicted ones where the caller says so.
+        dynamics: named float [n] tensors recorded while training (for example ``"aum"``).
+        labelled_features: float [m d], features of what is labelled already.
+    """
+
+    indices: Tensor
+    logits: Tensor | None = None
+    features: Tensor | None = None
+    mc_logits: Tensor | None = None
+    labels: Tensor | None = None
+    dynamics: Mapping[str, Tensor] | None = None
+    labelled_features: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.indices.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What a scorer picked: `indices` int64 [k], best first, unique; `scores` float [k] or None."""
+
+    indices: Tensor
+    scores: Tensor | None = None
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Chooses k of the candidates described by signals."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the `Signals` fields it reads."""
+        ...
+
+    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
+        """Return the k candidates to label next, best first."""
+        ...
+
+
+@runtime_checkable
+class PointScorer(Scorer, Protocol):
+    """A scorer whose score of one sample does not depend on the other samples."""
+
+    def score(self, signals: Signals) -> Tensor:
+        """Return float [n]; higher means label it sooner."""
+        ...
+
+
+@runtime_checkable
+class Trainer(Protocol):
+    """Trains a network in place and reads signals from it; `TorchTrainer` is ours, any other may be passed in."""
+
+    def fit(self, model: nn.Module, data: Any, *, teacher: nn.Module | None = None, seed: int | None = None) -> Any:
+        """Train `model` in place on `data`, a map-style dataset of (input, label[, weight])."""
+        ...
+
+    def infer(self, model: nn.Module, data: Any, needs: frozenset[str]) -> Signals:
+        """Return the signals in `needs` for every row of `data`, in order, without changing `model`."""
+        ...
+
+
+def as_rng(rng: RngLike) -> np.random.Generator:
+    """Return a NumPy generator for a seed, a generator of NumPy or torch, or None (fresh entropy).
+
+    Global random states are never read or written. A torch generator is advanced by one draw.
+    """
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if isinstance(rng, np.random.RandomState):
+        return np.random.default_rng(rng.randint(0, 2**31 - 1))
+    if isinstance(rng, torch.Generator):
+        return np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng, device=rng.device)))
+    if rng is None or isinstance(rng, int | np.integer):
+        return np.random.default_rng(rng)
+    raise InputError(
+        f"rng={rng!r} is a {type(rng).__name__}; pass None, an int, a numpy Generator or RandomState, or a torch Generator"
+    )
