@@ -1,3 +1,8 @@
 """Active learning with a pruned proxy network that is fused back into the dense one."""
 
+from ._show_versions import show_versions as show_versions
 from ._version import __version__ as __version__
+from .scorers import SCORERS as SCORERS
+from .scorers import get_scorer as get_scorer
+from .types import Selection as Selection
+from .types import Signals as Signals

@@ -1,0 +1,29 @@
+"""What to paste into a bug report."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+import torch
+
+from ._version import __version__
+
+_REPORTED = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors", "tqdm", "modAL-python", "skorch")
+
+
+def show_versions() -> None:
+    """Print versions of Python, this library, what it depends on, hosts that are installed, and the devices seen."""
+    rows = {"python": platform.python_version(), "platform": platform.platform(), "prunefuse_al": __version__}
+    rows.update((name, _version(name)) for name in _REPORTED)
+    rows["cuda"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "not available"
+    rows["torch threads"] = str(torch.get_num_threads())
+    width = max(map(len, rows))
+    print("\n".join(f"{name:>{width}}: {value}" for name, value in rows.items()))
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,25 @@
+"""Guards every test: global random states stay as they were; one thread, so that timing and sums are stable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import settings
+
+from prunefuse_al.testing import unchanged_global_rng
+
+# Properties are searched, not timed: a loaded two-core machine must not turn a slow draw into a failure.
+settings.register_profile("repo", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("repo")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _global_rng_untouched(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.node.get_closest_marker("touches_global_rng"):
+        yield
+        return
+    with unchanged_global_rng():
+        yield
