@@ -1,0 +1,293 @@
+"""What each stage of each round cost, measured, and what the dense network would have cost for the same rows."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import nn
+
+from .counting import PassCounter, parameter_count
+from .counting import macs as macs
+from .errors import InputError
+
+SELECTION_STAGES = frozenset({"prune", "train_proxy", "recalibrate", "score", "rank", "sync"})
+"""Stages that are paid to choose samples; the others make or use the target."""
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """One stage of one round.
+
+    Attributes:
+        round: number of the `fit` it belongs to, from 1.
+        stage: ``"prune"``, ``"train_proxy"``, ``"recalibrate"``, ``"score"``, ``"rank"``, ``"sync"`` (selection),
+            ``"fuse"``, ``"train_target"``, ``"predict"``.
+        network: whose parameters are stated: ``"proxy"``, ``"target"`` or ``"dense"``.
+        seconds: wall time; counting MACs is not in it.
+        samples: rows that passed forward through the network.
+        forward_macs: multiply-accumulates of these forward passes, helpers such as a teacher included.
+        backward_macs: multiply-accumulates of the backward passes.
+        dense_macs: forward and backward multiply-accumulates the dense network needs for the same rows.
+        parameters: of the network.
+        peak_memory_bytes: on CUDA the most memory allocated during the stage; on a CPU the largest resident size of
+            the process so far; 0 where the system does not tell.
+    """
+
+    round: int
+    stage: str
+    network: str
+    seconds: float
+    samples: int
+    forward_macs: int
+    backward_macs: int
+    dense_macs: int
+    parameters: int
+    peak_memory_bytes: int
+
+    @property
+    def macs(self) -> int:
+        """Forward and backward multiply-accumulates."""
+        return self.forward_macs + self.backward_macs
+
+
+class Stage:
+    """What is being measured: networks are named with `watch` once they exist."""
+
+    def __init__(self) -> None:
+        self.network: nn.Module | None = None
+        self.watched: list[tuple[nn.Module, PassCounter]] = []
+        self._hooks: list[Any] = []
+
+    def watch(self, *modules: nn.Module) -> None:
+        """Count what passes through `modules` from now on; the first one's rows are the stage's samples."""
+        for module in modules:
+            counter = PassCounter()
+            self._hooks.append(module.register_forward_pre_hook(counter.hook(), with_kwargs=True))
+            self.watched.append((module, counter))
+        self.describe(self.watched[0][0])
+
+    def describe(self, module: nn.Module) -> None:
+        """State whose parameters the row reports, without counting rows."""
+        self.network = module
+
+    def close(self) -> None:
+        """Take the hooks off."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+class CostLedger:
+    """Rows of measured costs; prints as a table.
+
+    Example:
+        >>> ledger = CostLedger()
+        >>> net = nn.Linear(8, 2)
+        >>> with ledger.stage("score", round=1, network="proxy", dense=net) as stage:
+        ...     stage.watch(net)
+        ...     _ = net(torch.zeros(5, 8))
+        >>> ledger.rows()[0].samples, ledger.rows()[0].forward_macs
+        (5, 80)
+        >>> ledger.ratio()
+        1.0
+    """
+
+    def __init__(self, rows: Iterable[CostRow] = ()) -> None:
+        self._rows = list(rows)
+        self._cache: dict[tuple[str, str], tuple[float, float]] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str, *, round: int, network: str, dense: nn.Module | None = None) -> Iterator[Stage]:
+        """Measure the body of a `with` block and add one row; a block that raises adds none.
+
+        Args:
+            name: the stage, see `CostRow`.
+            round: the round it belongs to.
+            network: the role of the network it is about.
+            dense: network whose cost for the same rows is stated beside; None: the watched network's own.
+        """
+        stage = Stage()
+        _reset_peak()
+        start = _now()
+        try:
+            yield stage
+            seconds = _now() - start
+        finally:
+            stage.close()
+        self._rows.append(self._row(stage, name, round, network, dense, seconds, _peak_memory()))
+
+    def _row(
+        self, stage: Stage, name: str, round: int, network: str, dense: nn.Module | None, seconds: float, peak: int
+    ) -> CostRow:
+        forward = backward = dense_macs = 0
+        for position, (module, counter) in enumerate(stage.watched):
+            own_forward, own_backward = counter.total_macs(module, self._cache)
+            forward, backward = forward + own_forward, backward + own_backward
+            if position == 0:  # helpers, such as a teacher, have no counterpart in the dense loop
+                dense_macs = sum(counter.total_macs(dense or module, self._cache))
+        samples = stage.watched[0][1].samples if stage.watched else 0
+        parameters = parameter_count(stage.network) if stage.network is not None else 0
+        return CostRow(round, name, network, seconds, samples, forward, backward, dense_macs, parameters, peak)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Drop the rows added in a `with` block that raises."""
+        before = len(self._rows)
+        try:
+            yield
+        except BaseException:
+            del self._rows[before:]
+            raise
+
+    def rows(self) -> tuple[CostRow, ...]:
+        """Return the rows, oldest first."""
+        return tuple(self._rows)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return the rows as plain dicts, for a data frame or JSON."""
+        return [asdict(row) for row in self._rows]
+
+    @classmethod
+    def from_dicts(cls, rows: Iterable[dict[str, Any]]) -> CostLedger:
+        """Return a ledger of the rows that `to_dicts` gave."""
+        return cls(CostRow(**row) for row in rows)
+
+    def totals(self) -> dict[str, dict[str, float]]:
+        """Return seconds, samples, macs and dense_macs per stage and, under ``"total"``, over all."""
+        result: dict[str, dict[str, float]] = {}
+        for row in self._rows:
+            for name in (row.stage, "total"):
+                sums = result.setdefault(name, dict.fromkeys(("seconds", "samples", "macs", "dense_macs"), 0))
+                for measure in sums:
+                    sums[measure] += getattr(row, measure)
+        if "total" in result:  # the total last
+            result["total"] = result.pop("total")
+        return result
+
+    def ratio(
+        self, baseline: CostLedger | None = None, *, measure: str = "macs", stages: Iterable[str] = SELECTION_STAGES
+    ) -> float:
+        """Return cost over the dense baseline's, in `stages` (default: all that is paid to choose samples).
+
+        Args:
+            baseline: ledger of a dense run, for a measured ratio; None: the dense network's MACs for the same rows.
+            measure: ``"macs"``, or with a baseline also ``"seconds"`` or ``"samples"``.
+            stages: names of the stages to sum.
+
+        Returns:
+            The ratio; ``nan`` when nothing was counted in these stages.
+
+        Raises:
+            InputError: for an unknown measure, or seconds without a baseline.
+        """
+        if measure not in ("macs", "seconds", "samples"):
+            raise InputError(f"ratio(measure={measure!r}): choose 'macs', 'seconds' or 'samples'")
+        if baseline is None and measure != "macs":
+            raise InputError(
+                f"ratio(measure={measure!r}) needs baseline=, a dense run's ledger; without it only MACs are known"
+            )
+        wanted = frozenset(stages)
+        own = self._sum(measure, wanted)
+        other = self._sum("dense_macs", wanted) if baseline is None else baseline._sum(measure, wanted)
+        return own / other if other else float("nan")
+
+    def _sum(self, measure: str, stages: frozenset[str]) -> float:
+        return sum(float(getattr(row, measure)) for row in self._rows if row.stage in stages)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __eq__(self, other: object) -> bool:
+        return self._rows == other._rows if isinstance(other, CostLedger) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<CostLedger: {len(self._rows)} rows>"
+
+    def __str__(self) -> str:
+        table: list[tuple[str, ...]] = [
+            ("round", "stage", "network", "seconds", "samples", "MACs", "of dense", "parameters", "peak memory")
+        ]
+        table += [_cells(row) for row in self._rows]
+        total = self.totals().get("total")
+        if total:
+            table.append(
+                (
+                    "",
+                    "total",
+                    "",
+                    f"{total['seconds']:.2f}",
+                    f"{total['samples']:,.0f}",
+                    _si(total["macs"]),
+                    _share(total["macs"], total["dense_macs"]),
+                    "",
+                    "",
+                )
+            )
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in table]
+        share = self.ratio()
+        closing = "nothing counted yet" if share != share else f"selection took {share:.1%} of the dense network's MACs"
+        return "\n".join([*lines, closing])
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{field.name}</th>" for field in fields(CostRow))
+        body = "".join(
+            "<tr>" + "".join(f"<td>{value}</td>" for value in row.values()) + "</tr>" for row in self.to_dicts()
+        )
+        return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _cells(row: CostRow) -> tuple[str, ...]:
+    return (
+        str(row.round),
+        row.stage,
+        row.network,
+        f"{row.seconds:.2f}",
+        f"{row.samples:,}",
+        _si(row.macs),
+        _share(row.macs, row.dense_macs),
+        f"{row.parameters:,}",
+        f"{row.peak_memory_bytes / 2**20:,.0f} MiB",
+    )
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{part / whole:.3f}" if whole else "-"
+
+
+def _si(value: float) -> str:
+    for unit in ("", "k", "M", "G", "T", "P"):
+        if value < 1000 or unit == "P":
+            break
+        value /= 1000
+    return f"{value:.3g}{unit}"
+
+
+def _now() -> float:
+    """Return the clock after everything queued on CUDA has run."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _reset_peak() -> None:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

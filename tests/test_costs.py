@@ -1,0 +1,188 @@
+"""Counting must agree with arithmetic, and measuring must not disturb what is measured."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from fakes import mlp, seeded
+from torch import Tensor, nn
+
+from prunefuse_al.costs import CostLedger, CostRow, macs
+from prunefuse_al.errors import InputError
+
+
+def test_macs_of_a_linear_layer_by_hand() -> None:
+    forward, backward = macs(mlp(8, 6, 3), torch.zeros(4, 8))
+    assert forward == 8 * 6 + 6 * 3
+    assert backward == 8 * 6 + 2 * 6 * 3  # the first layer needs no gradient of its input
+
+
+def test_macs_of_a_convolution_by_hand() -> None:
+    forward, backward = macs(seeded(lambda: nn.Conv2d(3, 8, 3, padding=1)), torch.zeros(2, 3, 10, 10))
+    assert forward == backward == 3 * 9 * 8 * 100
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_macs_of_recurrent_layers_are_not_missed(kind: Callable[..., nn.RNNBase], gates: int) -> None:
+    features, hidden, steps = 5, 7, 6
+    forward, backward = macs(seeded(lambda: kind(features, hidden, batch_first=True)), torch.zeros(2, steps, features))
+    assert forward == gates * steps * hidden * (features + hidden)
+    assert backward > forward
+
+
+def test_macs_of_attention_do_not_depend_on_the_kernel() -> None:
+    forward, _ = macs(seeded(lambda: nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)), torch.zeros(2, 5, 16))
+    assert forward == 5 * (3 * 16 * 16 + 16 * 16 + 2 * 16 * 32) + 2 * 5 * 5 * 16
+
+
+def test_frozen_parameters_need_no_backward() -> None:
+    net = mlp(8, 2).requires_grad_(False)
+    assert macs(net, torch.zeros(2, 8)) == (16.0, 0.0)
+
+
+def test_macs_leaves_the_network_alone() -> None:
+    net = nn.Sequential(mlp(4, 4), nn.BatchNorm1d(4), nn.Dropout()).eval()
+    before = copy.deepcopy(net.state_dict())
+    macs(net, torch.ones(2, 4))
+    assert not net.training
+    assert all(p.grad is None for p in net.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+class _TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 3), nn.Linear(2, 3)
+
+    def forward(self, left: Tensor, *, right: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.left(left) + self.right(right)}
+
+
+def test_several_inputs() -> None:
+    assert macs(seeded(_TwoInputs), {"left": torch.zeros(2, 4), "right": torch.zeros(2, 2)})[0] == 18
+    ledger, net = CostLedger(), seeded(_TwoInputs)
+    with ledger.stage("score", round=1, network="proxy") as stage:
+        stage.watch(net)
+        net(torch.zeros(7, 4), right=torch.zeros(7, 2))
+    assert (ledger.rows()[0].samples, ledger.rows()[0].forward_macs) == (7, 7 * 18)
+
+
+def _train_and_score(ledger: CostLedger, net: nn.Module, dense: nn.Module) -> None:
+    with ledger.stage("train_proxy", round=1, network="proxy", dense=dense) as stage:
+        stage.watch(net)
+        net.train()
+        for size in (4, 4, 2):
+            net(torch.zeros(size, 8)).sum().backward()
+    with ledger.stage("score", round=1, network="proxy", dense=dense) as stage, torch.inference_mode():
+        stage.watch(net)
+        net.eval()
+        copy.deepcopy(net)(torch.zeros(100, 8))  # a loop may work on a copy
+
+
+def test_training_and_inference_are_counted_apart() -> None:
+    ledger, thin, dense = CostLedger(), seeded(lambda: nn.Linear(8, 2, bias=False)), mlp(8, 8)
+    _train_and_score(ledger, thin, dense)
+    train, score = ledger.rows()
+    assert (train.samples, train.forward_macs, train.backward_macs) == (10, 160, 160)
+    assert (score.samples, score.forward_macs, score.backward_macs) == (100, 1600, 0)
+    assert (train.dense_macs, score.dense_macs) == (10 * 128, 100 * 64)
+    assert ledger.ratio() == pytest.approx(0.25)
+    assert train.parameters == 16
+    assert train.seconds > 0
+    assert train.peak_memory_bytes > 0
+    assert not thin._forward_pre_hooks
+
+
+def test_one_row_and_no_rows() -> None:
+    ledger, net = CostLedger(), nn.Sequential(mlp(3, 3), nn.BatchNorm1d(3)).eval()
+    with ledger.stage("score", round=1, network="proxy") as stage:
+        stage.watch(net)
+        net(torch.zeros(1, 3))
+        net(torch.zeros(0, 3))
+    assert (ledger.rows()[0].samples, ledger.rows()[0].forward_macs) == (1, 9)
+
+
+def test_a_helper_network_adds_macs_but_no_samples() -> None:
+    ledger, student, teacher = CostLedger(), mlp(4, 2), mlp(4, 2)
+    with ledger.stage("train_target", round=1, network="target", dense=student) as stage:
+        stage.watch(student, teacher)
+        with torch.no_grad():
+            goal = teacher(torch.zeros(3, 4))
+        (student(torch.zeros(3, 4)) - goal).sum().backward()
+    row = ledger.rows()[0]
+    assert (row.samples, row.forward_macs, row.backward_macs, row.dense_macs) == (3, 48, 24, 48)
+
+
+def test_a_failed_stage_leaves_no_row_and_no_hook() -> None:
+    ledger, net = CostLedger(), mlp(2, 2)
+    with pytest.raises(ZeroDivisionError), ledger.stage("score", round=1, network="proxy") as stage:  # noqa: PT012
+        stage.watch(net)
+        raise ZeroDivisionError
+    assert len(ledger) == 0
+    assert not net._forward_pre_hooks
+
+
+def test_a_failed_transaction_drops_its_rows() -> None:
+    ledger = CostLedger()
+    with ledger.stage("prune", round=1, network="proxy"):
+        pass
+    with pytest.raises(ZeroDivisionError), ledger.transaction():  # noqa: PT012
+        with ledger.stage("score", round=1, network="proxy"):
+            pass
+        raise ZeroDivisionError
+    assert [row.stage for row in ledger.rows()] == ["prune"]
+
+
+def test_ratio_against_a_measured_run() -> None:
+    def row(stage: str, seconds: float, work: int) -> CostRow:
+        return CostRow(1, stage, "proxy", seconds, 10, work, 0, 4 * work, 5, 0)
+
+    proxy, dense = (
+        CostLedger([row("score", 1.0, 10), row("train_target", 9.0, 99)]),
+        CostLedger([row("score", 4.0, 50)]),
+    )
+    assert proxy.ratio(dense, measure="seconds") == 0.25
+    assert proxy.ratio(dense) == 0.2
+    assert proxy.ratio() == 0.25
+    assert proxy.ratio(stages=["train_target"], baseline=dense) != proxy.ratio(stages=["train_target"], baseline=dense)
+    with pytest.raises(InputError, match="needs baseline="):
+        proxy.ratio(measure="seconds")
+    with pytest.raises(InputError, match="'macs', 'seconds' or 'samples'"):
+        proxy.ratio(measure="hours")
+
+
+def test_prints_as_a_table_and_exports_rows() -> None:
+    ledger = CostLedger()
+    assert "nothing counted" in str(ledger)
+    assert repr(ledger) == "<CostLedger: 0 rows>"
+    _train_and_score(ledger, mlp(8, 2), mlp(8, 8))
+    text = str(ledger)
+    assert "train_proxy" in text
+    assert "total" in text
+    assert "selection took 25.0% of the dense network's MACs" in text
+    assert CostLedger.from_dicts(ledger.to_dicts()) == ledger
+    assert ledger.totals()["total"]["samples"] == 110
+    assert list(ledger.totals())[-1] == "total"
+    assert ledger._repr_html_().count("<tr>") == 3
+
+
+def test_a_compiled_network_is_counted_without_recompiling() -> None:
+    ledger, net = CostLedger(), mlp(4, 2)
+    graphs = 0
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
+        nonlocal graphs
+        graphs += 1
+        return graph
+
+    with ledger.stage("score", round=1, network="proxy") as stage:
+        stage.watch(net)
+        fast = torch.compile(net, backend=backend)
+        fast(torch.zeros(3, 4))
+        after_one = graphs
+        for _ in range(20):
+            fast(torch.zeros(3, 4))
+    assert (ledger.rows()[0].samples, graphs) == (63, after_one)
