@@ -1,0 +1,142 @@
+"""What arrays, labels and weights must be before a network sees them; nothing here copies a whole array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+
+def map_leaves(x: Any, function: Callable[[Any], Any]) -> Any:
+    """Apply `function` to a tensor or array, or to every one in a tuple, list or dict of them."""
+    if isinstance(x, Mapping):
+        return {key: map_leaves(value, function) for key, value in x.items()}
+    if isinstance(x, tuple | list):
+        return tuple(map_leaves(value, function) for value in x)
+    return function(x)
+
+
+def leaves(x: Any) -> list[Any]:
+    """Return the tensors or arrays of a structure as a list."""
+    found: list[Any] = []
+    map_leaves(x, found.append)
+    return found
+
+
+def as_arrays(X: Any) -> Any:
+    """Return an array, or a tuple or dict of arrays, over the same memory; lists are the one thing converted."""
+    if isinstance(X, Mapping):
+        return {key: _as_array(value) for key, value in X.items()}
+    if isinstance(X, tuple):
+        return tuple(_as_array(value) for value in X)
+    return _as_array(X)
+
+
+def _as_array(x: Any) -> Any:
+    """Return a dense tensor or numeric array over the same memory; lists are the one thing converted."""
+    if isinstance(x, list) and x and isinstance(x[0], Tensor):
+        x = torch.stack(x)
+    array: Any
+    if isinstance(x, Tensor):
+        if x.layout != torch.strided:
+            raise InputError(f"Sparse data was passed ({x.layout}), but dense data is required. Use '.to_dense()'.")
+        array = x.detach()
+    elif (hasattr(x, "toarray") and not hasattr(x, "__array__")) or "sparse" in type(x).__module__:
+        raise InputError(
+            f"Sparse data was passed ({type(x).__name__}), but dense data is required. "
+            "Use '.toarray()' to convert to a dense numpy array."
+        )
+    else:
+        array = x if isinstance(x, np.ndarray) else _from_objects(x)
+        if array.dtype.kind not in "fiub":
+            raise InputError(f"X has dtype {array.dtype}; numbers are needed: convert or encode it first")
+    if array.ndim == 0:
+        raise InputError("X is a single number; the first dimension must be the rows")
+    return array
+
+
+def _from_objects(x: Any) -> np.ndarray[Any, Any]:
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise InputError(f"X is ragged ({error}): all rows need one shape") from error
+
+
+def common_length(x: Any) -> int:
+    """Return the number of rows of one or several inputs."""
+    lengths = [len(leaf) for leaf in leaves(x)]
+    if len(set(lengths)) != 1:
+        raise InputError(f"the inputs in X have {lengths} rows; all need the same number")
+    return lengths[0]
+
+
+def take(array: Any, rows: Tensor) -> Tensor:
+    """Return rows int64 [b] of an array or tensor as a new tensor [b ...]."""
+    if isinstance(array, Tensor):
+        return array[rows.to(array.device)]
+    return _native(np.asarray(array[rows.numpy()]))
+
+
+def _native(array: np.ndarray[Any, Any]) -> Tensor:
+    """Return a tensor of an array, in a type that torch has."""
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)
+    elif array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
+
+
+def as_labels(y: Any, n: int) -> Tensor:
+    """Return labels as int64 [n], or soft targets as float [n ...]."""
+    labels = y.detach().cpu() if isinstance(y, Tensor) else np.asarray(y)
+    if isinstance(labels, np.ndarray):
+        if labels.dtype.kind not in "fiub":
+            raise InputError(
+                f"labels have dtype {labels.dtype}; integers 0..C-1 are needed: encode them "
+                "(sklearn.preprocessing.LabelEncoder), or use PruneFuseEstimator, which does"
+            )
+        labels = _native(labels)
+    if labels.ndim == 0 or len(labels) != n:
+        raise InputError(f"X has {n} rows and y has {len(labels) if labels.ndim else 'no'} rows; they must match")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    return labels if labels.is_floating_point() else labels.to(torch.int64)
+
+
+def as_weights(sample_weight: Any, n: int) -> Tensor:
+    """Return sample weights as float64 [n], finite and >= 0."""
+    weights = torch.as_tensor(np.asarray(sample_weight, dtype=np.float64))
+    if weights.shape != (n,):
+        raise InputError(f"sample_weight has shape {tuple(weights.shape)}; one weight for each of {n} rows is needed")
+    bad = (~torch.isfinite(weights) | (weights < 0)).nonzero().flatten()
+    if len(bad):
+        raise InputError(
+            f"sample_weight is negative or not finite in {describe_rows(bad, n)}; weights must be finite and >= 0"
+        )
+    if not weights.any():
+        raise InputError("sample_weight is 0 everywhere; at least one row must count")
+    return weights
+
+
+def nonfinite_rows(x: Any) -> Tensor:
+    """Return the positions, int64 [m], of rows of a batch that hold NaN or infinity in any of its tensors."""
+    bad: Tensor | None = None
+    for leaf in leaves(x):
+        # A sum is finite only if all terms are: one cheap pass for the usual case.
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or bool(leaf.sum().isfinite()):
+            continue
+        rows = ~leaf.isfinite().reshape(leaf.shape[0], -1).all(dim=1)  # [b]
+        bad = rows if bad is None else bad | rows
+    return torch.empty(0, dtype=torch.int64) if bad is None else bad.nonzero().flatten().cpu()
+
+
+def describe_rows(rows: Tensor, total: int, show: int = 5) -> str:
+    """Return for example ``"rows 3, 8, 9 (3 of 100)"``, naming at most `show` rows."""
+    shown = ", ".join(str(int(row)) for row in rows[:show])
+    more = ", ..." if len(rows) > show else ""
+    return f"row{'s' if len(rows) > 1 else ''} {shown}{more} ({len(rows)} of {total})"

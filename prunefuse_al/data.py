@@ -1,0 +1,282 @@
+"""Arrays, memory maps, tensors and datasets behind one face, read batch by batch and never copied whole.
+
+An item is `x`, `(x, y)` or `(x, y, w)`: input, label, sample weight. `x` may itself be a tuple or dict of tensors (the
+network is then called with several inputs), but then it must come with a label, or inside an `ArrayDataset`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from .arrays import (
+    as_arrays,
+    as_labels,
+    as_weights,
+    common_length,
+    describe_rows,
+    leaves,
+    map_leaves,
+    nonfinite_rows,
+    take,
+)
+from .errors import InputError, NonFiniteError
+
+Batch = tuple[Tensor, Any, Tensor | None, Tensor | None]  # row numbers int64 [b], x [b ...], y [b], w [b]
+
+
+class ArrayDataset(Dataset[Any]):
+    """Rows of arrays kept by reference: whatever a batch needs is read when it is needed.
+
+    Attributes:
+        x: array or tensor [n ...], or a tuple or dict of them.
+        y: labels, int64 [n] (or float [n ...] for soft targets), or None.
+        sample_weight: float64 [n], or None.
+    """
+
+    def __init__(self, x: Any, y: Tensor | None = None, sample_weight: Tensor | None = None) -> None:
+        self.x, self.y, self.sample_weight = x, y, sample_weight
+        self._n = len(leaves(x)[0])
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, row: int) -> Any:
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Any]:
+        """Return the items of several rows, read at once."""
+        x, y, w = self.take(torch.as_tensor(rows))
+        items = [map_leaves(x, lambda leaf, i=i: leaf[i]) for i in range(len(rows))]  # type: ignore[misc]
+        if y is None:
+            return items
+        if w is None:
+            return list(zip(items, y, strict=True))
+        return list(zip(items, y, w, strict=True))
+
+    def take(self, rows: Tensor) -> tuple[Any, Tensor | None, Tensor | None]:
+        """Return (x, y, sample_weight) of `rows`, int64 [b], as new tensors [b ...]."""
+        x = map_leaves(self.x, lambda leaf: take(leaf, rows))
+        y = None if self.y is None else self.y[rows]
+        return x, y, None if self.sample_weight is None else self.sample_weight[rows]
+
+
+class PairedDataset(Dataset[Any]):
+    """A dataset's inputs with labels, and perhaps weights, given beside it; labels of its own are ignored."""
+
+    def __init__(self, dataset: Any, y: Tensor, sample_weight: Tensor | None = None) -> None:
+        self.dataset, self.y, self.sample_weight = dataset, y, sample_weight
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: int) -> Any:
+        x = split_item(self.dataset[row])[0]
+        return (x, self.y[row]) if self.sample_weight is None else (x, self.y[row], self.sample_weight[row])
+
+
+class RowSubset(Dataset[Any]):
+    """Some rows of a dataset, in the order given; see `subset`."""
+
+    def __init__(self, dataset: Any, rows: Tensor) -> None:
+        self.dataset, self.rows = dataset, rows
+
+    def __len__(self) -> int:
+        return int(self.rows.shape[0])
+
+    def __getitem__(self, row: int) -> Any:
+        return self.dataset[int(self.rows[row])]
+
+    def take(self, rows: Tensor) -> tuple[Any, Tensor | None, Tensor | None]:
+        """Return (x, y, sample_weight) of `rows`, int64 [b], counted in this subset."""
+        taken: tuple[Any, Tensor | None, Tensor | None] = self.dataset.take(self.rows[rows])
+        return taken
+
+
+def as_dataset(X: Any, y: Any = None, *, sample_weight: Any = None) -> Any:
+    """Return `X` as a map-style dataset, without copying it.
+
+    Args:
+        X: array, `np.memmap`, tensor or nested list [n ...]; a tuple or dict of those (several inputs); or a
+            map-style dataset, which passes through.
+        y: integer labels [n], or soft targets [n ...]. Replaces a dataset's own labels.
+        sample_weight: finite weights >= 0, [n]; needs labels.
+
+    Raises:
+        InputError: sparse, ragged, complex or object arrays; lengths that differ; no rows; an iterable dataset.
+    """
+    if isinstance(X, IterableDataset) or (hasattr(X, "__iter__") and not hasattr(X, "__len__")):
+        raise InputError(
+            f"{type(X).__name__} is an iterable without row numbers, and candidates are named by row number: "
+            "pass a map-style Dataset (with __len__ and __getitem__) or an array"
+        )
+    foreign = _is_dataset(X)
+    x = X if foreign else as_arrays(X)
+    n = len(X) if foreign else common_length(x)
+    if n == 0:
+        raise InputError("the data has 0 rows; at least one is needed")
+    labels = None if y is None else as_labels(y, n)
+    weights = None if sample_weight is None else as_weights(sample_weight, n)
+    if not foreign:
+        _refuse_weights_alone(labels, weights)
+        return ArrayDataset(x, labels, weights)
+    if labels is None:
+        _refuse_weights_alone(labels, weights)
+        return X
+    return PairedDataset(X, labels, weights)
+
+
+def to_dataset(data: Any) -> Any:
+    """Return a trainer's data as a dataset: a tuple is (X, y) or (X, y, sample_weight), else see `as_dataset`."""
+    if isinstance(data, tuple):
+        if len(data) not in (2, 3):
+            raise InputError(f"data is a tuple of {len(data)}; a tuple must be (X, y) or (X, y, sample_weight)")
+        return as_dataset(data[0], data[1], sample_weight=data[2] if len(data) == 3 else None)
+    return as_dataset(data)
+
+
+def subset(dataset: Any, indices: Any) -> Any:
+    """Return the rows `indices` (integers, or a boolean mask [n]) of a dataset, nothing copied.
+
+    Raises:
+        InputError: a row number outside the dataset, or a mask of another length.
+    """
+    rows, n = torch.as_tensor(np.asarray(indices)), len(dataset)
+    if rows.dtype == torch.bool:
+        if rows.shape != (n,):
+            raise InputError(f"a boolean mask of shape {tuple(rows.shape)} was given for {n} rows")
+        rows = rows.nonzero().flatten()
+    rows = rows.reshape(-1).to(torch.int64)
+    bad = rows[(rows < 0) | (rows >= n)]
+    if len(bad):
+        raise InputError(
+            f"row {int(bad[0])} was asked for; the data has rows 0..{n - 1} ({len(bad)} of {len(rows)} outside)"
+        )
+    return RowSubset(dataset, rows)
+
+
+def labels_of(dataset: Any) -> Tensor | None:
+    """Return all labels of a dataset, [n ...]; None where it has none. Only foreign datasets are read item by item."""
+    if isinstance(dataset, ArrayDataset | PairedDataset):
+        return dataset.y
+    if isinstance(dataset, RowSubset) and isinstance(dataset.dataset, ArrayDataset | PairedDataset | RowSubset):
+        whole = labels_of(dataset.dataset)
+        return None if whole is None else whole[dataset.rows]
+    if split_item(dataset[0])[1] is None:
+        return None
+    return torch.as_tensor(np.asarray([np.asarray(split_item(dataset[i])[1]) for i in range(len(dataset))]))
+
+
+def split_item(item: Any) -> tuple[Any, Any, Any]:
+    """Return (x, y, w) of an item; a tuple or list of two or three is (x, y[, w]), anything else is x alone."""
+    if isinstance(item, tuple | list) and len(item) in (2, 3):
+        return item[0], item[1], item[2] if len(item) == 3 else None
+    return item, None, None
+
+
+class BatchLoader:
+    """Reads batches of a dataset, in any order, as often as asked; `batches` is the one-off form.
+
+    Args:
+        dataset: from `as_dataset`.
+        batch_size: rows per batch.
+        num_workers: processes that read a foreign dataset's items; arrays are always read in this process.
+        seed: seeds the workers; no global random state is touched.
+    """
+
+    def __init__(self, dataset: Any, batch_size: int, *, num_workers: int = 0, seed: int = 0) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size}; it must be at least 1")
+        self.dataset, self.batch_size = dataset, batch_size
+        self._chunks: list[list[int]] = []
+        self._loader: DataLoader[Any] | None = None
+        if not _reads_batches(dataset):
+            self._loader = DataLoader(
+                dataset,
+                batch_sampler=_Chunks(self._chunks),
+                num_workers=num_workers,
+                persistent_workers=num_workers > 0,
+                collate_fn=_collate,
+                generator=torch.Generator().manual_seed(seed),
+            )
+
+    def batches(self, order: Tensor | None = None, *, merge_single: bool = False) -> Iterator[Batch]:
+        """Yield (row numbers int64 [b], x, y, w) for the rows of `order`, int64 [m]; None reads all rows in order.
+
+        Args:
+            order: row numbers.
+            merge_single: a last batch of one row joins the batch before it (batch norm cannot train on one row).
+        """
+        order = torch.arange(len(self.dataset)) if order is None else order
+        chunks = list(order.split(self.batch_size))
+        if merge_single and len(chunks) > 1 and len(chunks[-1]) == 1:
+            chunks[-2:] = [torch.cat(chunks[-2:])]
+        if self._loader is None:
+            for rows in chunks:
+                yield rows, *self.dataset.take(rows)
+            return
+        self._chunks[:] = [rows.tolist() for rows in chunks]
+        for rows, (x, y, w) in zip(chunks, self._loader, strict=True):
+            yield rows, x, y, w
+
+
+def batches(dataset: Any, batch_size: int, *, order: Tensor | None = None, num_workers: int = 0) -> Iterator[Batch]:
+    """Yield (row numbers int64 [b], x, y or None, w or None) as tensors; see `BatchLoader`."""
+    return BatchLoader(dataset, batch_size, num_workers=num_workers).batches(order)
+
+
+class _Chunks:
+    """A batch sampler that hands out whatever row lists it holds when an epoch begins."""
+
+    def __init__(self, chunks: list[list[int]]) -> None:
+        self.chunks = chunks
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.chunks)
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+
+def _collate(items: Sequence[Any]) -> tuple[Any, Any, Any]:
+    x, y, w = zip(*map(split_item, items), strict=True)
+    try:
+        return default_collate(list(x)), *(None if part[0] is None else default_collate(list(part)) for part in (y, w))
+    except (TypeError, RuntimeError) as error:
+        raise InputError(
+            f"items of the dataset cannot be stacked into a batch ({error}): every item must be x, (x, y) or (x, y, w) "
+            "with x a tensor or array of one shape (pictures: convert and resize them in the dataset) and y a number"
+        ) from error
+
+
+def check_finite(dataset: Any, *, batch_size: int = 1024) -> None:
+    """Raise `NonFiniteError` naming the rows whose inputs hold NaN or infinity; reads the data once, by batches."""
+    bad = [rows[nonfinite_rows(x)] for rows, x, _, _ in batches(dataset, batch_size)]
+    found = torch.cat(bad)
+    if len(found):
+        raise NonFiniteError(
+            f"inputs hold NaN or infinity in {describe_rows(found, len(dataset))}: repair or drop them"
+        )
+
+
+def _is_dataset(X: Any) -> bool:
+    if isinstance(X, Dataset):
+        return True
+    array_like = isinstance(X, list | tuple | Mapping | Tensor | str) or hasattr(X, "__array__") or hasattr(X, "shape")
+    return not array_like and hasattr(X, "__getitem__") and hasattr(X, "__len__")
+
+
+def _reads_batches(dataset: Any) -> bool:
+    while isinstance(dataset, RowSubset):
+        dataset = dataset.dataset
+    return isinstance(dataset, ArrayDataset)
+
+
+def _refuse_weights_alone(labels: Tensor | None, weights: Tensor | None) -> None:
+    if weights is not None and labels is None:
+        raise InputError("sample_weight was given without y; pass the labels too")

@@ -1,0 +1,161 @@
+"""From a batch as it was read to logits: moving, transforming, casting, calling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .arrays import leaves, map_leaves
+from .errors import InputError, PruneFuseError
+from .precision import home_device
+
+Transform = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """How batches of one dataset go through one network.
+
+    Floating batches are converted to the network's dtype after the transform. So are integers, *unscaled*, unless the
+    network has an embedding; `uint8` is refused instead, because pictures in 0..255 want to be scaled, not just cast.
+
+    Attributes:
+        device: where the network is.
+        dtype: floating dtype of the network's parameters.
+        integers: the network reads integers (it has an embedding), so they stay as they are.
+        transform: applied to the batch on the device, before the conversion.
+        autocast: dtype of mixed precision, or None.
+        channels_last: 4-D batches are laid out with channels last.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    integers: bool
+    transform: Transform | None = None
+    autocast: torch.dtype | None = None
+    channels_last: bool = False
+
+    def inputs(self, x: Any) -> Any:
+        """Return a batch as the network takes it."""
+        x = map_leaves(x, lambda leaf: leaf.to(self.device, non_blocking=True))
+        if self.transform is not None:
+            x = self.transform(x)
+        return map_leaves(x, self._cast)
+
+    def __call__(self, model: nn.Module, inputs: Any) -> Any:
+        """Return the network's raw output for prepared inputs."""
+        if self.autocast is None:
+            return _call(model, inputs)
+        with torch.autocast(self.device.type, dtype=self.autocast):
+            return _call(model, inputs)
+
+    def _cast(self, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            raise InputError(
+                f"the transform returned {type(leaf).__name__}; it must return tensors, one row per sample"
+            )
+        if leaf.is_floating_point():
+            leaf = leaf.to(self.dtype)
+        elif not self.integers:
+            if leaf.dtype == torch.uint8:
+                raise InputError(
+                    f"the network takes {self.dtype} and the batch is uint8 {list(leaf.shape)}: scale pictures with a "
+                    "transform, for example TorchTrainer(transform=t, eval_transform=t) with t = lambda x: x / 255"
+                )
+            leaf = leaf.to(self.dtype)
+        return leaf.contiguous(memory_format=torch.channels_last) if self.channels_last and leaf.ndim == 4 else leaf
+
+
+def forward_for(
+    model: nn.Module,
+    device: torch.device,
+    *,
+    transform: Transform | None = None,
+    autocast: torch.dtype | None = None,
+    channels_last: bool = False,
+) -> Forward:
+    """Return how to call `model`, going by its parameters and layers."""
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    integers = any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules())
+    return Forward(device, dtype, integers, transform, autocast, channels_last)
+
+
+def _call(model: nn.Module, inputs: Any) -> Any:
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits in what a network returned.
+
+    In this order: a tensor is the logits; else `output.logits`; else `output["logits"]`; else the first tensor of the
+    tuple, list or dict (searched in depth).
+
+    Raises:
+        InputError: no tensor was found.
+    """
+    if isinstance(output, Tensor):
+        return output
+    named = getattr(output, "logits", None)
+    if named is None and isinstance(output, Mapping):
+        named = output.get("logits")
+    if isinstance(named, Tensor):
+        return named
+    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    for part in parts:
+        try:
+            return logits_of(part)
+        except InputError:
+            continue
+    raise InputError(f"the network returned {type(output).__name__} without a tensor in it; it must return logits")
+
+
+@contextmanager
+def explained(model: nn.Module, x: Any) -> Iterator[None]:
+    """Turn torch's complaint about a batch into an `InputError` with its shapes, keeping the cause."""
+    try:
+        yield
+    except (PruneFuseError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        first = next((repr(m) for m in model.modules() if not list(m.children()) and list(m.parameters())), "none")
+        raise InputError(
+            f"the network failed on a batch {describe(x)}: {error}. Its first layer with weights is {first}: "
+            "give it inputs of that shape and kind, or a transform that makes them"
+        ) from error
+
+
+def describe(x: Any) -> str:
+    """Return for example ``"float32 [2, 3, 32, 32]"`` for a batch."""
+    if isinstance(x, Mapping):
+        return "{" + ", ".join(f"{key}: {describe(value)}" for key, value in x.items()) + "}"
+    return " and ".join(
+        f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" if isinstance(t, Tensor) else type(t).__name__
+        for t in leaves(x)
+    )
+
+
+@contextmanager
+def settled(*models: nn.Module | None, device: torch.device) -> Iterator[None]:
+    """Have networks in eval mode on `device` for the block; then put devices and modes back as they were."""
+    present = [model for model in models if model is not None]
+    homes = [home_device(model) for model in present]
+    modes = [[(module, module.training) for module in model.modules()] for model in present]
+    try:
+        for model, home in zip(present, homes, strict=True):
+            if home is not None and home != device:
+                model.to(device)
+            model.eval()
+        yield
+    finally:
+        for model, home, mode in zip(present, homes, modes, strict=True):
+            for module, training in mode:
+                module.training = training
+            if home is not None and home != device:
+                model.to(home)

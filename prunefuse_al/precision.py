@@ -1,0 +1,73 @@
+"""Which device and which number format to compute with."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import nn
+
+from .errors import FallbackWarning, InputError
+
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """Return the device meant; "auto" is CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        InputError: the device is unknown or absent.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device={device!r} cannot be used here ({error}); pass 'auto' or 'cpu'") from error
+    return torch.empty(0, device=found).device
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return the autocast dtype for "fp32" (None), "bf16", "fp16" or "auto" on a device.
+
+    "auto" is bf16 on a GPU that has it, else fp16 on a GPU, else fp32. Where the hardware lacks a format (bf16 on a CPU
+    without AVX512-BF16 or AMX is 13 to 30 times slower than fp32) fp32 is used, with a `FallbackWarning`.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision={precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    if precision == "fp32" or (precision == "auto" and device.type == "cpu"):
+        return None
+    if precision == "auto":
+        return torch.bfloat16 if has_bf16(device) else torch.float16
+    if precision == "bf16" and has_bf16(device):
+        return torch.bfloat16
+    if precision == "fp16" and device.type in ("cuda", "mps"):
+        return torch.float16
+    warnings.warn(
+        f"precision='{precision}' is not supported in hardware by this {device.type} device and would be many times "
+        "slower than fp32; fp32 is used",
+        FallbackWarning,
+        stacklevel=3,
+    )
+    return None
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Return whether a device multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        checks = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+        return any(check() for check in checks if check is not None)
+    return False
+
+
+def home_device(model: nn.Module) -> torch.device | None:
+    """Return the one device a network lies on: the CPU if it holds nothing, None if it is spread over several."""
+    devices = {tensor.device for tensor in [*model.parameters(), *model.buffers()]}
+    if not devices:
+        return torch.device("cpu")
+    return devices.pop() if len(devices) == 1 else None
