@@ -1,7 +1,34 @@
 """Short bridges to other toolkits, one file each; installed as `prunefuse_al.adapters`."""
 
+from __future__ import annotations
+
+from importlib import import_module
+
+from prunefuse_al.errors import MissingHostError
+
 if __name__ != "prunefuse_al.adapters":
     raise ImportError(
         f"this folder was imported as {__name__!r}; import it as prunefuse_al.adapters "
         "(another library on PyPI is called 'adapters')"
     )
+
+
+def require_host(host: str, *, extra: str) -> None:
+    """Import `host`, or raise `MissingHostError` with the command that installs it.
+
+    Only absence is translated: a host that is installed but broken shows its own error.
+
+    Args:
+        host: name of the module to import, for example ``"modAL"``.
+        extra: name of the adapter's module and of the extra that installs the host, for example ``"modal"``.
+    """
+    try:
+        import_module(host)
+    except ModuleNotFoundError as error:
+        if error.name != host:
+            raise
+        raise MissingHostError(
+            f"prunefuse_al.adapters.{extra} needs {host}, which is not installed. "
+            f'Run: pip install "prunefuse_al[{extra}]"',
+            name=host,
+        ) from error

@@ -1,0 +1,163 @@
+"""modAL (``pip install modAL-python``, versions 0.4.1 and 0.4.2.1): any scorer as a query strategy, and one repair.
+
+    from modAL.models import ActiveLearner
+    from prunefuse_al import PruneFuseEstimator
+    from prunefuse_al.adapters.modal import query_strategy
+
+    learner = ActiveLearner(PruneFuseEstimator(model), query_strategy("margin"), X_training=X, y_training=y)
+    rows, samples = learner.query(X_pool, n_instances=20)
+
+Importing this module repairs modAL where the installed scikit-learn needs it: see `repair_modal`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_X_y
+
+from prunefuse_al.adapters import require_host
+from prunefuse_al.errors import InputError
+from prunefuse_al.scorers import get_scorer
+from prunefuse_al.types import Scorer, Signals
+
+require_host("modAL", extra="modal")
+
+_LOG = logging.getLogger(__name__)
+_CHECKING = ("modAL.models.base", "modAL.models.learners")  # where 0.4.1 and 0.4.2.1 keep their check_X_y
+_ORIGINALS: dict[str, Callable[..., Any]] = {}
+
+
+def query_strategy(scorer: str | Scorer = "least_confidence", *, random_state: int = 0) -> QueryStrategy:
+    """Return a scorer as modAL's query strategy, for an `ActiveLearner` or a `Committee`.
+
+    With a `PruneFuseEstimator` (also as the last step of a `Pipeline`) the proxy looks at the pool once and the
+    scorer may read any signal. With any other classifier, or a committee's consensus, the scorer sees the logarithm of
+    `predict_proba`, so it must need nothing but logits.
+
+    Args:
+        scorer: a name in `SCORERS` or a scorer object.
+        random_state: seed of what the scorer draws (ties, random picks). The same call gives the same answer, because
+            modAL repeats a call in which anything was raised; pools of another size draw other numbers.
+
+    Returns:
+        A callable ``(learner, X_pool, n_instances=1)`` that gives what the installed modAL expects:
+        ``(rows, scores)`` on 0.4.2.1, ``rows`` alone on 0.4.1; rows are int64 [k] into `X_pool`, best first.
+
+    Raises:
+        InputError: unknown scorer.
+    """
+    return QueryStrategy(get_scorer(scorer), random_state)
+
+
+@dataclass(frozen=True)
+class QueryStrategy:
+    """A scorer in modAL's calling convention; made by `query_strategy`."""
+
+    scorer: Scorer
+    random_state: int = 0
+
+    def __call__(self, learner: Any, X_pool: Any, n_instances: int = 1) -> Any:
+        """Return the `n_instances` rows of `X_pool` to label next, in the form the installed modAL expects."""
+        rows, scores = self._select(learner, X_pool, n_instances)
+        return (rows, scores) if _wants_scores() else rows
+
+    def _select(self, learner: Any, X_pool: Any, k: int) -> tuple[np.ndarray, np.ndarray | None]:
+        estimator, inputs = _last_step(getattr(learner, "estimator", None), X_pool)
+        if hasattr(estimator, "query"):
+            picked: tuple[np.ndarray, np.ndarray | None] = estimator.query(
+                inputs, k, scorer=self.scorer, random_state=self.random_state, return_scores=True
+            )
+            return picked
+        return self._select_by_probability(learner.predict_proba(X_pool), k)
+
+    def _select_by_probability(self, probabilities: Any, k: int) -> tuple[np.ndarray, np.ndarray | None]:
+        if extra := sorted(self.scorer.needs - {"logits"}):
+            raise InputError(
+                f"query_strategy({self.scorer!r}): the scorer reads {', '.join(extra)}, but this learner gives only "
+                "class probabilities; use a PruneFuseEstimator or a scorer of logits"
+            )
+        p = torch.from_numpy(np.asarray(probabilities, dtype=np.float64))  # [n c]
+        logits = p.clamp_min(torch.finfo(p.dtype).tiny).log()  # softmax of a logarithm gives p back
+        n = len(logits)
+        rng = np.random.default_rng([self.random_state, n])
+        picked = self.scorer.select(Signals(torch.arange(n), logits=logits), k, rng=rng)
+        return picked.indices.numpy(), None if picked.scores is None else picked.scores.numpy()
+
+
+def repair_modal() -> list[str]:
+    """Let modAL's `fit` and `teach` run on today's scikit-learn (modAL issue 196); done when this module is imported.
+
+    modAL passes ``force_all_finite`` to scikit-learn's `check_X_y`. scikit-learn 1.6 renamed that argument to
+    ``ensure_all_finite`` and 1.8 refuses the old name. The repair replaces the name `check_X_y` inside modAL's own
+    modules by a function that translates this one argument; scikit-learn itself is not touched, and nothing is done
+    where the old name is still the only one. It is announced once through `logging`, as a warning of the logger
+    ``prunefuse_al.adapters.modal`` and not as a Python warning, which would stop programs run with ``-W error``.
+    `restore_modal` takes it back.
+
+    Returns:
+        Names of the modules changed by this call; empty if nothing needed repair.
+    """
+    if "ensure_all_finite" not in inspect.signature(check_X_y).parameters:
+        return []
+    repaired = []
+    for name in _CHECKING:
+        module = importlib.import_module(name)
+        if name not in _ORIGINALS and hasattr(module, "check_X_y"):
+            _ORIGINALS[name] = module.check_X_y
+            _set_check(module, _translated(module.check_X_y))
+            repaired.append(name)
+    if repaired:
+        _LOG.warning(
+            "modAL passes `force_all_finite`, which scikit-learn renamed to `ensure_all_finite`; "
+            "the argument is translated in %s (undo with prunefuse_al.adapters.modal.restore_modal())",
+            ", ".join(repaired),
+        )
+    return repaired
+
+
+def restore_modal() -> list[str]:
+    """Undo `repair_modal`; return the names of the modules that were put back."""
+    restored = list(_ORIGINALS)
+    for name in restored:
+        _set_check(importlib.import_module(name), _ORIGINALS.pop(name))
+    return restored
+
+
+def _translated(check: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(check)
+    def translate(*args: Any, **kwargs: Any) -> Any:
+        if "force_all_finite" in kwargs:
+            kwargs["ensure_all_finite"] = kwargs.pop("force_all_finite")
+        return check(*args, **kwargs)
+
+    return translate
+
+
+def _set_check(module: ModuleType, check: Callable[..., Any]) -> None:
+    module.check_X_y = check  # type: ignore[attr-defined]
+
+
+def _wants_scores() -> bool:
+    """Tell 0.4.2.1 from 0.4.1, which passes a tuple straight through to the caller."""
+    return hasattr(importlib.import_module("modAL.models"), "DeepActiveLearner")
+
+
+def _last_step(estimator: Any, X: Any) -> tuple[Any, Any]:
+    """Return the classifier at the end of a pipeline and what reaches it; rows stay rows."""
+    if isinstance(estimator, Pipeline) and hasattr(estimator[-1], "query"):
+        return estimator[-1], estimator[:-1].transform(X)
+    return estimator, X
+
+
+repair_modal()

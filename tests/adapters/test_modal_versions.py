@@ -1,0 +1,38 @@
+"""Both versions of modAL that pip may give a user pass test_modal.py, each from an overlay of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import prunefuse_al
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["0.4.1", "0.4.2.1"])
+def test_the_adapter_passes_its_tests_on(version, tmp_path):
+    pytest.importorskip("pandas", reason="modAL needs it")
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path)]
+    subprocess.run([*pip, f"modAL-python=={version}"], check=True, capture_output=True)
+    here = Path(__file__)
+    code = (
+        "import importlib.metadata as m, sys, pytest; print('modAL', m.version('modAL-python'));"
+        f"sys.exit(pytest.main(['-q', '-rs', '-p', 'no:cacheprovider', {str(here.with_name('test_modal.py'))!r}]))"
+    )
+    path = [str(tmp_path), str(Path(prunefuse_al.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=here.parents[2],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"modAL {version}\n" in done.stdout
+    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) >= 20, done.stdout

@@ -1,0 +1,75 @@
+"""What is shipped, read from the files that say so; the wheel itself is built and unpacked."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import prunefuse_al
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def setup_cfg():
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "setup.cfg")
+    return config
+
+
+def test_every_package_is_listed(setup_cfg):
+    found = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in ROOT.glob("prunefuse_al/**/__init__.py")}
+    assert set(setup_cfg["options"]["packages"].split()) == found | {"prunefuse_al.adapters"}
+
+
+def test_no_project_table_hides_setup_cfg():
+    assert not re.search(r"^\[project\b", (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+
+
+def test_skorch_and_modal_are_never_in_one_lump(setup_cfg):
+    """Beside skorch >= 1 pip silently falls back to an older modAL."""
+    for extra in setup_cfg["options.extras_require"].values():
+        assert not ("skorch" in extra and "modAL" in extra)
+
+
+def test_the_symlink_is_relative_and_committed():
+    link = ROOT / "prunefuse_al" / "adapters"
+    assert link.is_symlink()
+    assert str(link.readlink()) == "../adapters"
+
+
+def test_the_installed_metadata_is_ours():
+    assert metadata.version("prunefuse_al") == prunefuse_al.__version__
+    assert any(need.startswith("torch") for need in metadata.requires("prunefuse_al") or ())
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_adapters_and_nothing_else(tmp_path):
+    source = tmp_path / "source"  # a copy: what an earlier build left in build/ would be shipped again
+    unwanted = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", ".*_cache", "example-output")
+    shutil.copytree(ROOT, source, symlinks=True, ignore=unwanted)
+    wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path / "wheel"), str(source)]
+    done = subprocess.run(wheel, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (file,) = (tmp_path / "wheel").glob("*.whl")
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "site")
+    assert {"prunefuse_al/py.typed", "prunefuse_al/adapters/__init__.py"} <= set(names)
+    assert {name.partition("/")[0] for name in names} == {
+        "prunefuse_al",
+        f"prunefuse_al-{prunefuse_al.__version__}.dist-info",
+    }
+    code = "import prunefuse_al.adapters as a; print(a.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path / "site"
+    )
+    assert done.stdout.strip() == str(tmp_path / "site" / "prunefuse_al" / "adapters" / "__init__.py"), done.stderr
