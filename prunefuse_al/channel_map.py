@@ -1,0 +1,249 @@
+"""Where every kept entry of a thinned network sits in the dense one.
+
+A `ChannelMap` holds, for each parameter and buffer, the kept indices of each dimension of the dense tensor. Cutting
+the proxy out (`extract`), putting it back (`scatter`) and pruning twice (`compose`) are index arithmetic on state
+dictionaries; no graph and no module is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import FusionError, InputError
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class TensorMap:
+    """The kept part of one dense tensor.
+
+    Attributes:
+        shape: shape of the dense tensor.
+        kept: per dimension, sorted int64 indices that stay, or None where the whole dimension stays.
+        inputs: dimensions that are summed over when the tensor is used (the in-channels of a weight). Entries in
+            kept rows and removed input columns carry signal from the other channels into the proxy's.
+    """
+
+    shape: tuple[int, ...]
+    kept: tuple[Tensor | None, ...]
+    inputs: tuple[int, ...] = ()
+
+    @property
+    def proxy_shape(self) -> tuple[int, ...]:
+        """Shape of the tensor in the proxy."""
+        return tuple(n if k is None else len(k) for n, k in zip(self.shape, self.kept, strict=True))
+
+    @property
+    def whole(self) -> bool:
+        """True when nothing of the tensor is removed."""
+        return self.shape == self.proxy_shape
+
+    def mesh(self, device: torch.device, dims: Iterable[int] | None = None) -> tuple[Tensor, ...]:
+        """Return open index grids (as `numpy.ix_`) over the kept entries of `dims` (default all), whole elsewhere."""
+        chosen = set(range(len(self.shape)) if dims is None else dims)
+        grids = []
+        for dim, (size, kept) in enumerate(zip(self.shape, self.kept, strict=True)):
+            index = torch.arange(size) if kept is None or dim not in chosen else kept
+            grids.append(index.to(device).view([-1 if d == dim else 1 for d in range(len(self.shape))]))
+        return tuple(grids)
+
+    def compose(self, inner: TensorMap) -> TensorMap:
+        """Return the map of pruning by `self`, then pruning the result by `inner`."""
+        kept = tuple(_compose_index(a, b) for a, b in zip(self.kept, inner.kept, strict=True))
+        return TensorMap(self.shape, kept, tuple(sorted({*self.inputs, *inner.inputs})))
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, TensorMap)
+            and (self.shape, self.inputs) == (other.shape, other.inputs)
+            and all(_same_index(n, a, b) for n, a, b in zip(self.shape, self.kept, other.kept, strict=True))
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # holds tensors
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Channels that are normalised together (LayerNorm, RMSNorm, GroupNorm), and everything that writes into them.
+
+    Attributes:
+        writers: (tensor name, dimension) of all that adds into the stream.
+        norms: (module name, name of its scale) of the normalisations that read it.
+        centred: the normalisations subtract the mean.
+        groups: number of equal parts normalised apart.
+    """
+
+    writers: tuple[tuple[str, int], ...]
+    norms: tuple[tuple[str, str], ...]
+    centred: bool = True
+    groups: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelMap:
+    """Kept indices of every parameter and buffer, by name.
+
+    Attributes:
+        tensors: name -> `TensorMap`; tied tensors stand under each of their names.
+        attributes: "module.path:attribute" -> value it has in the proxy (widths, head counts, groups).
+        streams: channels normalised together, for function-preserving fusion.
+    """
+
+    tensors: Mapping[str, TensorMap]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    streams: tuple[Stream, ...] = ()
+
+    def extract(self, state: State) -> dict[str, Tensor]:
+        """Cut the proxy's values out of a dense state.
+
+        Args:
+            state: dense tensors by name; names the map does not know are an error.
+
+        Returns:
+            New tensors with the proxy's shapes.
+
+        Raises:
+            FusionError: a name or shape differs from the dense network the map was made for.
+        """
+        self._check(state, dense=True)
+        return {name: value[self.tensors[name].mesh(value.device)].clone() for name, value in state.items()}
+
+    def scatter(self, proxy_state: State, dense_state: State, *, cross: float = 1.0) -> dict[str, Tensor]:
+        """Put the proxy's values back at the positions they came from.
+
+        Args:
+            proxy_state: tensors of the proxy by name.
+            dense_state: tensors of the dense network by name; not changed.
+            cross: factor on dense entries that carry signal from removed channels into kept ones.
+
+        Returns:
+            New tensors with the dense shapes; entries outside the map and the cross entries are the dense ones.
+
+        Raises:
+            FusionError: a name or shape does not fit the map.
+        """
+        self._check(proxy_state, dense=False)
+        self._check(dense_state, dense=True)
+        if proxy_state.keys() != dense_state.keys():
+            raise FusionError(
+                f"scatter(): proxy and dense states differ in {sorted(proxy_state.keys() ^ dense_state.keys())[:5]}; "
+                "pass the state of the proxy that was cut from this network"
+            )
+        return {name: self._place(name, proxy_state[name], dense, cross) for name, dense in dense_state.items()}
+
+    def _place(self, name: str, proxy: Tensor, dense: Tensor, cross: float) -> Tensor:
+        tensor_map = self.tensors[name]
+        out = dense.detach().clone()
+        if cross != 1.0 and tensor_map.inputs and not tensor_map.whole:
+            outputs = [d for d in range(dense.ndim) if d not in tensor_map.inputs]
+            rows = tensor_map.mesh(out.device, outputs)
+            out[rows] = out[rows] * cross  # the kept columns among them are overwritten below
+        out[tensor_map.mesh(out.device)] = proxy.detach().to(out)
+        return out
+
+    def compose(self, inner: ChannelMap) -> ChannelMap:
+        """Return the map dense -> second proxy, where `self` cut the first proxy and `inner` cut the second from it.
+
+        Raises:
+            FusionError: `inner` was not made for a network of the shapes `self` produces.
+        """
+        if self.tensors.keys() != inner.tensors.keys():
+            raise FusionError(
+                f"compose(): the maps differ in {sorted(self.tensors.keys() ^ inner.tensors.keys())[:5]}; "
+                "the inner map must come from pruning the proxy of the outer one"
+            )
+        for name, outer in self.tensors.items():
+            if outer.proxy_shape != inner.tensors[name].shape:
+                raise FusionError(
+                    f"compose(): {name!r} is {list(outer.proxy_shape)} after the outer map, but the inner one starts "
+                    f"from {list(inner.tensors[name].shape)}; the inner map must come from the outer map's proxy"
+                )
+        tensors = {name: outer.compose(inner.tensors[name]) for name, outer in self.tensors.items()}
+        return ChannelMap(tensors, {**self.attributes, **inner.attributes}, self.streams)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, ChannelMap)
+            and dict(self.tensors) == dict(other.tensors)
+            and dict(self.attributes) == dict(other.attributes)
+            and self.streams == other.streams
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # holds tensors
+
+    def __repr__(self) -> str:
+        thinned = sum(not t.whole for t in self.tensors.values())
+        return f"ChannelMap({len(self.tensors)} tensors, {thinned} thinned)"
+
+    def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return (index tensors by "name:dimension", a JSON-able rest) from which `from_tensors` restores the map."""
+        indices = {
+            f"{name}:{dim}": kept
+            for name, t in self.tensors.items()
+            for dim, kept in enumerate(t.kept)
+            if kept is not None
+        }
+        rest = {
+            "tensors": {name: [list(t.shape), list(t.inputs)] for name, t in self.tensors.items()},
+            "attributes": dict(self.attributes),
+            "streams": [[s.writers, s.norms, s.centred, s.groups] for s in self.streams],
+        }
+        return indices, rest
+
+    @classmethod
+    def from_tensors(cls, indices: Mapping[str, Tensor], rest: Mapping[str, Any]) -> ChannelMap:
+        """Restore a map from what `to_tensors` returned (also after a trip through JSON)."""
+        tensors = {
+            name: TensorMap(tuple(shape), tuple(indices.get(f"{name}:{d}") for d in range(len(shape))), tuple(inputs))
+            for name, (shape, inputs) in rest["tensors"].items()
+        }
+        attributes = {k: tuple(v) if isinstance(v, list) else v for k, v in rest["attributes"].items()}
+        streams = tuple(
+            Stream(tuple((n, d) for n, d in writers), tuple((m, w) for m, w in norms), centred, groups)
+            for writers, norms, centred, groups in rest["streams"]
+        )
+        return cls(tensors, attributes, streams)
+
+    def _check(self, state: State, *, dense: bool) -> None:
+        kind = "dense network" if dense else "proxy"
+        for name, value in state.items():
+            if name not in self.tensors:
+                raise FusionError(f"{kind}: {name!r} is not in the channel map; was the network changed after prune()?")
+            expected = self.tensors[name].shape if dense else self.tensors[name].proxy_shape
+            if tuple(value.shape) != expected:
+                raise FusionError(
+                    f"{kind}: {name!r} has shape {list(value.shape)}, the channel map expects {list(expected)}; "
+                    "was the network changed after prune()?"
+                )
+
+
+def check_cross(cross: str | float) -> float:
+    """Return the factor on cross entries that `cross` stands for ("preserve" 0, "copy" 1, or a finite number).
+
+    Raises:
+        InputError: anything else.
+    """
+    if cross == "preserve":
+        return 0.0
+    if cross == "copy":
+        return 1.0
+    if isinstance(cross, int | float) and not isinstance(cross, bool) and abs(cross) < float("inf"):
+        return float(cross)
+    raise InputError(f'cross={cross!r} is not known; pass "preserve", "copy" or a finite number')
+
+
+def _compose_index(outer: Tensor | None, inner: Tensor | None) -> Tensor | None:
+    if outer is None or inner is None:
+        return inner if outer is None else outer
+    return outer[inner]
+
+
+def _same_index(size: int, a: Tensor | None, b: Tensor | None) -> bool:
+    whole = torch.arange(size)
+    return torch.equal(whole if a is None else a, whole if b is None else b)

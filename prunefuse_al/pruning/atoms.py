@@ -1,0 +1,128 @@
+"""Atoms: one number for each position along each dimension of each floating parameter and buffer.
+
+Atoms that must live or die together are tied; atoms that must stay are tied to atom 0. Ties are collected as plain
+pairs while the network is watched and resolved once, by connected components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
+
+FROZEN = 0  # the atom of everything that is kept whole
+NEUTRAL = -1  # a position that ties to nothing, such as a tensor of zeros made inside forward
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One dimension of one named tensor; its atoms are `start` ... `start + size - 1`."""
+
+    name: str
+    dim: int
+    start: int
+    size: int
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and buffer by name; tied tensors appear under each of their names."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+class Atoms:
+    """The atoms of a network, the ties among them, and why some are frozen."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.axes: list[Axis] = []
+        self.registered: dict[str, str] = {}  # name -> the first name of the same tensor, which owns the atoms
+        self._of_tensor: dict[str, list[Axis]] = {}
+        self._pairs: list[np.ndarray] = []
+        self.reasons: dict[int, str] = {}  # axis number -> first reason it was frozen
+        self.contracted: set[int] = set()  # axis numbers that are summed over
+        self.affine: set[int] = set()  # axis numbers of the scale and shift of a normalisation
+        self.total = 1
+        first: dict[int, str] = {}
+        for name, tensor in tensors.items():
+            self.registered[name] = first.setdefault(id(tensor), name)
+            if name != self.registered[name]:
+                continue
+            self._of_tensor[name] = []
+            if tensor.is_floating_point():
+                for dim, size in enumerate(tensor.shape):
+                    if size > 1:
+                        self._add(Axis(name, dim, self.total, size))
+        self._starts = np.array([axis.start for axis in self.axes], dtype=np.int64)
+
+    def _add(self, axis: Axis) -> None:
+        self.axes.append(axis)
+        self._of_tensor[axis.name].append(axis)
+        self.total += axis.size
+
+    def planes(self, name: str, ndim: int) -> list[Tensor]:
+        """Return one label plane for each axis of a tensor, broadcastable to its shape."""
+        return [
+            torch.arange(axis.start, axis.start + axis.size).view([-1 if d == axis.dim else 1 for d in range(ndim)])
+            for axis in self._of_tensor[name]
+        ]
+
+    def tie(self, a: Tensor, b: Tensor) -> None:
+        """Tie two broadcastable label tensors position by position; neutral positions tie to nothing."""
+        a, b = torch.broadcast_tensors(a, b)
+        mask = (a > NEUTRAL) & (b > NEUTRAL) & (a != b)
+        if bool(mask.any()):
+            self._pairs.append(torch.stack([a[mask], b[mask]]).numpy())
+
+    def tie_along(self, plane: Tensor, dim: int) -> Tensor:
+        """Tie all labels along `dim` and return one representative of each line (size 1 along `dim`)."""
+        first = plane.narrow(dim, 0, 1)
+        self.tie(plane, first)
+        return first
+
+    def freeze(self, labels: Tensor, reason: str | None) -> None:
+        """Tie labels to the frozen atom; `reason` None means that this is in the nature of the axis."""
+        labels = labels.reshape(-1)
+        labels = torch.unique(labels[labels > FROZEN])
+        if len(labels) == 0:
+            return
+        self.tie(labels, torch.tensor(FROZEN))
+        if reason is not None:
+            for number in self.owners(labels):
+                self.reasons.setdefault(number, reason)
+
+    def contract(self, labels: Tensor) -> None:
+        """Note that the axes these labels belong to are summed over."""
+        self.contracted.update(self.owners(labels))
+
+    def owners(self, labels: Tensor) -> set[int]:
+        """Return the numbers of the axes that positive labels belong to."""
+        flat = np.unique(labels.numpy())
+        return set((np.searchsorted(self._starts, flat[flat > FROZEN], side="right") - 1).tolist())
+
+    def components(self) -> np.ndarray:
+        """Return the component of each atom; component of atom 0 holds everything frozen."""
+        pairs = np.concatenate(self._pairs, axis=1) if self._pairs else np.zeros((2, 0), dtype=np.int64)
+        graph = coo_matrix((np.ones(pairs.shape[1], dtype=np.int8), (pairs[0], pairs[1])), shape=(self.total,) * 2)
+        return np.asarray(connected_components(graph, directed=False)[1])
+
+
+def varying(plane: Tensor) -> frozenset[int]:
+    """Return the dimensions along which a label plane differs."""
+    return frozenset(d for d, size in enumerate(plane.shape) if size > 1)
+
+
+def narrowed(plane: Tensor, dims: Iterable[int] | None = None) -> Tensor:
+    """Shrink a plane to size 1 along every dimension on which all its labels agree."""
+    for dim in range(plane.ndim) if dims is None else dims:
+        if plane.shape[dim] > 1:
+            first = plane.narrow(dim, 0, 1)
+            if plane.stride(dim) == 0 or bool((plane == first).all()):
+                plane = first
+    return plane

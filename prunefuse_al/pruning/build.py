@@ -1,0 +1,177 @@
+"""Build the proxy module from a channel map: thin every tensor, then every attribute that states a width."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..channel_map import ChannelMap
+from ..errors import FusionError
+from .atoms import named_tensors
+from .plan import Structure
+
+# Attributes of a user's own modules that may hold a width or a number of heads, and look-alikes that never do.
+WIDTH_NAMES = re.compile(r"head|dim|chan|feat|width|hidden|inner|embed|plane|size|group|split", re.IGNORECASE)
+OTHER_NAMES = re.compile(
+    r"shift|window|patch|kernel|image|img|input_size|vocab|max|seq|class|label|posit|stride|batch|pool|pad|grid|resol",
+    re.IGNORECASE,
+)
+
+
+def rebuild(model: nn.Module, channel_map: ChannelMap) -> nn.Module:
+    """Return the proxy that `channel_map` cuts out of `model`, without tracing.
+
+    Args:
+        model: the dense network (or one of the same architecture); not touched.
+        channel_map: a map made by `prune` for this architecture.
+
+    Returns:
+        A new module of the same class, thinner, with values taken from `model`, on its device and in its mode.
+
+    Raises:
+        FusionError: the map was made for another architecture.
+    """
+    tensors = named_tensors(model)
+    if tensors.keys() != channel_map.tensors.keys():
+        raise FusionError(
+            f"rebuild(): network and channel map differ in {sorted(tensors.keys() ^ channel_map.tensors.keys())[:5]}; "
+            "pass the architecture the map was made for"
+        )
+    state = channel_map.extract({name: t.detach() for name, t in tensors.items()})
+    proxy = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, tensor in named_tensors(proxy).items():
+            tensor.grad = None
+            tensor.data = state[name]
+    for path, value in channel_map.attributes.items():
+        module, _, attribute = path.partition(":")
+        setattr(proxy.get_submodule(module), attribute, value)
+    return proxy
+
+
+def width_attributes(model: nn.Module, channel_map: ChannelMap, structure: Structure, kept: np.ndarray) -> dict[str, Any]:
+    """Return "module:attribute" -> value in the proxy, for every attribute that states a width which changed.
+
+    Layers of torch state theirs in known places. Of other modules those attributes are taken whose name speaks of a
+    width and whose value was seen, while that very module ran, as the size of a dimension that is thinned.
+    """
+    shapes = {name: t.proxy_shape for name, t in channel_map.tensors.items()}
+    seen = _seen_sizes(structure, kept)
+    attributes: dict[str, Any] = {}
+    for path, module in model.named_modules():
+        known = _known(module, {n: shapes[f"{path}.{n}" if path else n] for n, _ in _own_tensors(module)})
+        values = known if known is not None else dict(_guessed(module, seen.get(path, {})))
+        attributes.update({f"{path}:{k}": v for k, v in values.items() if getattr(module, k) != v})
+    return attributes
+
+
+def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+def _seen_sizes(structure: Structure, kept: np.ndarray) -> dict[str, dict[int, set[int]]]:
+    """Return module -> old size -> new sizes of the thinned dimensions seen while it ran."""
+    seen: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    done: set[tuple[str, int, int]] = set()
+    for sighting in structure.trace.sightings:
+        key = (sighting.module, id(sighting.plane), sighting.dim)
+        if key in done:
+            continue
+        done.add(key)
+        alive = kept[structure.components[sighting.plane.clamp(min=0).numpy()]]
+        others = tuple(d for d in range(alive.ndim) if d != sighting.dim)
+        seen[sighting.module][sighting.plane.shape[sighting.dim]].add(int(alive.any(axis=others).sum()))
+    return seen
+
+
+def _guessed(module: nn.Module, sizes: Mapping[int, set[int]]) -> Iterator[tuple[str, Any]]:
+    for name, value in vars(module).items():
+        if name.startswith("_") or name == "training" or not WIDTH_NAMES.search(name) or OTHER_NAMES.search(name):
+            continue
+        if isinstance(value, int) and not isinstance(value, bool):
+            yield name, _new_size(value, sizes)
+        elif isinstance(value, tuple | list) and value and all(type(v) is int for v in value):
+            yield name, type(value)(_new_size(v, sizes) for v in value)
+
+
+def _new_size(old: int, sizes: Mapping[int, set[int]]) -> int:
+    options = sizes.get(old, set())
+    return next(iter(options)) if len(options) == 1 else old
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def _conv(module: Any, shapes: Shapes) -> dict[str, Any]:
+    rows, columns = shapes["weight"][:2]
+    depthwise = module.groups == module.in_channels
+    if module.transposed:
+        groups = rows if depthwise else module.groups
+        return {"in_channels": rows, "out_channels": columns * groups, "groups": groups}
+    # With one input channel per group the number of groups follows the rows; their number per group stays.
+    groups = rows // (module.out_channels // module.groups) if depthwise else module.groups
+    return {"in_channels": columns * groups, "out_channels": rows, "groups": groups}
+
+
+def _attention(module: Any, shapes: Shapes) -> dict[str, Any]:
+    inner = shapes["out_proj.weight"][1]
+    width = shapes["out_proj.weight"][0]
+    separate = "q_proj_weight" in shapes
+    return {
+        "embed_dim": width,
+        "num_heads": inner // module.head_dim,
+        "kdim": shapes["k_proj_weight"][1] if separate else width,
+        "vdim": shapes["v_proj_weight"][1] if separate else width,
+    }
+
+
+def _layer_norm(module: Any, shapes: Shapes) -> dict[str, Any]:
+    return {"normalized_shape": shapes["weight"]} if "weight" in shapes else {}
+
+
+def _group_norm(module: Any, shapes: Shapes) -> dict[str, Any]:
+    if "weight" not in shapes:
+        return {}
+    channels = shapes["weight"][0]
+    return {"num_channels": channels, "num_groups": channels if module.num_groups == module.num_channels else module.num_groups}
+
+
+def _batch_norm(module: Any, shapes: Shapes) -> dict[str, Any]:
+    vector = shapes.get("weight", shapes.get("running_mean"))
+    return {"num_features": vector[0]} if vector else {}
+
+
+def _recurrent(module: Any, shapes: Shapes) -> dict[str, Any]:
+    return {"input_size": shapes["weight_ih_l0"][1], "hidden_size": shapes["weight_hh_l0"][1]}
+
+
+KNOWN: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[Any, Shapes], dict[str, Any]]], ...] = (
+    (nn.Linear, lambda m, s: {"in_features": s["weight"][1], "out_features": s["weight"][0]}),
+    (nn.modules.conv._ConvNd, _conv),
+    (nn.modules.batchnorm._NormBase, _batch_norm),
+    ((nn.LayerNorm, nn.RMSNorm), _layer_norm),
+    (nn.GroupNorm, _group_norm),
+    (nn.MultiheadAttention, _attention),
+    (nn.Embedding, lambda m, s: {"num_embeddings": s["weight"][0], "embedding_dim": s["weight"][1]}),
+    (nn.PReLU, lambda m, s: {"num_parameters": s["weight"][0]}),
+    (nn.RNNBase, _recurrent),
+)
+
+
+def _known(module: nn.Module, shapes: Shapes) -> dict[str, Any] | None:
+    """Return the widths of a layer of torch, or None for any other module (parametrised layers included)."""
+    for types, widths in KNOWN:
+        if isinstance(module, types):
+            try:
+                return widths(module, shapes)
+            except KeyError:  # the weight stands elsewhere, for example under a parametrisation
+                return None
+    return None

@@ -1,0 +1,215 @@
+"""Rules for what sums over channels: matrix products, convolutions, and the normalisations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .atoms import FROZEN, varying
+from .labels import Labels, merge
+from .rules import Call, Norm
+
+
+def matmul(call: Call) -> list[Labels]:
+    """mm, bmm, mv, dot and their `add...` forms: [.. n k] x [.. k m] -> [.. n m]."""
+    tensors = call.tensors()
+    left, right = (call.labels_of(t) for t in tensors[-2:])
+    result = call.results[0]
+    if len(left.shape) == 1 or len(right.shape) == 1:
+        left, right = _as_matrix(left, row=True), _as_matrix(right, row=False)
+    shape = (*left.shape[:-1], right.shape[-1])
+    out = contract(call, left, right, shape)
+    planes = [p.reshape(_match(p.shape, shape, result)) for p in out.planes]
+    out = Labels(tuple(result.shape), planes, out.parameter, out.free)
+    if len(tensors) == 3:  # addmm, baddbmm: the first tensor is added
+        out = merge(call.atoms, [call.labels_of(tensors[0]), out], tuple(result.shape), call.name)
+    return [out]
+
+
+def _as_matrix(labels: Labels, *, row: bool) -> Labels:
+    if len(labels.shape) > 1:
+        return labels
+    planes = [p[None, :] if row else p[:, None] for p in labels.planes]
+    shape = (1, *labels.shape) if row else (*labels.shape, 1)
+    return Labels(shape, planes, labels.parameter, labels.free)
+
+
+def _match(plane_shape: Sequence[int], shape: Sequence[int], result: Tensor) -> list[int]:
+    """Drop the dimensions of size 1 that a vector operand was given."""
+    if len(shape) == result.ndim:
+        return list(plane_shape)
+    sizes = list(plane_shape)
+    while len(sizes) > result.ndim:
+        sizes.remove(1)
+    return sizes
+
+
+def contract(call: Call, left: Labels, right: Labels, shape: tuple[int, ...]) -> Labels:
+    """Tie the summed dimension of both operands and pass the outer ones on."""
+    k_left, k_right = len(left.shape) - 1, len(right.shape) - 2
+    summed_left = _summed(call, left, k_left, outer=k_left - 1)
+    summed_right = _summed(call, right, k_right, outer=k_right + 1)
+    if not left.free and not right.free:
+        _meet(call, summed_left, [p.transpose(-1, -2) for p in summed_right])
+    operands = []
+    for labels, k, summed in ((left, k_left, summed_left), (right, k_right, summed_right)):
+        # A label that varies over batch and summed dimension (a head and its width) stands for the batch entry.
+        passed = [p for p in labels.planes if k not in varying(p)]
+        passed += [call.atoms.tie_along(p, k) for p in summed if len(varying(p)) > 1]
+        sizes = list(labels.shape)
+        sizes[k] = 1
+        operands.append(Labels(tuple(sizes), passed, labels.parameter, labels.free))
+    return merge(call.atoms, operands, shape, call.name)
+
+
+def _summed(call: Call, labels: Labels, k: int, outer: int) -> list[Tensor]:
+    """Return the planes along the summed dimension, made constant along the operand's own outer dimension."""
+    planes = [call.atoms.tie_along(p, outer) if outer in varying(p) else p for p in labels.planes if k in varying(p)]
+    if labels.parameter:
+        for plane in planes:
+            call.atoms.contract(plane)
+    return planes
+
+
+def _meet(call: Call, left: list[Tensor], right: list[Tensor]) -> None:
+    """Tie the labels of a summed dimension [.. 1 k] of two operands; with nothing to meet they are frozen."""
+    for a in left:
+        for b in right:
+            call.atoms.tie(a, b)
+    for plane in [] if left and right else left + right:
+        call.atoms.freeze(plane, f"is summed with a tensor of fixed size in {call.name}")
+
+
+def convolution(call: Call) -> list[Labels]:
+    """Plain, grouped, depthwise and transposed convolutions of any number of spatial dimensions."""
+    x, weight = call.labels_of(call.args[0]), call.labels_of(call.args[1])
+    groups, transposed = call.argument("groups"), call.argument("transposed")
+    for labels, channels in ((x, {1}), (weight, {0, 1})):
+        for plane in labels.planes:
+            if varying(plane) - channels:  # pixels and kernel positions
+                call.atoms.freeze(plane, None)
+    entering = _channels(x, 1)
+    rows, columns = _channels(weight, 0), _channels(weight, 1)
+    if groups > 1:
+        out = _grouped(call, x, weight, entering, groups, transposed)
+    else:
+        inner, out = (rows, columns) if transposed else (columns, rows)
+        _enter(call, entering, inner, x.free)
+    bias = call.argument("bias")
+    result = call.results[0]
+    shaped = [out.reshape([-1 if d == 1 else 1 for d in range(result.ndim)])] if out is not None else []
+    labels = Labels(tuple(result.shape), shaped)
+    if bias is not None:
+        labels = merge(call.atoms, [labels, _channel_vector(call.labels_of(bias), result.ndim)], labels.shape, call.name)
+    return [Labels(labels.shape, labels.planes)]
+
+
+def _channels(labels: Labels, dim: int) -> Tensor | None:
+    """Return the labels [n] along one dimension, or None where it has a fixed size."""
+    for plane in labels.planes:
+        if varying(plane) == {dim}:
+            return plane.reshape(-1)
+    return None
+
+
+def _enter(call: Call, entering: Tensor | None, inner: Tensor | None, free: bool) -> None:
+    if inner is not None:
+        call.atoms.contract(inner)
+        if entering is not None:
+            call.atoms.tie(entering, inner)
+        elif not free:
+            call.atoms.freeze(inner, "reads an input of fixed size")
+    elif entering is not None:
+        call.atoms.freeze(entering, f"is summed with a tensor of fixed size in {call.name}")
+
+
+def _grouped(
+    call: Call, x: Labels, weight: Labels, entering: Tensor | None, groups: int, transposed: bool
+) -> Tensor | None:
+    """Return the labels of the output channels of a grouped convolution.
+
+    With one input channel per group (depthwise) whole groups leave. Otherwise the same positions leave in every
+    group, so that the number of groups stays.
+    """
+    rows, columns = _channels(weight, 0), _channels(weight, 1)
+    channels = x.shape[1]
+    if entering is None and not x.free:
+        entering = torch.full((channels,), FROZEN)
+    inner = rows if transposed else columns
+    if channels == groups:
+        per_group = rows.reshape(groups, -1) if rows is not None else None
+        if per_group is not None and entering is not None:
+            call.atoms.tie(per_group, entering[:, None])
+        if not transposed:
+            return rows
+        call.atoms.freeze(columns if columns is not None else torch.tensor([FROZEN]), "is a grouped transposed output")
+        return None if rows is None else rows.repeat_interleave(weight.shape[1])
+    if inner is not None:
+        call.atoms.contract(inner)
+    if entering is not None and inner is not None:
+        by_group = entering.reshape(groups, -1)
+        call.atoms.tie(by_group, inner.reshape(groups, -1) if transposed else inner[None, :])
+        call.atoms.tie_along(by_group, 0)
+    if transposed:
+        return None if columns is None else columns.repeat(groups)
+    if rows is not None and len(rows) > groups:
+        call.atoms.tie_along(rows.reshape(groups, -1), 0)
+    elif rows is not None:
+        call.atoms.freeze(rows, "has one output channel per group")
+    return rows
+
+
+def _channel_vector(labels: Labels, ndim: int, dim: int = 1) -> Labels:
+    """View the labels of a vector [c] as those of a tensor of `ndim` dimensions with c along `dim`."""
+    shape = [1] * ndim
+    shape[dim] = labels.shape[0]
+    return Labels(tuple(shape), [p.reshape(shape) for p in labels.planes], labels.parameter, labels.free)
+
+
+def batch_norm(call: Call) -> list[Labels]:
+    """Batch and instance normalisation: statistics and affine belong to the channels."""
+    tensors = call.tensors()
+    x = call.labels_of(tensors[0])
+    vectors = [_channel_vector(call.labels_of(t), len(x.shape)) for t in tensors[1:]]
+    out = merge(call.atoms, [x, *vectors], x.shape, call.name)
+    return [out] + [Labels(tuple(r.shape), free=True) for r in call.results[1:]]
+
+
+def layer_norm(call: Call) -> list[Labels]:
+    """Layer normalisation over the trailing dimensions."""
+    tensors = call.tensors()
+    x = call.labels_of(tensors[0])
+    out = merge(call.atoms, [x, *(call.labels_of(t) for t in tensors[1:])], x.shape, call.name)
+    first = len(x.shape) - len(call.argument("normalized_shape"))
+    _note_affine(call, tensors[1:])
+    _note_norm(call, x, set(range(first, len(x.shape))), 1)
+    return [out] + [Labels(tuple(r.shape), free=True) for r in call.results[1:]]
+
+
+def group_norm(call: Call) -> list[Labels]:
+    """Group normalisation: the same positions leave in every group."""
+    tensors, groups = call.tensors(), call.argument("group")
+    x = call.labels_of(tensors[0])
+    for plane in x.planes:
+        if varying(plane) == {1} and len(plane.flatten()) > groups:
+            call.atoms.tie_along(plane.reshape(groups, -1), 0)
+    vectors = [_channel_vector(call.labels_of(t), len(x.shape)) for t in tensors[1:]]
+    out = merge(call.atoms, [x, *vectors], x.shape, call.name)
+    _note_affine(call, tensors[1:])
+    _note_norm(call, x, {1}, groups)
+    return [out] + [Labels(tuple(r.shape), free=True) for r in call.results[1:]]
+
+
+def _note_affine(call: Call, vectors: Sequence[Tensor]) -> None:
+    for tensor in vectors:
+        for plane in call.labels_of(tensor).planes:
+            call.atoms.affine.update(call.atoms.owners(plane))
+
+
+def _note_norm(call: Call, x: Labels, dims: set[int], groups: int) -> None:
+    """Record the labels that are normalised together (none where the width is fixed)."""
+    planes = [p for p in x.planes if varying(p) & dims]
+    labels = planes[0] if planes else torch.full((1,) * len(x.shape), FROZEN)
+    call.norms.append(Norm(call.module, labels, call.name_of(call.argument("weight")), groups))

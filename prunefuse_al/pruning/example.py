@@ -1,0 +1,74 @@
+"""Example inputs in the form a network is called with, at any batch size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from ..errors import InputError
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def as_arguments(example_inputs: Any, model: nn.Module) -> Arguments:
+    """Return positional and keyword arguments from a tensor, a tuple or list (positional) or a dict (by name).
+
+    Tensors are moved to the network's device.
+
+    Raises:
+        InputError: there is no tensor with a batch dimension among them, or a value is not finite.
+    """
+    tensors = [leaf for leaf in tree_leaves(example_inputs) if isinstance(leaf, Tensor)]
+    if not tensors or tensors[0].ndim == 0 or tensors[0].shape[0] == 0:
+        found = [list(t.shape) for t in tensors] or type(example_inputs).__name__
+        raise InputError(
+            f"example_inputs={found}: pass a batch of inputs as a tensor, a tuple of tensors (positional) or a dict of "
+            "tensors (by name), with at least one row, as the network is called"
+        )
+    device = next((t.device for t in model.parameters()), torch.device("cpu"))
+    moved = tree_map(lambda leaf: leaf.detach().to(device) if isinstance(leaf, Tensor) else leaf, example_inputs)
+    if isinstance(moved, dict):
+        return (), dict(moved)
+    return (tuple(moved), {}) if isinstance(moved, tuple | list) else ((moved,), {})
+
+
+def with_rows(arguments: Arguments, rows: int) -> Arguments:
+    """Return the arguments with `rows` rows in every tensor that has the batch dimension, repeated as needed."""
+    tensors = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
+    batch = tensors[0].shape[0]
+
+    def resize(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.ndim == 0 or leaf.shape[0] != batch:
+            return leaf
+        return leaf[torch.arange(rows, device=leaf.device) % batch]
+
+    args, kwargs = tree_map(resize, arguments)
+    return args, kwargs
+
+
+def perturbed(arguments: Arguments, generator: torch.Generator) -> Arguments:
+    """Return the arguments in double precision with noise on floating tensors, so that no two rows are alike."""
+
+    def change(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+            return leaf
+        spread = float(leaf.double().std()) if leaf.numel() > 1 else 0.0
+        noise = torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf.device)
+        return leaf.double() + noise * (0.3 * spread if 0 < spread < float("inf") else 1.0)
+
+    args, kwargs = tree_map(change, arguments)
+    return args, kwargs
+
+
+def first_output(output: Any) -> Tensor:
+    """Return every floating tensor a network gave out, flattened to [rows, all values] and joined."""
+    leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return torch.cat([leaf.reshape(leaf.shape[0] if leaf.ndim else 1, -1) for leaf in leaves], dim=-1)
+
+
+def output_shapes(output: Any) -> list[tuple[int, ...]]:
+    """Return the shapes of all tensors a network gave out."""
+    return [tuple(leaf.shape) for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]

@@ -1,0 +1,207 @@
+"""The gate every proxy passes before anyone sees it: it runs, it trains, and it is a sub-network of the dense one.
+
+That tensors can be cut out and put back bit for bit is true of almost every wrong pruning. What shows a right one is
+the function: with generic weights, and everything that flows from removed channels into kept ones switched off, the
+dense network must compute what the proxy computes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..channel_map import ChannelMap
+from ..preserving import reparametrise
+from .atoms import named_tensors
+from .example import Arguments, first_output, output_shapes, perturbed, with_rows
+from .plan import Structure
+from .rules import Norm
+from .tracing import visible_operations
+
+TOLERANCE = 1e-6  # relative, in double precision
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate found.
+
+    Attributes:
+        reason: why the proxy is refused, or "" if it passed.
+        channel_map: the map, with those streams that make preserving fusion exact.
+        preserve_distance: relative distance of the preserving fusion, generic weights.
+    """
+
+    reason: str
+    channel_map: ChannelMap
+    preserve_distance: float = 0.0
+
+
+def inspect(
+    model: nn.Module, proxy: nn.Module, channel_map: ChannelMap, structure: Structure, arguments: Arguments, kept: Any
+) -> Verdict:
+    """Run every check; the first that fails gives the reason. Neither network is changed."""
+    reason = _runs(model, proxy, arguments) or _trains(proxy, arguments)
+    if reason:
+        return Verdict(reason, channel_map)
+    generator = torch.Generator().manual_seed(0)
+    dense, thin = _generic(model, generator), _generic(proxy, generator)
+    inputs = perturbed(with_rows(arguments, 3), generator)
+    try:
+        _calibrate(thin, inputs)
+        expected = _run(thin, inputs)
+    except Exception as error:
+        return Verdict(f"the proxy cannot run in double precision for the check: {_first_line(error)}", channel_map)
+    for candidate in {len(m.streams): m for m in (replace(channel_map, streams=()), channel_map)}.values():
+        distance = _distance(_preserving(dense, thin, candidate), inputs, expected)
+        if distance < TOLERANCE:
+            return Verdict("", candidate, distance)
+    plain = replace(channel_map, streams=())
+    preserving = _preserving(dense, thin, plain)
+    distance = _distance(preserving, inputs, expected)
+    if structure.trace.norms:
+        masks = [(norm, torch.from_numpy(kept[structure.components[norm.labels.numpy()]])) for norm in structure.trace.norms]
+        with _KeptNorms(masks):
+            if _distance(preserving, inputs, expected) < TOLERANCE:
+                return Verdict("", plain, distance)
+    return Verdict(f"the proxy is not a sub-network: relative distance {distance:.2g} with generic weights", plain)
+
+
+def _runs(model: nn.Module, proxy: nn.Module, arguments: Arguments) -> str:
+    """Return why the proxy does not run like the dense network at two batch sizes, or ""."""
+    dense, thin = copy.deepcopy(model).eval(), copy.deepcopy(proxy).eval()
+    for rows in (2, 3):
+        args, kwargs = with_rows(arguments, rows)
+        with visible_operations(), torch.no_grad():
+            expected = output_shapes(dense(*args, **kwargs))
+            try:
+                found = output_shapes(thin(*args, **kwargs))
+            except Exception as error:
+                return f"the proxy does not run: {_first_line(error)}"
+        if found != expected:
+            return f"the proxy gives {found} where the network gives {expected}"
+    return ""
+
+
+def _trains(proxy: nn.Module, arguments: Arguments) -> str:
+    """Return why the proxy cannot be trained, or ""."""
+    thin = copy.deepcopy(proxy).train()
+    args, kwargs = with_rows(arguments, 2)
+    with visible_operations():
+        try:
+            outputs = [t for t in tree_leaves(thin(*args, **kwargs)) if isinstance(t, Tensor) and t.requires_grad]
+            if outputs:
+                torch.stack([t.float().square().mean() for t in outputs]).sum().backward()
+        except Exception as error:
+            return f"the proxy does not run in train mode: {_first_line(error)}"
+    return ""
+
+
+def _generic(module: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Return a double-precision copy with values that have no special structure (no zeros, ones or ties)."""
+    out = copy.deepcopy(module).double().eval()
+    with torch.no_grad():
+        done: set[int] = set()
+        for name, tensor in named_tensors(out).items():
+            if not tensor.is_floating_point() or id(tensor) in done:
+                continue
+            done.add(id(tensor))
+            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
+            scale = float(tensor.square().mean().sqrt()) if tensor.numel() else 0.0
+            if tensor.ndim > 1:
+                scale = scale or 1 / math.sqrt(tensor[0].numel())
+                tensor.data = tensor + 0.5 * scale * noise
+            elif "var" in name:
+                tensor.data = 0.5 + noise.abs()
+            else:
+                tensor.data = tensor * (1 + 0.3 * noise) + 0.2 * noise
+    return out
+
+
+def _calibrate(module: nn.Module, inputs: Arguments) -> None:
+    """Set BatchNorm statistics to those of the inputs, so that differences between rows reach the output."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.9
+        norm.train()
+    _run(module, inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def _run(module: nn.Module, inputs: Arguments) -> Tensor:
+    args, kwargs = inputs
+    with visible_operations(), torch.no_grad():
+        return first_output(module(*args, **kwargs))
+
+
+def _preserving(dense: nn.Module, thin: nn.Module, channel_map: ChannelMap) -> nn.Module:
+    """Return the function-preserving fusion of two networks in double precision."""
+    state = channel_map.scatter(named_tensors(thin), named_tensors(dense), cross=0.0)
+    state, eps = reparametrise(state, channel_map)
+    out = copy.deepcopy(dense)
+    with torch.no_grad():
+        for name, tensor in named_tensors(out).items():
+            tensor.data = state[name]
+    for path, factor in eps.items():
+        module = out.get_submodule(path)
+        if isinstance(getattr(module, "eps", None), float):
+            module.eps = module.eps * factor
+    return out
+
+
+def _distance(module: nn.Module, inputs: Arguments, expected: Tensor) -> float:
+    found = _run(module, inputs)
+    # Measured on what differs between rows: a large constant part would hide any difference.
+    scale = max(float((expected - expected.mean(0)).abs().max()), 1e-6 * float(expected.abs().max())) or 1.0
+    distance = float((found - expected).abs().max()) / scale
+    return distance if math.isfinite(distance) else math.inf
+
+
+class _KeptNorms(TorchDispatchMode):
+    """Lets normalisations over channels look at the kept channels only, in the order they were traced."""
+
+    def __init__(self, masks: list[tuple[Norm, Tensor]]) -> None:
+        super().__init__()
+        self.masks, self.position = masks, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func._schema.name
+        if name not in ("aten::native_layer_norm", "aten::native_group_norm"):
+            return func(*args, **kwargs)
+        norm, mask = self.masks[self.position % len(self.masks)]
+        self.position += 1
+        if name == "aten::native_layer_norm":
+            x, shape, weight, bias, eps = args
+            dims = tuple(range(x.ndim - len(shape), x.ndim))
+            return (_masked_norm(x, mask.to(x.device), dims, weight, bias, eps), *func(*args)[1:])
+        x, weight, bias, eps = args[0], args[1], args[2], args[-1]
+        parts = x.reshape(x.shape[0], norm.groups, -1, *x.shape[2:])
+        own = mask.to(x.device).expand(1, x.shape[1], *[1] * (x.ndim - 2)).reshape(1, norm.groups, -1, *[1] * (x.ndim - 2))
+        out = _masked_norm(parts, own, tuple(range(2, parts.ndim)), None, None, eps).reshape(x.shape)
+        vector = (1, -1, *[1] * (x.ndim - 2))
+        out = out if weight is None else out * weight.view(vector) + bias.view(vector)
+        return (out, *func(*args)[1:])
+
+
+def _masked_norm(x: Tensor, mask: Tensor, dims: tuple[int, ...], weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    keep = mask.expand(x.shape).to(x)
+    count = keep.sum(dims, keepdim=True)
+    mean = (x * keep).sum(dims, keepdim=True) / count
+    variance = ((x - mean).square() * keep).sum(dims, keepdim=True) / count
+    out = (x - mean) / torch.sqrt(variance + eps)
+    out = out if weight is None else out * weight
+    return out if bias is None else out + bias
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

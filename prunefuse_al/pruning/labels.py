@@ -1,0 +1,121 @@
+"""Label planes: which atoms the positions of a tensor belong to, and how planes of several tensors combine.
+
+A plane is an int64 tensor that broadcasts to the tensor it describes. A feature map [n c h w] whose channels come
+from one convolution has a single plane [1 c 1 1]; flattened to [n c*h*w] the plane is [1 c*h*w], each label repeated
+h*w times. A dimension of size > 1 along which no plane differs has a fixed size (the batch, pixels, tokens).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .atoms import FROZEN, NEUTRAL, Atoms, narrowed, varying
+
+
+@dataclass
+class Labels:
+    """What is known of one tensor.
+
+    Attributes:
+        shape: shape of the tensor.
+        planes: label planes, each broadcastable to `shape`.
+        parameter: it is computed from parameters and buffers alone.
+        free: it was made inside forward from sizes alone, so that it adapts to any width.
+    """
+
+    shape: tuple[int, ...]
+    planes: list[Tensor] = field(default_factory=list)
+    parameter: bool = False
+    free: bool = False
+
+    def __post_init__(self) -> None:
+        planes = [narrowed(plane) for plane in self.planes]
+        self.free = self.free or (bool(planes) and all(bool((p == NEUTRAL).all()) for p in planes))
+        self.planes = [plane for plane in planes if bool((plane > FROZEN).any())]
+
+    def fixed(self, dim: int) -> bool:
+        """True where the tensor has a size along `dim` that pruning cannot change."""
+        if self.free or self.shape[dim] == 1:
+            return False
+        return all(plane.shape[dim] == 1 for plane in self.planes)
+
+    def full(self, plane: Tensor) -> Tensor:
+        """Return the plane with one label for each position."""
+        return plane.expand(self.shape)
+
+    def aligned(self, ndim: int) -> Labels:
+        """Return the same with leading dimensions of size 1, as broadcasting does."""
+        lead = (1,) * (ndim - len(self.shape))
+        planes = [plane.reshape(lead + tuple(plane.shape)) for plane in self.planes]
+        return Labels(lead + tuple(self.shape), planes, self.parameter, self.free)
+
+
+def merge(atoms: Atoms, operands: Sequence[Labels], shape: Sequence[int], where: str) -> Labels:
+    """Combine tensors point by point: aligned labels are tied, labels that meet a fixed size are frozen.
+
+    Args:
+        atoms: receives the ties.
+        operands: the tensors, broadcastable to `shape`.
+        shape: shape of the result.
+        where: name of the operation, for the report.
+    """
+    aligned = [operand.aligned(len(shape)) for operand in operands]
+    for i, left in enumerate(aligned):
+        for j, right in enumerate(aligned):
+            if i != j:
+                _freeze_on_fixed(atoms, left, right, where)
+            if i < j:
+                _tie_planes(atoms, left.planes, right.planes)
+    planes: list[Tensor] = []
+    for plane in sorted((p for a in aligned for p in a.planes), key=lambda p: -len(varying(p))):
+        _absorb(planes, plane)
+    return Labels(
+        tuple(shape), planes, all(o.parameter or o.free for o in operands), bool(operands) and all(o.free for o in operands)
+    )
+
+
+def _freeze_on_fixed(atoms: Atoms, left: Labels, right: Labels, where: str) -> None:
+    for number, plane in enumerate(left.planes):
+        if any(right.fixed(d) for d in varying(plane)):
+            atoms.freeze(plane, f"meets a tensor of fixed size in {where}")
+            left.planes[number] = torch.where(plane > FROZEN, FROZEN, plane)
+
+
+def _tie_planes(atoms: Atoms, left: Sequence[Tensor], right: Sequence[Tensor]) -> None:
+    for a in left:
+        for b in right:
+            if varying(a) & varying(b):
+                atoms.tie(a, b)
+
+
+def _absorb(planes: list[Tensor], plane: Tensor) -> None:
+    """Add a plane to a list unless one that varies along the same dimensions (and more) is there already."""
+    for number, other in enumerate(planes):
+        if varying(plane) <= varying(other):
+            if varying(plane) == varying(other):  # neutral positions of one may be labelled in the other
+                planes[number] = torch.where(other == NEUTRAL, plane, other)
+            return
+    planes.append(plane)
+
+
+def restructure(operation: Callable[[Tensor], Tensor | Sequence[Tensor]], labels: Labels) -> list[list[Tensor]]:
+    """Run a structural operation (view, permute, slice, ...) on every plane: exact by construction.
+
+    Returns:
+        For each result of the operation, its planes.
+    """
+    results: list[list[Tensor]] = []
+    for plane in labels.planes:
+        try:
+            out = operation(labels.full(plane))
+        except RuntimeError:  # a view that merges dimensions needs a label for each position in memory
+            out = operation(labels.full(plane).contiguous())
+        outs = [out] if isinstance(out, Tensor) else list(out)
+        results = results or [[] for _ in outs]
+        for planes, value in zip(results, outs, strict=True):
+            planes.append(value)
+    return results

@@ -1,0 +1,228 @@
+"""`prune`: from a dense network to a small dense proxy that runs the same code."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ..channel_map import ChannelMap
+from ..counting import macs, parameter_count
+from ..errors import InputError, NoEffectWarning, PruningError
+from ..model_checks import check_model
+from ..types import RngLike, as_rng
+from .atoms import named_tensors
+from .build import rebuild, width_attributes
+from .example import Arguments, as_arguments, with_rows
+from .gate import Verdict, inspect
+from .importance import Importance, check_importance, component_scores
+from .plan import Keep, Structure, channel_map, kept_channels, protected_axes, structure
+from .report import LayerWidth, PruningReport
+from .tracing import trace
+
+
+@dataclass(frozen=True, eq=False)
+class Proxy:
+    """A thinned network and where it came from.
+
+    Attributes:
+        module: the thin network: same class and code path as the dense one, on its device, in its mode, trainable.
+        channel_map: per parameter and buffer, the kept indices of each dimension of the dense tensor.
+    """
+
+    module: nn.Module
+    channel_map: ChannelMap
+    pruning_report: PruningReport | None = None
+
+    def report(self) -> PruningReport:
+        """Return parameters, MACs and widths before and after, and what was kept whole and why; prints as a table.
+
+        Raises:
+            PruningError: the proxy was put together by hand and has no report.
+        """
+        if self.pruning_report is None:
+            raise PruningError("report(): this proxy was not made by prune(), so nothing was measured")
+        return self.pruning_report
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One way to plan: later ones assume less about the code of the network."""
+
+    equal_widths: bool = False
+    train_mode: bool = False
+    strict: bool = False
+
+
+_ATTEMPTS = (
+    _Attempt(),
+    _Attempt(equal_widths=True),
+    _Attempt(equal_widths=True, train_mode=True),
+    _Attempt(equal_widths=True, train_mode=True, strict=True),
+)
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Any,
+    pruning_ratio: float = 0.5,
+    *,
+    importance: Importance = "l2",
+    scope: str = "local",
+    keep: Keep | Sequence[Keep] = (),
+    round_to: int | None = None,
+    random_state: RngLike = None,
+) -> Proxy:
+    """Thin a network: remove whole channels, heads and widths, leaving a smaller dense network.
+
+    The channels that must leave together are found by watching one forward pass, so any architecture can be given.
+    What is not understood is kept whole and reported. Every proxy has passed a gate before it is returned: it runs
+    and trains at two batch sizes, and with generic weights it is exactly a sub-network of `model`. This is step 2 of
+    PruneFuse (arXiv 2603.26138): the same fraction leaves every layer, by the L2 norm of a channel's whole group.
+
+    Args:
+        model: the dense network, at initialisation or trained; not touched (values, mode, hooks, gradients).
+        example_inputs: a batch as the network is called: a tensor, a tuple (positional) or a dict (by name).
+        pruning_ratio: fraction of channels removed, 0 <= p < 1. A layer of n channels keeps int(n * (1 - p)), at
+            least 1. p = 0.5 leaves about a quarter of parameters and multiply-accumulates.
+        importance: "l2", "l1", "random", or a callable (name, tensor, dim) -> float [size of dim], higher stays.
+            Of equally important channels the first stay.
+        scope: "local" removes the fraction from every layer, "global" over all layers (a tenth of each stays).
+        keep: what not to thin: module names or patterns ("layer1.*"), module types, or modules of `model`. Outputs of
+            the network are found by themselves and never thinned.
+        round_to: widths become the nearest multiple of this, never 0; layers narrower than it are not rounded.
+        random_state: seed or generator for importance="random".
+
+    Returns:
+        A `Proxy` with `module`, `channel_map` and `report()`.
+
+    Raises:
+        InputError: an argument is out of range, or `example_inputs` cannot be used.
+        UnsupportedModelError: TorchScript, quantised, lazy or meta modules.
+        PruningError: nothing in the network can be thinned, or it does not run on `example_inputs`.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.ReLU(), torch.nn.Linear(64, 3))
+        >>> prune(net, torch.zeros(2, 8), 0.5).module
+        Sequential(
+          (0): Linear(in_features=8, out_features=32, bias=True)
+          (1): ReLU()
+          (2): Linear(in_features=32, out_features=3, bias=True)
+        )
+    """
+    check_model(model)
+    _check_options(pruning_ratio, importance, scope, round_to)
+    arguments = with_rows(as_arguments(example_inputs, model), 2)
+    tensors = named_tensors(model)
+    rng = as_rng(random_state)
+    seed = int(rng.integers(2**63))
+    refusals: list[str] = []
+    for attempt, found in _structures(model, arguments, keep):
+        if pruning_ratio > 0 and not found.groups:
+            break
+        parameters = {n: t for n, t in model.named_parameters()}
+        scores = component_scores(importance, parameters, found.trace.atoms, found.components, np.random.default_rng(seed))
+        kept = kept_channels(
+            found, scores, pruning_ratio, scope=scope, round_to=round_to, equal_widths=attempt.equal_widths
+        )
+        cut = channel_map(found, kept, tensors)
+        cut = replace(cut, attributes=width_attributes(model, cut, found, kept))
+        module = rebuild(model, cut)
+        verdict = inspect(model, module, cut, found, arguments, kept)
+        if not verdict.reason:
+            report = _report(model, module, verdict, found, arguments, pruning_ratio)
+            _warn(report)
+            return Proxy(module, verdict.channel_map, report)
+        refusals.append(verdict.reason)
+    raise PruningError(_nothing_prunable(found, refusals))
+
+
+def _check_options(ratio: float, importance: Importance, scope: str, round_to: int | None) -> None:
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float | np.number) or not 0 <= ratio < 1:
+        raise InputError(
+            f"pruning_ratio={ratio!r} is not in [0, 1): it is the fraction of channels to remove, for example 0.5"
+        )
+    check_importance(importance)
+    if scope not in ("local", "global"):
+        raise InputError(f'scope={scope!r} is not known; pass "local" or "global"')
+    if round_to is not None and (not isinstance(round_to, int | np.integer) or round_to < 1):
+        raise InputError(f"round_to={round_to!r} must be a positive integer, for example 8, or None")
+
+
+def _structures(model: nn.Module, arguments: Arguments, keep: Any) -> Iterator[tuple[_Attempt, Structure]]:
+    """Yield ever more careful readings of the network."""
+    for attempt in _ATTEMPTS:
+        try:
+            watched = trace(model, *arguments, strict=attempt.strict, train_mode=attempt.train_mode)
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+            if attempt.train_mode:
+                continue
+            shapes = [list(a.shape) for a in (*arguments[0], *arguments[1].values()) if hasattr(a, "shape")]
+            raise PruningError(
+                f"prune(): the network does not run on example_inputs {shapes}: {type(error).__name__}: {error}"
+            ) from error
+        yield attempt, structure(watched, protected_axes(watched, model, keep))
+
+
+def _report(
+    model: nn.Module, module: nn.Module, verdict: Verdict, found: Structure, arguments: Arguments, ratio: float
+) -> PruningReport:
+    axes = found.trace.atoms.axes
+    maps = verdict.channel_map.tensors
+    whole = {
+        f"{axes[number].name}, dimension {axes[number].dim}": reason
+        for number, reason in sorted(found.reasons.items())
+        if maps[axes[number].name].kept[axes[number].dim] is None
+    }
+    widths = []
+    for name, tensor_map in maps.items():
+        outputs = [d for d in range(len(tensor_map.shape)) if d not in tensor_map.inputs]
+        if len(tensor_map.shape) > 1 and tensor_map.inputs and outputs:
+            widths.append(LayerWidth(name, tensor_map.shape[outputs[0]], tensor_map.proxy_shape[outputs[0]]))
+    return PruningReport(
+        pruning_ratio=float(ratio),
+        dense_parameters=parameter_count(model),
+        proxy_parameters=parameter_count(module),
+        dense_macs=round(_forward_macs(model, arguments)),
+        proxy_macs=round(_forward_macs(module, arguments)),
+        widths=tuple(widths),
+        kept_whole=whole,
+        preserve_exact=verdict.preserve_distance < 1e-6,
+        preserve_distance=verdict.preserve_distance,
+    )
+
+
+def _forward_macs(model: nn.Module, arguments: Arguments) -> float:
+    args, kwargs = arguments
+    return macs(model, dict(kwargs) if kwargs else args)[0]
+
+
+def _warn(report: PruningReport) -> None:
+    """Say so when far less (or far more) left than was asked."""
+    asked = (1 - report.pruning_ratio) ** 2
+    got = report.parameter_share
+    if report.pruning_ratio > 0 and abs(math.log(max(got, 1e-9) / asked)) > math.log(2.5):
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(report.kept_whole.items())[:3])
+        warnings.warn(
+            f"pruning_ratio={report.pruning_ratio:g} was to leave about {asked:.2f} of the parameters and left {got:.2f}"
+            f" (kept whole: {reasons or 'see report()'})",
+            NoEffectWarning,
+            stacklevel=3,
+        )
+
+
+def _nothing_prunable(found: Structure, refusals: list[str]) -> str:
+    axes = found.trace.atoms.axes
+    reasons = [f"{axes[n].name}, dimension {axes[n].dim}, {reason}" for n, reason in list(found.reasons.items())[:5]]
+    text = "prune(): nothing in this network can be thinned"
+    if reasons:
+        text += ": " + "; ".join(reasons)
+    if refusals:
+        text += f"; what was tried failed: {refusals[-1]}"
+    return text + ". Pass a network with at least one hidden layer, or use pruning_ratio=0 or your own proxy"

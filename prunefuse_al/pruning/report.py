@@ -1,0 +1,72 @@
+"""What pruning did, in numbers and words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LayerWidth:
+    """Width of one layer: `name` of its weight, output channels dense and proxy."""
+
+    name: str
+    dense: int
+    proxy: int
+
+
+@dataclass(frozen=True)
+class PruningReport:
+    """What `prune` took away and what it kept; prints as a table.
+
+    Attributes:
+        pruning_ratio: the fraction of channels that was asked to leave.
+        dense_parameters: number of parameters of the dense network.
+        proxy_parameters: number of parameters of the proxy.
+        dense_macs: multiply-accumulates of the dense network for one sample.
+        proxy_macs: multiply-accumulates of the proxy for one sample.
+        widths: output width of every weight with more than one dimension.
+        kept_whole: "tensor, dimension" -> why nothing was removed along it.
+        preserve_exact: `fuse(cross="preserve")` gives the proxy's function to rounding.
+        preserve_distance: largest difference |target(x) - proxy(x)| over the largest |proxy(x)|, measured with random
+            weights at fusion.
+        notes: anything else worth knowing.
+    """
+
+    pruning_ratio: float
+    dense_parameters: int
+    proxy_parameters: int
+    dense_macs: int
+    proxy_macs: int
+    widths: tuple[LayerWidth, ...]
+    kept_whole: dict[str, str]
+    preserve_exact: bool
+    preserve_distance: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def parameter_share(self) -> float:
+        """Parameters of the proxy over those of the dense network."""
+        return self.proxy_parameters / max(1, self.dense_parameters)
+
+    @property
+    def mac_share(self) -> float:
+        """MACs of the proxy over those of the dense network."""
+        return self.proxy_macs / max(1, self.dense_macs)
+
+    def __str__(self) -> str:
+        column = max([len(w.name) for w in self.widths] + [12])
+        lines = [
+            f"pruning ratio {self.pruning_ratio:g}",
+            f"{'':{column}} {'dense':>14} {'proxy':>14} {'share':>7}",
+            f"{'parameters':{column}} {self.dense_parameters:>14,} {self.proxy_parameters:>14,} {self.parameter_share:>7.3f}",
+            f"{'MACs/sample':{column}} {self.dense_macs:>14,} {self.proxy_macs:>14,} {self.mac_share:>7.3f}",
+            "output widths:",
+            *(f"{w.name:{column}} {w.dense:>14,} {w.proxy:>14,} {w.proxy / w.dense:>7.3f}" for w in self.widths),
+        ]
+        if self.kept_whole:
+            lines += ["kept whole:", *(f"  {name}: {reason}" for name, reason in self.kept_whole.items())]
+        if self.preserve_exact:
+            lines.append('fuse(cross="preserve"): exact')
+        else:
+            lines.append(f'fuse(cross="preserve"): not exact, relative distance {self.preserve_distance:.2g}')
+        return "\n".join([*lines, *self.notes])

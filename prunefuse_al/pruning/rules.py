@@ -1,0 +1,251 @@
+"""What each operation does to labels: a table from operation names to rules.
+
+To teach the tracer a new operation, add its name to one of the sets below or write a rule and enter it in `RULES`.
+A rule receives a `Call` and returns the labels of each result. An operation in no table is not understood: its labels
+are frozen (kept whole) and the report says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .atoms import FROZEN, NEUTRAL, Atoms, varying
+from .labels import Labels, merge, restructure
+
+
+@dataclass
+class Norm:
+    """One call of a normalisation: labels of what it normalises together, in the order of the forward pass."""
+
+    module: str
+    labels: Tensor  # int64, broadcastable to the input
+    scale: str | None
+    groups: int
+
+
+@dataclass
+class Call:
+    """One operation: its arguments, results and the labels known of them."""
+
+    atoms: Atoms
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: list[Tensor]
+    labels_of: Callable[[Tensor], Labels]
+    name_of: Callable[[Tensor | None], str | None]
+    module: str
+    norms: list[Norm]
+    strict: bool
+
+    @property
+    def name(self) -> str:
+        """Bare name of the operation, for example "convolution"."""
+        return str(self.func._schema.name.split("::")[-1])
+
+    def argument(self, name: str) -> Any:
+        """Return an argument by its name in the operation's schema."""
+        for position, spec in enumerate(self.func._schema.arguments):
+            if spec.name == name:
+                given = self.args[position] if position < len(self.args) else self.kwargs.get(name, spec.default_value)
+                return given
+        return None
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensor arguments, lists of tensors opened."""
+        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+
+    def dims(self, ndim: int) -> list[int]:
+        """Return the `dim` argument as a list of non-negative dimensions (all of them when it is not given)."""
+        dim = self.argument("dim")
+        dims = range(ndim) if dim is None or dim == [] else ([dim] if isinstance(dim, int) else dim)
+        return [d % ndim for d in dims]
+
+
+Rule = Callable[[Call], list[Labels]]
+
+VIEWS = {
+    "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "expand", "unsqueeze", "squeeze",
+    "slice", "select", "narrow", "split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "chunk",
+    "unsafe_chunk", "unbind", "roll", "flip", "repeat", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold",
+    "movedim", "diagonal", "tril", "triu", "alias",
+}  # fmt: skip
+CUTS = {"slice", "select", "narrow", "split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "unbind"}
+SAME = {
+    "clone", "detach", "contiguous", "_to_copy", "lift_fresh", "lift_fresh_copy", "view_as", "native_dropout",
+    "to", "type_as", "_conj", "alias_copy",
+}  # fmt: skip
+SPATIAL = {
+    "max_pool2d_with_indices": 2, "max_pool1d": 1, "max_pool2d": 2, "max_pool3d_with_indices": 3, "avg_pool1d": 1,
+    "avg_pool2d": 2, "avg_pool3d": 3, "_adaptive_avg_pool2d": 2, "_adaptive_avg_pool3d": 3, "adaptive_avg_pool1d": 1,
+    "adaptive_max_pool1d": 1, "adaptive_max_pool2d": 2, "adaptive_max_pool3d": 3, "mkldnn_max_pool2d": 2,
+    "upsample_nearest1d": 1, "upsample_nearest2d": 2, "upsample_bilinear2d": 2, "upsample_bicubic2d": 2,
+    "upsample_linear1d": 1, "_upsample_bilinear2d_aa": 2, "_upsample_bicubic2d_aa": 2, "upsample_nearest3d": 3,
+    "upsample_trilinear3d": 3, "reflection_pad1d": 1, "reflection_pad2d": 2, "replication_pad1d": 1,
+    "replication_pad2d": 2, "im2col": 2,
+}  # fmt: skip
+FILLS = {"bernoulli_", "uniform_", "normal_", "random_", "zero_", "fill_", "exponential_"}
+REDUCTIONS = {
+    "mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "prod", "logsumexp", "max", "min", "argmax",
+    "argmin", "any", "all", "linalg_vector_norm", "norm", "_softmax", "_log_softmax", "_safe_softmax", "cumsum",
+}  # fmt: skip
+
+
+def structural(call: Call) -> list[Labels]:
+    """View, permute, slice, ...: executed on the planes themselves."""
+    source = call.labels_of(call.tensors()[0])
+    if call.func._overloadname == "dtype":
+        return unknown(call)
+    if call.strict and call.name in CUTS:
+        dim = (call.argument("dim") or 0) % len(source.shape)
+        _freeze_planes(call, source, {dim}, "is cut at fixed positions by")
+    stand_in = call.tensors()[0]
+
+    def run(plane: Tensor) -> Tensor | Sequence[Tensor]:
+        swap = lambda leaf: plane if leaf is stand_in else leaf  # noqa: E731
+        out: Tensor | Sequence[Tensor] = call.func(*tree_map(swap, call.args), **call.kwargs)
+        return out
+
+    planes = restructure(run, source) or [[] for _ in call.results]
+    if call.strict and call.name in {"view", "_unsafe_view", "reshape"}:
+        kept = [p for p, before in zip(planes[0], source.planes, strict=True) if _no_split(call, p, before)]
+        planes = [kept]
+    return [_like(result, p, source) for result, p in zip(call.results, planes, strict=True)]
+
+
+def _no_split(call: Call, after: Tensor, before: Tensor) -> bool:
+    split = len(varying(Labels(tuple(after.shape), [after]).planes[0])) > len(varying(before))
+    if split:
+        call.atoms.freeze(before, f"is split into fixed sizes by {call.name}")
+    return not split
+
+
+def same(call: Call) -> list[Labels]:
+    """Copies and casts: every result has the labels of the first tensor."""
+    source = call.labels_of(call.tensors()[0])
+    return [_like(result, list(source.planes), source) for result in call.results]
+
+
+def pointwise(call: Call) -> list[Labels]:
+    """Arithmetic and activations: aligned labels are tied."""
+    operands = [call.labels_of(t) for t in call.tensors()]
+    if call.name.endswith("_") and call.tensors()[0]._is_view() and operands[0].free:
+        # The tensor that is written through the view does not learn of these labels.
+        return unknown(call)
+    return [merge(call.atoms, operands, tuple(result.shape), call.name) for result in call.results]
+
+
+def joined(call: Call) -> list[Labels]:
+    """`cat` and `stack`: planes of the same other dimensions are joined; a fixed size counts as frozen."""
+    sources = [call.labels_of(t) for t in call.tensors() if t.numel() or t.ndim > 1]
+    result, dim = call.results[0], (call.argument("dim") or 0) % call.results[0].ndim
+    own = {dim} if call.name == "cat" else set()
+    systems = sorted({varying(p) - own for s in sources for p in s.planes}, key=sorted)
+    planes = [_join(call, sources, frozenset(system), dim) for system in systems]
+    parameter, free = all(s.parameter for s in sources), all(s.free for s in sources)
+    return [Labels(tuple(result.shape), planes, parameter, free)]
+
+
+def _join(call: Call, sources: list[Labels], system: frozenset[int], dim: int) -> Tensor:
+    parts, uneven = [], False
+    for source in sources:
+        own = [p for p in source.planes if (varying(p) - {dim} if call.name == "cat" else varying(p)) == system]
+        filler = torch.tensor(NEUTRAL if source.free else FROZEN)
+        parts.append((own[0] if own else filler).expand(source.shape))
+        uneven = uneven or (bool(own) and dim in varying(own[0]))
+        for other in own[1:]:
+            call.atoms.tie(own[0], other)
+    if call.name == "stack":
+        return torch.stack(parts, dim)
+    plane = torch.cat(parts, dim)
+    # Tokens joined to tokens: their widths shrink together, so one label for all of them.
+    return plane if uneven or not system else call.atoms.tie_along(plane, dim)
+
+
+def reduction(call: Call) -> list[Labels]:
+    """Sums, means, softmax, ...: labels along a reduced dimension are frozen, the others pass."""
+    source = call.labels_of(call.tensors()[0])
+    ndim = len(source.shape)
+    dims = call.dims(ndim) if ndim else []
+    _freeze_planes(call, source, set(dims), "is reduced over by")
+    if not call.results or call.results[0].ndim == ndim:
+        return [_like(result, list(source.planes), source) for result in call.results]
+    planes = [p.reshape([n for d, n in enumerate(p.shape) if d not in dims]) for p in source.planes]
+    return [_like(result, list(planes), source) for result in call.results]
+
+
+def spatial(call: Call) -> list[Labels]:
+    """Pooling and resizing: only the trailing dimensions change."""
+    source = call.labels_of(call.tensors()[0])
+    trailing = {len(source.shape) - 1 - i for i in range(SPATIAL[call.name])}
+    _freeze_planes(call, source, trailing, "is resized by")
+    return [_like(result, list(source.planes), source) for result in call.results]
+
+
+def pad(call: Call) -> list[Labels]:
+    """Constant padding: padded positions along a labelled dimension have a fixed place, so they are frozen."""
+    source = call.labels_of(call.tensors()[0])
+    amounts, ndim = call.argument("pad"), len(source.shape)
+    planes = []
+    for plane in source.planes:
+        own = [a if ndim - 1 - i // 2 in varying(plane) else 0 for i, a in enumerate(amounts)]
+        padded = torch.nn.functional.pad(plane, own, value=FROZEN)
+        if any(own) and call.strict:
+            call.atoms.freeze(plane, "is padded by a fixed amount in constant_pad_nd")
+        planes.append(padded)
+    return [_like(call.results[0], planes, source)]
+
+
+def embedding(call: Call) -> list[Labels]:
+    """Table look-up: the vocabulary stays, the width passes on."""
+    table = call.labels_of(call.args[0])
+    for plane in table.planes:
+        if plane.shape[0] > 1:
+            call.atoms.freeze(plane, None)
+    lead = (1,) * (call.results[0].ndim - 1)
+    return [_like(call.results[0], [p.reshape((*lead, -1)) for p in table.planes if p.shape[0] == 1], table)]
+
+
+def indexed(call: Call) -> list[Labels]:
+    """Look-ups by integer tensors: labels along an indexed dimension are frozen."""
+    source = call.labels_of(call.args[0])
+    if call.name == "index":
+        dims = {d for d, index in enumerate(call.args[1]) if index is not None}
+    else:
+        dims = {call.args[1] % len(source.shape)}
+    _freeze_planes(call, source, dims, "is looked up by fixed positions in")
+    to_cpu = lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf  # noqa: E731
+    rest = tree_map(to_cpu, call.args[1:])
+    planes = restructure(lambda plane: call.func(plane, *rest), source) or [[]]
+    return [_like(call.results[0], planes[0], source)]
+
+
+def factory(call: Call) -> list[Labels]:
+    """zeros, ones, arange, rand, ...: made from sizes alone."""
+    return [Labels(tuple(result.shape), free=True) for result in call.results]
+
+
+def unknown(call: Call) -> list[Labels]:
+    """Not understood: everything that goes in is kept whole."""
+    for tensor in call.tensors():
+        for plane in call.labels_of(tensor).planes:
+            call.atoms.freeze(plane, f"goes through {call.name}, which is not understood")
+    return [Labels(tuple(result.shape)) for result in call.results]
+
+
+def _freeze_planes(call: Call, source: Labels, dims: set[int], what: str) -> None:
+    """Freeze and drop the planes of `source` that vary along any of `dims`."""
+    for plane in source.planes:
+        if varying(plane) & dims:
+            call.atoms.freeze(plane, f"{what} {call.name}")
+    source.planes = [plane for plane in source.planes if not varying(plane) & dims]
+
+
+def _like(result: Tensor, planes: list[Tensor], source: Labels) -> Labels:
+    return Labels(tuple(result.shape), planes, source.parameter, source.free)

@@ -1,0 +1,184 @@
+"""Watch one forward pass and find out which channels of which tensors live or die together."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from . import contractions, rules
+from .atoms import Atoms, named_tensors
+from .labels import Labels
+from .rules import Call, Norm, Rule
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(rules.VIEWS, rules.structural),
+    **dict.fromkeys(rules.SAME, rules.same),
+    **dict.fromkeys(rules.REDUCTIONS, rules.reduction),
+    **dict.fromkeys(rules.SPATIAL, rules.spatial),
+    **dict.fromkeys(rules.FILLS, rules.same),
+    **dict.fromkeys(("cat", "stack"), rules.joined),
+    "copy_": rules.pointwise,
+    **dict.fromkeys(("index", "index_select"), rules.indexed),
+    **dict.fromkeys(("mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm"), contractions.matmul),
+    **dict.fromkeys(("convolution", "_convolution"), contractions.convolution),
+    **dict.fromkeys(
+        ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"),
+        contractions.batch_norm,
+    ),
+    "native_layer_norm": contractions.layer_norm,
+    "native_group_norm": contractions.group_norm,
+    "constant_pad_nd": rules.pad,
+    "embedding": rules.embedding,
+}
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A labelled dimension of known size seen while a module ran: evidence for what its width attributes mean."""
+
+    module: str
+    dim: int
+    plane: Tensor
+
+
+@dataclass
+class Trace:
+    """What one forward pass told."""
+
+    atoms: Atoms
+    norms: list[Norm] = field(default_factory=list)
+    sightings: list[Sighting] = field(default_factory=list)
+
+
+class Tracer(TorchDispatchMode):
+    """Carries labels through every operation below autograd."""
+
+    def __init__(self, trace: Trace, tensors: dict[str, Tensor], *, strict: bool) -> None:
+        super().__init__()
+        self.trace, self.strict = trace, strict
+        self.modules = [""]
+        self._named = {id(t): name for name, t in reversed(tensors.items())}
+        # References to the tensors are held, because the ids of freed ones are used again.
+        self._seen: dict[int, tuple[Tensor, Labels]] = {
+            id(t): (t, Labels(tuple(t.shape), trace.atoms.planes(trace.atoms.registered[n], t.ndim), parameter=True))
+            for n, t in tensors.items()
+        }
+
+    def labels_of(self, tensor: Tensor) -> Labels:
+        """Return a copy of what is known of a tensor; one never seen has a fixed size."""
+        if id(tensor) not in self._seen:
+            return Labels(tuple(tensor.shape))
+        known = self._seen[id(tensor)][1]
+        return Labels(known.shape, list(known.planes), known.parameter, known.free)
+
+    def name_of(self, tensor: Tensor | None) -> str | None:
+        """Return the name of a parameter or buffer, None for any other tensor."""
+        return self._named.get(id(tensor)) if tensor is not None else None
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        call = Call(
+            self.trace.atoms, func, args, kwargs, results, self.labels_of, self.name_of, self.modules[-1],
+            self.trace.norms, self.strict,
+        )  # fmt: skip
+        for result, labels in zip(results, rule_for(call)(call), strict=True):
+            self._seen[id(result)] = (result, labels)
+            self._sight(labels)
+        return out
+
+    def _sight(self, labels: Labels) -> None:
+        for plane in labels.planes:
+            for dim in range(plane.ndim):
+                if plane.shape[dim] > 1:
+                    self.trace.sightings.append(Sighting(self.modules[-1], dim, plane))
+
+    def freeze_output(self, output: Any) -> None:
+        """Keep whatever the network gives out."""
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, Tensor):
+                for plane in self.labels_of(leaf).planes:
+                    self.trace.atoms.freeze(plane, None)
+
+
+def rule_for(call: Call) -> Rule:
+    """Return the rule of an operation: by name, else by torch's own tag, else the one that freezes."""
+    if call.name in RULES:
+        return RULES[call.name]
+    if torch.Tag.pointwise in call.func.tags:
+        return rules.pointwise
+    name = call.name.rstrip("_")
+    if name in RULES:  # an in-place form
+        return RULES[name]
+    return rules.factory if not call.tensors() or name.startswith("new_") or name.endswith("_like") else rules.unknown
+
+
+def trace(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, strict: bool = False, train_mode: bool = False
+) -> Trace:
+    """Run a copy of `model` in eval mode and return the ties among its channels.
+
+    Args:
+        model: the dense network; not touched.
+        args: positional inputs.
+        kwargs: inputs by name.
+        strict: also freeze what is cut, split or padded at positions written into the code.
+        train_mode: run it in train mode as well, for parts that only train (auxiliary heads).
+    """
+    model = copy.deepcopy(model).eval()
+    tensors = named_tensors(model)
+    result = Trace(Atoms(tensors))
+    tracer = Tracer(result, tensors, strict=strict)
+    for training in (False, True) if train_mode else (False,):
+        norms = list(result.norms)
+        with visible_operations(), _module_stack(model.train(training), tracer.modules), tracer:
+            output = model(*args, **kwargs)
+        tracer.freeze_output(output)
+        result.norms = norms if training else result.norms  # the gate replays the eval pass
+    return result
+
+
+@contextlib.contextmanager
+def visible_operations() -> Iterator[None]:
+    """Run everything as plain operations: no fused attention, no fused recurrent kernels, no random draws kept.
+
+    Gradients stay on, because without them torch sends attention modules to a fused kernel.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # torch warns about TF32 on other hardware when oneDNN is switched
+        stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield
+
+
+@contextlib.contextmanager
+def _module_stack(model: nn.Module, modules: list[str]) -> Iterator[None]:
+    def leave(*_: Any) -> None:
+        modules.pop()
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: modules.append(name)))
+        handles.append(module.register_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
