@@ -18,10 +18,15 @@ found = sorted(set({OPTIONAL.split()!r}) & set(sys.modules))
 sys.exit(f"import brought in {{{{found}}}}" if found else 0)
 """
 PUBLIC = {
+    "ChannelMap",
+    "CostLedger",
+    "Proxy",
     "SCORERS",
     "Selection",
     "Signals",
+    "fuse",
     "get_scorer",
+    "prune",
     "show_versions",
 }
 
