@@ -7,7 +7,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from prunefuse_al.errors import NonFiniteError
+from prunefuse_al.types import Signals
 
 T = TypeVar("T")
 
@@ -29,3 +32,54 @@ def mlp(*widths: int, seed: int = 0, dtype: Any = torch.float32) -> nn.Sequentia
         return nn.Sequential(*layers[:-1])
 
     return seeded(make, seed)
+
+
+class PlainTrainer:
+    """A user's own training loop: full-batch gradient descent, nothing but the `Trainer` protocol."""
+
+    def __init__(self, epochs: int = 20, lr: float = 0.1) -> None:
+        self.epochs, self.lr = epochs, lr
+        self.seen_teachers: list[nn.Module | None] = []
+        self.inferred: list[int] = []
+
+    def fit(self, model: nn.Module, data: Any, *, teacher: nn.Module | None = None, seed: int | None = None) -> float:
+        self.seen_teachers.append(teacher)
+        x, y = _columns(data)
+        if not torch.isfinite(x).all():
+            raise NonFiniteError("not finite")
+        optimizer = torch.optim.SGD(model.parameters(), self.lr, momentum=0.9)
+        model.train()
+        for _ in range(self.epochs):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+        return float(loss.detach())
+
+    def infer(self, model: nn.Module, data: Any, needs: frozenset[str]) -> Signals:
+        self.inferred.append(len(data))
+        mode, features = model.training, []
+        model.eval()
+        head = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+        hook = head.register_forward_pre_hook(lambda _, args: features.append(args[0]))
+        with torch.inference_mode():
+            logits = model(_columns(data)[0])
+        hook.remove()
+        model.train(mode)
+        if not torch.isfinite(logits).all():
+            raise NonFiniteError("logits are not finite")
+        return Signals(torch.arange(len(data)), logits, features[-1] if "features" in needs else None)
+
+
+def _columns(data: Any) -> tuple[Tensor, Tensor]:
+    items = [data[i] for i in range(len(data))]
+    pairs = [item if isinstance(item, tuple) else (item, 0) for item in items]
+    return torch.stack([pair[0] for pair in pairs]), torch.tensor([int(pair[1]) for pair in pairs])
+
+
+def blobs(n: int = 120, d: int = 6, classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return points around one centre per class, float32 [n d], and labels, int64 [n]."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, d, generator=generator) * 2
+    labels = torch.arange(n) % classes
+    return centres[labels] + torch.randn(n, d, generator=generator), labels

@@ -1,0 +1,377 @@
+"""The method as a scikit-learn classifier, so that any active-learning toolkit built on scikit-learn can use it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.utils.validation import validate_data
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from .arrays import leaves
+from .costs import CostLedger
+from .data import as_dataset, labels_of, split_item, subset
+from .distillation import Distillation
+from .errors import InputError, NotFittedError
+from .rng import isolated_rng
+from .scoring import LOGITS
+from .selector import Float64s, Int64s, PrunedProxySelector, probabilities
+from .steps import entropy_of
+from .tabular import mlp, table_trainer
+from .targets import check_weights, encode, known_classes, read_labels
+from .training import TorchTrainer
+from .types import RngLike, Scorer, Signals, Trainer
+
+SELECTOR_OPTIONS = (
+    "pruning_ratio",
+    "scorer",
+    "importance",
+    "cross",
+    "distillation",
+    "target_trainer",
+    "fine_tune_lr_scale",
+    "sync_every",
+    "keep",
+    "scope",
+    "round_to",
+)
+ModuleFactory = Callable[[tuple[int, ...], int], nn.Module]
+
+
+class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
+    """A classifier that trains and answers with a pruned proxy, and becomes the fused target on request.
+
+    `fit` trains the proxy: that is what an active-learning loop repeats and pays for. `fit_target` fuses and fine-tunes
+    the dense network once the labels are in; predictions then come from it until the next `fit`. Every `fit` starts
+    from the same weights, those the network had at the first one, and the network given is never changed.
+
+    Args:
+        module: a network; or a callable ``(input_shape, n_classes) -> network``; or None, a perceptron sized from a
+            table of numbers.
+        pruning_ratio: fraction of channels removed, 0 <= p < 1.
+        classes: all labels there are, in the order of the network's outputs; needed when the first batch does not
+            show them all, unless the labels are the numbers of the outputs.
+        scorer: name in `SCORERS`, or any `Scorer`.
+        trainer: any `Trainer`; None is a short full-precision one for tables, `TorchTrainer()` otherwise.
+        importance: see `prune`.
+        cross: see `fuse`.
+        distillation: a `Distillation`, or None.
+        target_trainer: see `PrunedProxySelector`.
+        fine_tune_lr_scale: see `PrunedProxySelector`.
+        sync_every: see `PrunedProxySelector`.
+        warm_start: whether `fit` trains on from the last weights.
+        dataset: a map-style Dataset (or arrays) that X then indexes: X holds row numbers, [n] or [n 1]. Pictures can so
+            be loaded lazily by hosts that only know arrays.
+        keep: see `prune`.
+        scope: see `prune`.
+        round_to: see `prune`.
+        random_state: seed of everything.
+
+    Attributes:
+        classes_: labels, in the order of the columns of `predict_proba`.
+        selector_: the `PrunedProxySelector` that does the work.
+        target_: the fused and fine-tuned network, after `fit_target`.
+        n_features_in_: columns of a table.
+
+    Example:
+        >>> from sklearn.datasets import load_iris
+        >>> X, y = load_iris(return_X_y=True)
+        >>> est = PruneFuseEstimator(random_state=0).fit(X[::3], y[::3])
+        >>> est.query(X, n_instances=4).shape
+        (4,)
+        >>> est.fit_target().score(X, y) > 0.9
+        True
+    """
+
+    def __init__(
+        self,
+        module: nn.Module | ModuleFactory | None = None,
+        pruning_ratio: float = 0.5,
+        *,
+        classes: Any = None,
+        scorer: str | Scorer = "least_confidence",
+        trainer: Trainer | None = None,
+        importance: Any = "l2",
+        cross: str | float = "preserve",
+        distillation: Distillation | None = None,
+        target_trainer: Trainer | None = None,
+        fine_tune_lr_scale: float | None = 0.2,
+        sync_every: int | None = None,
+        warm_start: bool = False,
+        dataset: Any = None,
+        keep: Any = (),
+        scope: str = "local",
+        round_to: int | None = None,
+        random_state: RngLike = None,
+    ) -> None:
+        self.module = module
+        self.pruning_ratio = pruning_ratio
+        self.classes = classes
+        self.scorer = scorer
+        self.trainer = trainer
+        self.importance = importance
+        self.cross = cross
+        self.distillation = distillation
+        self.target_trainer = target_trainer
+        self.fine_tune_lr_scale = fine_tune_lr_scale
+        self.sync_every = sync_every
+        self.warm_start = warm_start
+        self.dataset = dataset
+        self.keep = keep
+        self.scope = scope
+        self.round_to = round_to
+        self.random_state = random_state
+
+    # Training
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> PruneFuseEstimator:
+        """Train the proxy from the same starting weights as ever.
+
+        Args:
+            X: array, tensor or nested list [n ...], a map-style Dataset, or row numbers of `dataset`.
+            y: labels [n], numbers or strings; None: those of the Dataset.
+            sample_weight: weights [n].
+
+        Raises:
+            InputError: the data or labels cannot be used.
+        """
+        return self._fit(X, y, sample_weight, self.classes, continued=False)
+
+    def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> PruneFuseEstimator:
+        """Train the proxy on from its present weights, on these rows only; the first call starts it.
+
+        Args:
+            X: see `fit`.
+            y: see `fit`.
+            classes: all labels there are; used by the first call, instead of the constructor's.
+            sample_weight: see `fit`.
+        """
+        given = self.classes if classes is None else classes
+        return self._fit(X, y, sample_weight, given, continued=hasattr(self, "selector_"))
+
+    def fit_target(self, X: Any = None, y: Any = None, sample_weight: Any = None) -> PruneFuseEstimator:
+        """Fuse, and fine-tune the target; predictions come from it until the next `fit`.
+
+        Args:
+            X: see `fit`; None: the data of the last `fit` or `partial_fit` (not kept in pickles).
+            y: see `fit`.
+            sample_weight: see `fit`.
+        """
+        selector = self._fitted("fit_target")
+        if X is None:
+            self.target_ = selector.fit_target()
+            return self
+        data, labels = self._read_labelled(X, y, reset=False)
+        codes = encode(labels, self.classes_, "fit_target")
+        self.target_ = selector.fit_target(data, codes, check_weights(sample_weight))
+        return self
+
+    # Answers
+
+    def predict(self, X: Any) -> np.ndarray[Any, Any]:
+        """Return the likeliest label of each row, [n]."""
+        answer: np.ndarray[Any, Any] = self.classes_[self.predict_proba(X).argmax(1)]
+        return answer
+
+    def predict_proba(self, X: Any, return_embeddings: bool = False) -> Any:
+        """Return class probabilities, float64 [n c], rows sum to 1, columns as `classes_`; with embeddings if asked."""
+        needs = LOGITS | {"features"} if return_embeddings else LOGITS
+        signals = self._signals(X, needs, "predict_proba")
+        proba: Float64s = probabilities(signals)
+        return (proba, _array(signals.features)) if return_embeddings else proba
+
+    def embed(self, X: Any) -> np.ndarray[Any, Any]:
+        """Return the inputs of the last linear layer, [n d]."""
+        return _array(self._signals(X, frozenset({"features"}), "embed").features)
+
+    def query(
+        self,
+        X_pool: Any,
+        n_instances: int = 1,
+        *,
+        scorer: str | Scorer | None = None,
+        candidates: Any = None,
+        random_state: RngLike = None,
+        return_scores: bool = False,
+    ) -> Any:
+        """Return the samples to label next, asking the proxy.
+
+        Args:
+            X_pool: see `fit`.
+            n_instances: how many.
+            scorer: used instead of the estimator's own.
+            candidates: row numbers or a boolean mask of what may be picked; None: the whole pool.
+            random_state: seed of draws and ties for this call; the same call gives the same answer.
+            return_scores: return also the scores, float [k], or None where the scorer has none.
+
+        Returns:
+            int64 [k], best first, indices into `X_pool`.
+        """
+        selector = self._fitted("query")
+        data = self._read(X_pool, reset=False)
+        rng = random_state
+        if isinstance(rng, int | np.integer):  # another pool or round must draw other numbers from the same seed
+            rng = np.random.default_rng([int(rng), selector.round, len(data)])
+        picked = selector.select(data, n_instances, candidates, scorer=scorer, rng=rng)
+        indices: Int64s = picked.indices.numpy()
+        return (indices, None if picked.scores is None else picked.scores.numpy()) if return_scores else indices
+
+    @property
+    def costs_(self) -> CostLedger:
+        """What every stage of every fit since the estimator was made has cost."""
+        return self._fitted("costs_").costs
+
+    # Within
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, classes: Any, *, continued: bool) -> PruneFuseEstimator:
+        with _unchanged_on_error(self):
+            data, labels = self._read_labelled(X, y, reset=not continued)
+            weights = check_weights(sample_weight)
+            if not continued:
+                self._start(data, labels, weights, classes)
+            codes = encode(labels, self.classes_, "partial_fit" if continued else "fit")
+            self.selector_.fit(data, codes, weights, warm_start=continued or self.warm_start)
+            if hasattr(self, "target_"):
+                del self.target_
+        return self
+
+    def _start(self, data: Any, labels: Any, weights: Any, classes: Any) -> None:
+        """Set `classes_`, and a `selector_`: the present one if it was made with the same options."""
+        previous: PrunedProxySelector | None = getattr(self, "selector_", None)
+        trainer = self._default_trainer() if self.trainer is None else self.trainer
+        entropy = entropy_of(self.random_state)
+        outputs = count_outputs(trainer, self.module, data) if isinstance(self.module, nn.Module) else None
+        self.classes_ = known_classes(labels, classes, outputs)
+        setup = {**self.get_params(deep=False), "shape": _row_shape(data), "outputs": len(self.classes_)}
+        if previous is not None and self.module is not None and _same(self._setup, setup):
+            return
+        with isolated_rng(entropy % 2**63):
+            dense = self._build(data, weights)
+        options = {name: getattr(self, name) for name in SELECTOR_OPTIONS}
+        self.selector_ = PrunedProxySelector(dense, trainer=trainer, random_state=entropy, **options)
+        if previous is not None:
+            self.selector_.follow(previous)
+        self._setup: dict[str, Any] = setup
+
+    def _build(self, data: Any, weights: Any) -> nn.Module:
+        """Return the dense network."""
+        if isinstance(self.module, nn.Module):
+            return self.module
+        if self.module is None:
+            return mlp(data.x, len(self.classes_), weights)
+        built = self.module(_row_shape(data), len(self.classes_))
+        if not isinstance(built, nn.Module):
+            raise InputError(
+                f"module={self.module!r} was called with (input_shape, n_classes) and returned a "
+                f"{type(built).__name__}; it must return an nn.Module (or pass an instance of one)"
+            )
+        return built
+
+    def _default_trainer(self) -> Trainer:
+        return table_trainer() if self.module is None else TorchTrainer()
+
+    def _read_labelled(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, np.ndarray[Any, Any]]:
+        """Return a dataset and labels [n]."""
+        if self._is_array(X):
+            x, labels = validate_data(self, X, y, reset=reset, **self._array_rules())
+            return as_dataset(x), read_labels(labels)
+        data = self._read(X, reset=reset)
+        labels = labels_of(data) if y is None else y
+        if labels is None:
+            raise InputError("fit: the data has no labels; pass y, or a Dataset whose items are (input, label)")
+        return data, read_labels(labels)
+
+    def _read(self, X: Any, *, reset: bool) -> Any:
+        """Return X as a dataset; row numbers become rows of `dataset`."""
+        if self.dataset is not None:
+            rows = np.asarray(X)
+            if rows.dtype.kind not in "iu" or rows.size != len(rows):
+                raise InputError(
+                    f"with dataset= given, X must be row numbers of it, [n] or [n 1]; found {rows.shape} of {rows.dtype}"
+                )
+            return subset(as_dataset(self.dataset), rows.reshape(-1))
+        if self._is_array(X):
+            return as_dataset(validate_data(self, X, reset=reset, **self._array_rules()))
+        if self.module is None:
+            raise InputError(
+                f"X is a {type(X).__name__}; without module= a perceptron for tables is built: "
+                "pass an array [n d], or a module"
+            )
+        return as_dataset(X)
+
+    def _is_array(self, X: Any) -> bool:
+        """Tell whether scikit-learn should look at X; with a module, tensors, memmaps and datasets are read by batch."""
+        if self.dataset is not None or isinstance(X, Dataset):
+            return False
+        if self.module is None:
+            return not isinstance(X, Mapping)
+        return not isinstance(X, Tensor | np.memmap | Mapping | tuple) and (
+            isinstance(X, list) or hasattr(X, "__array__") or hasattr(X, "toarray")
+        )
+
+    def _array_rules(self) -> dict[str, Any]:
+        if self.module is None:
+            return {"dtype": (np.float64, np.float32)}
+        return {"dtype": "numeric", "allow_nd": True, "ensure_2d": False}
+
+    def _signals(self, X: Any, needs: frozenset[str], call: str) -> Signals:
+        selector = self._fitted(call)
+        return selector.signals(self._read(X, reset=False), needs, model=getattr(self, "target_", None))
+
+    def _fitted(self, call: str) -> PrunedProxySelector:
+        if not hasattr(self, "selector_"):
+            raise NotFittedError(f"{call}: this PruneFuseEstimator is not fitted yet; call fit(X, y) first")
+        selector: PrunedProxySelector = self.selector_
+        return selector
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "selector_")
+
+    def __sklearn_clone__(self) -> PruneFuseEstimator:
+        """Return an unfitted copy; `dataset` is shared, as it may be larger than memory."""
+        parameters = self.get_params(deep=False)
+        return type(self)(**{k: v if k == "dataset" else clone(v, safe=False) for k, v in parameters.items()})
+
+
+def count_outputs(trainer: Trainer, module: nn.Module, data: Any) -> int:
+    """Return how many logits `module` has."""
+    logits = trainer.infer(module, subset(data, range(min(2, len(data)))), LOGITS).logits
+    assert logits is not None
+    return int(logits.shape[1])
+
+
+def _array(values: Tensor | None) -> np.ndarray[Any, Any]:
+    assert values is not None  # what was asked for is there
+    array: np.ndarray[Any, Any] = values.numpy()
+    return array
+
+
+def _row_shape(data: Any) -> tuple[int, ...]:
+    """Return the shape of one input; of several inputs, the first one's."""
+    return tuple(np.shape(leaves(split_item(data[0])[0])[0]))
+
+
+def _same(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Tell whether two sets of options are the same objects or equal plain values; what data X indexes may differ."""
+    plain = (str, int, float, bool, tuple, type(None))
+    free = {"dataset", "classes", "warm_start"}
+    return all(
+        now[name] is before[name] or (isinstance(now[name], plain) and now[name] == before[name])
+        for name in now.keys() - free
+    )
+
+
+@contextlib.contextmanager
+def _unchanged_on_error(estimator: BaseEstimator) -> Iterator[None]:
+    """Put the attributes back if the block raises."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise

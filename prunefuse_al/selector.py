@@ -1,0 +1,367 @@
+"""The whole method: prune, train the proxy, pick what to label with it, fuse it back, fine-tune the target.
+
+PruneFuse V1: every round trains the proxy again from the same pruned initial weights; V2 (`sync_every`) cuts a new
+proxy from a target trained on what is labelled so far.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .costs import CostLedger
+from .data import as_dataset, split_item
+from .distillation import Distillation
+from .errors import FusionError, InputError, NotFittedError
+from .model_checks import check_model
+from .pruning import Proxy
+from .saving import load_selector, save_selector
+from .scorers import get_scorer
+from .scorers._select import check_k, select_top
+from .scoring import LOGITS, candidate_rows, check_needs, point_scores, read_signals
+from .steps import Options, State, all_signals, cut, entropy_of, fused_target, make_target, scoring
+from .training import TorchTrainer
+from .types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer, as_rng
+
+Int64s = np.ndarray[Any, np.dtype[np.int64]]
+Float64s = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class PrunedProxySelector:
+    """Chooses what to label with a pruned copy of a network, and gives the trained copy back to the network.
+
+    With the same `random_state`, fitting on the same data gives the same proxy, and asking again after the same
+    number of fits gives the same picks. A call that fails leaves the selector as it was.
+
+    Args:
+        model: the dense network; copied, never changed. Its present weights are what every round starts from.
+        pruning_ratio: fraction of channels removed, 0 <= p < 1; 0 is the dense baseline.
+        scorer: name in `SCORERS`, or any `Scorer`.
+        trainer: any `Trainer`; None is `TorchTrainer()`.
+        importance: which channels stay, see `prune`.
+        sync_every: None for V1; T for V2: before every T-th further round the proxy is fused, the target trained
+            on what is labelled, and a new proxy cut from it.
+        cross: what fusing does to the other weights, see `fuse`.
+        distillation: a `Distillation` that teaches the target by the proxy; None: what its trainer does.
+        example_inputs: what `model` takes, two rows; None takes them from the first data seen.
+        proxy: another network to select with instead of a pruned one (Selection via Proxy, Coleman et al., 2020);
+            nothing can be fused then, and the target is trained from the dense network's initial weights.
+        random_state: seed of everything; None draws one.
+        warm_start: train on from the last proxy instead of starting again each round.
+        target_trainer: trains the target at its own learning rate; None: `trainer`, at the lower rate stated next.
+        fine_tune_lr_scale: factor on `trainer`'s learning rates after fusing (a high rate throws the proxy's
+            knowledge away within an epoch); None or 1 leaves them.
+        recalibrate: re-estimate BatchNorm statistics where they are wrong: of a proxy cut from a network that has
+            been trained, and of the target unless ``cross="preserve"``, which keeps them exact.
+        fold_batchnorm: score pools with BatchNorm folded into the layer before it, where that is exact.
+        keep: layers never thinned, see `prune`.
+        scope: ``"local"`` or ``"global"``, see `prune`.
+        round_to: round widths to a multiple of this, see `prune`.
+
+    Raises:
+        InputError: an option is out of range or unknown.
+        UnsupportedModelError: the network cannot be worked on.
+
+    Attributes:
+        options: the options, checked and frozen.
+        history: what the trainer returned for the last `fit`.
+
+    Example:
+        >>> X, y = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
+        >>> with torch.random.fork_rng():
+        ...     net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+        >>> selector = PrunedProxySelector(net, 0.5, trainer=TorchTrainer(epochs=2, progress=False), random_state=0)
+        >>> picked = selector.fit(X[:20], y[:20]).query(X, k=5, candidates=range(20, 60))
+        >>> len(picked), bool((picked >= 20).all())
+        (5, True)
+        >>> selector.fit_target()[0].out_features
+        16
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pruning_ratio: float = 0.5,
+        *,
+        scorer: str | Scorer = "least_confidence",
+        trainer: Trainer | None = None,
+        importance: Any = "l2",
+        sync_every: int | None = None,
+        cross: str | float = "preserve",
+        distillation: Distillation | None = None,
+        example_inputs: Any = None,
+        proxy: nn.Module | None = None,
+        random_state: RngLike = None,
+        warm_start: bool = False,
+        target_trainer: Trainer | None = None,
+        fine_tune_lr_scale: float | None = 0.2,
+        recalibrate: bool = True,
+        fold_batchnorm: bool = True,
+        keep: Any = (),
+        scope: str = "local",
+        round_to: int | None = None,
+    ) -> None:
+        self.options = Options(
+            pruning_ratio=pruning_ratio,
+            scorer=get_scorer(scorer),
+            trainer=TorchTrainer() if trainer is None else trainer,
+            importance=importance,
+            sync_every=sync_every,
+            cross=cross,
+            distillation=distillation,
+            example_inputs=example_inputs,
+            warm_start=warm_start,
+            target_trainer=target_trainer,
+            fine_tune_lr_scale=fine_tune_lr_scale,
+            recalibrate=recalibrate,
+            fold_batchnorm=fold_batchnorm,
+            keep=keep,
+            scope=scope,
+            round_to=round_to,
+            entropy=entropy_of(random_state),
+        )
+        self.history: Any = None
+        self._state = State(copy.deepcopy(check_model(model)))
+        self._other = None if proxy is None else copy.deepcopy(check_model(proxy))
+        self._ledger = CostLedger()
+        self._labelled: Any = None
+
+    @property
+    def costs(self) -> CostLedger:
+        """One row per stage and round."""
+        return self._ledger
+
+    @property
+    def round(self) -> int:
+        """How many times `fit` has succeeded."""
+        return self._state.round
+
+    @property
+    def proxy(self) -> Proxy:
+        """The trained proxy, its channel map and its report.
+
+        Raises:
+            NotFittedError: before `fit`.
+            FusionError: the proxy is another network; `model` has it.
+        """
+        state = self._fitted("proxy")
+        if state.channel_map is None:
+            raise FusionError(
+                "proxy= was given: it is another network, with no place in the dense one and nothing to fuse; "
+                "fit_target() trains the dense network from its own weights, and `model` is the trained proxy"
+            )
+        return Proxy(self.model, state.channel_map, state.report)
+
+    @property
+    def model(self) -> nn.Module:
+        """The trained proxy network.
+
+        Raises:
+            NotFittedError: before `fit`.
+        """
+        trained = self._fitted("model").trained
+        assert trained is not None
+        return trained
+
+    def fit(
+        self, labelled: Any, y: Any = None, sample_weight: Any = None, *, warm_start: bool | None = None
+    ) -> PrunedProxySelector:
+        """Prune if needed, then train the proxy; returns the selector.
+
+        Args:
+            labelled: arrays, tensors, memmaps or a map-style Dataset, with labels in it or in `y`.
+            y: labels, int64 [n].
+            sample_weight: weights [n].
+            warm_start: overrides the selector's own for this call.
+
+        Raises:
+            InputError: the data cannot be used, or not by this network.
+            PruningError: the network cannot be pruned as asked.
+            NonFiniteError: NaN or infinity in inputs or loss.
+        """
+        data = _with_labels(as_dataset(labelled, y, sample_weight=sample_weight), "fit")
+        options, state, number = self.options, self._state, self.round + 1
+        warm = options.warm_start if warm_start is None else warm_start
+        with self._ledger.transaction():
+            if options.sync_every and state.round and state.round % options.sync_every == 0 and state.channel_map:
+                state = State(make_target(options, self._ledger, state, data, "sync"), round=state.round)
+            if state.start is None:
+                state = cut(options, self._ledger, state, self._other, data)
+            module = copy.deepcopy(state.trained if warm and state.trained is not None else state.start)
+            assert module is not None
+            with self._ledger.stage("train_proxy", round=number, network="proxy", dense=state.dense) as stage:
+                stage.watch(module)
+                # Without warm starts a round is a function of its data; with them, batches must not repeat themselves.
+                history = options.trainer.fit(module, data, seed=options.seed("train_proxy", number if warm else 0))
+        self._state = replace(state, trained=module, round=number)
+        self._labelled, self.history = data, history
+        return self
+
+    def query(self, pool: Any, k: int, candidates: Any = None) -> Int64s:
+        """Return the k samples to label next.
+
+        Args:
+            pool: arrays, tensors, memmaps or a map-style Dataset; read in chunks, labels in it are ignored.
+            k: how many, 1 to the number of candidates.
+            candidates: row numbers of `pool`, or a boolean mask, of what may be picked; None: all of it.
+
+        Returns:
+            int64 [k], best first, unique, indices into `pool`.
+
+        Raises:
+            BudgetError: `k` is not between 1 and the number of candidates.
+            NonFiniteError: NaN or infinity in rows of the pool, which are named.
+            NotFittedError: before `fit`.
+        """
+        picked: Int64s = self.select(pool, k, candidates).indices.numpy()
+        return picked
+
+    def select(
+        self, pool: Any, k: int, candidates: Any = None, *, scorer: str | Scorer | None = None, rng: RngLike = None
+    ) -> Selection:
+        """Return what `query` does as a `Selection`, with scores where the scorer gives them.
+
+        Args:
+            pool: see `query`.
+            k: see `query`.
+            candidates: see `query`.
+            scorer: used instead of the selector's own.
+            rng: breaks ties and draws; None: derived from `random_state` and the round.
+        """
+        state, options = self._fitted("query"), self.options
+        chosen = options.scorer if scorer is None else get_scorer(scorer)
+        needs, data = check_needs(chosen), as_dataset(pool)
+        rows = candidate_rows(candidates, len(data))
+        k = check_k("query", k, len(rows))
+        generator = as_rng(options.seed("query", state.round) if rng is None else rng)
+        signals, scores = Signals(rows), None
+        with self._ledger.transaction():
+            if needs:
+                labelled = self._require_labelled("query") if "labelled_features" in needs else None
+                with scoring(options, self._ledger, state, data, needs) as network:
+                    if isinstance(chosen, PointScorer):
+                        scores = point_scores(chosen, options.trainer, network, data, rows)
+                    else:
+                        signals = all_signals(options, network, data, rows, needs, labelled)
+            with self._ledger.stage("rank", round=state.round, network="proxy"):
+                if scores is not None:
+                    return select_top(type(chosen).__name__, scores, signals, k, generator)
+                return chosen.select(signals, k, rng=generator)
+
+    def predict_proba(self, X: Any) -> Float64s:
+        """Return class probabilities of the trained proxy, float64 [n c]; rows sum to 1."""
+        return probabilities(self.signals(X))
+
+    def signals(self, X: Any, needs: frozenset[str] = LOGITS, *, model: nn.Module | None = None) -> Signals:
+        """Return what the trained proxy says about every row of `X`; with `model`, what that one says.
+
+        Recorded as stage "predict", which is not counted as selection.
+        """
+        state, data = self._fitted("predict"), as_dataset(X)
+        network, role = (self.model, "proxy") if model is None else (model, "target")
+        with self._ledger.stage("predict", round=state.round, network=role, dense=state.dense) as stage:
+            stage.watch(network)
+            return read_signals(self.options.trainer, network, data, torch.arange(len(data)), needs)
+
+    def fuse(self) -> nn.Module:
+        """Return a new target: the trained proxy put back into the dense network, not fine-tuned.
+
+        Raises:
+            NotFittedError: before `fit`.
+            FusionError: the proxy is another network, not a part of this one.
+        """
+        state = self._fitted("fuse")
+        _ = self.proxy  # raises for another network
+        with self._ledger.transaction():
+            needs_data = self.options.recalibrate and self.options.cross != "preserve"
+            data = self._require_labelled("fuse") if needs_data else None
+            return fused_target(self.options, self._ledger, state, data, state.round)
+
+    def fit_target(self, labelled: Any = None, y: Any = None, sample_weight: Any = None) -> nn.Module:
+        """Return a new target, fused and fine-tuned.
+
+        Args:
+            labelled: see `fit`; None: the data of the last `fit`.
+            y: see `fit`.
+            sample_weight: see `fit`.
+
+        Raises:
+            NotFittedError: before `fit`, or without data in a selector that was loaded or unpickled.
+        """
+        state = self._fitted("fit_target")
+        given = self._require_labelled("fit_target") if labelled is None else labelled
+        data = _with_labels(as_dataset(given, y, sample_weight=sample_weight), "fit_target")
+        with self._ledger.transaction():
+            return make_target(self.options, self._ledger, state, data, "train_target")
+
+    def follow(self, other: PrunedProxySelector) -> None:
+        """Go on with the rounds and the ledger of `other`, whose place this selector takes, before its first fit."""
+        self._ledger, self._state = other._ledger, replace(self._state, round=other.round)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the selector to one file: safetensors with JSON in its header, all or nothing, no pickle.
+
+        The labelled data is not written. Options that JSON cannot hold, such as functions in a trainer, are left
+        out and asked for by `load`.
+        """
+        save_selector(path, self.options, self._state, self._other, self._ledger)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: nn.Module, **options: Any) -> PrunedProxySelector:
+        """Return the selector that `save` wrote: it picks the same samples.
+
+        Args:
+            path: the file.
+            model: a network of the same architecture, with any weights; it is not changed.
+            **options: constructor options that are not in the file (`trainer`, `proxy`, ...), or to replace.
+
+        Raises:
+            CheckpointError: damaged or foreign file, another architecture, or an option is missing.
+            FileNotFoundError: there is no such file.
+        """
+        saved = load_selector(path, model, options)
+        selector = cls(model, **saved.options)
+        selector._state, selector._ledger = saved.state, saved.ledger
+        selector.options = replace(selector.options, entropy=saved.entropy)
+        return selector
+
+    def _fitted(self, call: str) -> State:
+        if self._state.trained is None:
+            raise NotFittedError(f"{call}: nothing has been trained yet; call fit(labelled, y) first")
+        return self._state
+
+    def _require_labelled(self, call: str) -> Any:
+        if self._labelled is None:
+            raise NotFittedError(
+                f"{call}: the labelled data is not in memory (it is neither saved nor pickled with a selector); "
+                "call fit() again, or pass the data to fit_target()"
+            )
+        return self._labelled
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the user's data out of pickles: it may be larger than memory."""
+        return {**self.__dict__, "_labelled": None}
+
+    def __repr__(self) -> str:
+        o = self.options
+        name = type(self._state.dense).__name__
+        return f"<PrunedProxySelector of {name}, pruning_ratio={o.pruning_ratio}, {o.scorer!r}, round {self.round}>"
+
+
+def probabilities(signals: Signals) -> Float64s:
+    """Return the softmax of the logits, float64 [n c]; rows sum to 1."""
+    assert signals.logits is not None
+    result: Float64s = signals.logits.double().softmax(1).numpy()  # [n c]
+    return result
+
+
+def _with_labels(data: Any, call: str) -> Any:
+    if split_item(data[0])[1] is None:
+        raise InputError(f"{call}: the data has no labels; pass y, or a Dataset whose items are (input, label)")
+    return data

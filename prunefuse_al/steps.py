@@ -1,0 +1,254 @@
+"""The steps of the method, each measured in a ledger: cut a proxy, train it, score with it, make a target of it.
+
+Every step takes the options and a state and returns something new; `PrunedProxySelector` strings them together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from .channel_map import ChannelMap, check_cross
+from .costs import CostLedger
+from .distillation import Distillation
+from .errors import FallbackWarning, InputError
+from .folding import fold_batchnorm
+from .fusion import fuse
+from .pruning import Proxy, prune
+from .scoring import LOGITS, first_call, read_signals
+from .training import recalibrate_batchnorm
+from .types import RngLike, Scorer, Signals, Trainer, as_rng
+
+STAGES = ("prune", "train_proxy", "query", "train_target", "sync")  # the order is part of what a seed means
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """The options of a selector, checked; see `PrunedProxySelector`. `entropy` is what its seeds derive from."""
+
+    pruning_ratio: float
+    scorer: Scorer
+    trainer: Trainer
+    importance: Any
+    sync_every: int | None
+    cross: str | float
+    distillation: Distillation | None
+    example_inputs: Any
+    warm_start: bool
+    target_trainer: Trainer | None
+    fine_tune_lr_scale: float | None
+    recalibrate: bool
+    fold_batchnorm: bool
+    keep: Any
+    scope: str
+    round_to: int | None
+    entropy: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pruning_ratio, int | float) or not 0 <= self.pruning_ratio < 1:
+            raise InputError(f"pruning_ratio={self.pruning_ratio!r}; it is the share of channels removed, 0 <= p < 1")
+        if self.sync_every is not None and (not isinstance(self.sync_every, int) or self.sync_every < 1):
+            raise InputError(f"sync_every={self.sync_every!r}; pass None (V1) or a number of rounds from 1")
+        if self.fine_tune_lr_scale is not None and not 0 < self.fine_tune_lr_scale < float("inf"):
+            raise InputError(f"fine_tune_lr_scale={self.fine_tune_lr_scale!r}; pass a factor above 0, or None")
+        check_cross(self.cross)
+
+    def seed(self, stage: str, number: int = 0) -> int:
+        """Return the seed of a stage: the same in every process and, unless numbered, in every round."""
+        return int(np.random.SeedSequence([self.entropy, STAGES.index(stage), number]).generate_state(1)[0])
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What a fit replaces, at once and only when it succeeds.
+
+    Attributes:
+        dense: the network the proxy was cut from, with the weights it had then.
+        start: the proxy before training, None until the first fit.
+        channel_map: where its entries sit in `dense`; None when it is another network (Selection via Proxy).
+        report: what `prune` says about it.
+        trained: the proxy after training.
+        round: successful fits.
+    """
+
+    dense: nn.Module
+    start: nn.Module | None = None
+    channel_map: ChannelMap | None = None
+    report: Any = None
+    trained: nn.Module | None = None
+    round: int = 0
+
+
+def entropy_of(random_state: RngLike) -> int:
+    """Return the number all seeds derive from; None draws a fresh one."""
+    if isinstance(random_state, int | np.integer) and not isinstance(random_state, bool):
+        if random_state < 0:
+            raise InputError(f"random_state={random_state}; seeds start at 0")
+        return int(random_state)
+    return int(as_rng(random_state).integers(2**63))
+
+
+def cut(options: Options, ledger: CostLedger, state: State, other: nn.Module | None, data: Any) -> State:
+    """Return `state` with an untrained proxy: cut from the dense network, or `other` as it is."""
+    number = state.round + 1
+    with ledger.stage("prune", round=number, network="proxy") as stage:
+        if other is not None:
+            stage.describe(other)
+            return State(state.dense, other, round=state.round)
+        proxy = prune(
+            state.dense,
+            example(options, state.dense, data),
+            options.pruning_ratio,
+            importance=options.importance,
+            scope=options.scope,
+            keep=options.keep,
+            round_to=options.round_to,
+            random_state=options.seed("prune"),
+        )
+        stage.describe(proxy.module)
+    if options.recalibrate and options.pruning_ratio and any(_was_trained(m) for m in batchnorms(state.dense)):
+        _recalibrate(options, ledger, proxy.module, data, ("recalibrate", "proxy", number))
+    return State(state.dense, proxy.module, proxy.channel_map, proxy.report(), None, state.round)
+
+
+def make_target(options: Options, ledger: CostLedger, state: State, data: Any, stage_name: str) -> nn.Module:
+    """Return a target, fused (or the dense network itself if nothing can be) and trained on `data`.
+
+    The fused start is better than a random one, and a high learning rate would throw that away: the proxy's trainer
+    is used at `fine_tune_lr_scale` times its rate.
+    """
+    number = state.round + (stage_name == "sync")
+    fused = state.channel_map is not None
+    trainer = _target_trainer(options, fused)
+    teacher = state.trained if getattr(trainer, "distillation", None) is not None else None
+    target = fused_target(options, ledger, state, data, number) if fused else copy.deepcopy(state.dense)
+    with ledger.stage(stage_name, round=number, network="target", dense=state.dense) as stage:
+        stage.watch(target, *([teacher] if teacher is not None else []))
+        trainer.fit(target, data, teacher=teacher, seed=options.seed("train_target"))
+    return target
+
+
+def fused_target(options: Options, ledger: CostLedger, state: State, data: Any, number: int) -> nn.Module:
+    """Return the trained proxy put back into the dense network.
+
+    With ``cross="preserve"`` the target computes what the proxy does, so its BatchNorm statistics are right; otherwise
+    they are re-estimated on `data`.
+    """
+    assert state.channel_map is not None
+    assert state.trained is not None
+    with ledger.stage("fuse", round=number, network="target") as stage:
+        proxy = Proxy(state.trained, state.channel_map, state.report)
+        target = fuse(state.dense, proxy, cross=options.cross)
+        stage.describe(target)
+    if options.recalibrate and options.cross != "preserve" and batchnorms(target):
+        _recalibrate(options, ledger, target, data, ("recalibrate_target", "target", number))
+    return target
+
+
+@contextlib.contextmanager
+def scoring(
+    options: Options, ledger: CostLedger, state: State, data: Any, needs: frozenset[str]
+) -> Iterator[nn.Module]:
+    """Measure scoring and yield the network to score with: BatchNorm folded where only logits are read."""
+    assert state.trained is not None
+    with ledger.stage("score", round=state.round, network="proxy", dense=state.dense) as stage:
+        network = state.trained
+        if options.fold_batchnorm and needs == LOGITS and batchnorms(network):
+            args, kwargs = first_call(options.trainer, network, data)
+            network = network if kwargs else fold_batchnorm(network, *args) or network
+        stage.watch(network)
+        yield network
+
+
+def all_signals(
+    options: Options, network: nn.Module, data: Any, rows: Tensor, needs: frozenset[str], labelled: Any
+) -> Signals:
+    """Return everything in `needs` about `rows` of a pool, and about what is labelled where that is asked."""
+    signals = read_signals(options.trainer, network, data, rows, needs)
+    if "labelled_features" not in needs:
+        return signals
+    known = read_signals(options.trainer, network, labelled, torch.arange(len(labelled)), frozenset({"features"}))
+    return Signals(
+        rows, signals.logits, signals.features, signals.mc_logits, signals.labels, labelled_features=known.features
+    )
+
+
+def example(options: Options, model: nn.Module, data: Any) -> Any:
+    """Return the user's example inputs, or what the trainer calls `model` with for two rows, on its device."""
+    if options.example_inputs is not None:
+        return options.example_inputs
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    call = first_call(options.trainer, copy.deepcopy(model), data)
+    args, kwargs = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, call)
+    if kwargs:
+        return kwargs
+    return args[0] if len(args) == 1 else args
+
+
+def batchnorms(model: nn.Module) -> list[nn.Module]:
+    """Return the BatchNorm layers of a network."""
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def _was_trained(norm: nn.Module) -> bool:
+    """Tell whether a BatchNorm's statistics come from data: those of a wider network do not fit the proxy."""
+    counted = getattr(norm, "num_batches_tracked", None)
+    return counted is not None and int(counted) > 0
+
+
+def _recalibrate(options: Options, ledger: CostLedger, module: nn.Module, data: Any, row: tuple[str, str, int]) -> None:
+    name, role, number = row
+    with ledger.stage(name, round=number, network=role) as stage:
+        stage.watch(module)
+        recalibrate_batchnorm(module, data, **_reading(options.trainer))
+
+
+def _reading(trainer: Any) -> dict[str, Any]:
+    """Return how `trainer` reads data for evaluation, as far as it says."""
+    names = {
+        "batch_size": "batch_size",
+        "device": "device",
+        "transform": "eval_transform",
+        "num_workers": "num_workers",
+    }
+    return {option: getattr(trainer, name) for option, name in names.items() if hasattr(trainer, name)}
+
+
+def _target_trainer(options: Options, fused: bool) -> Any:
+    """Return the target's own trainer as it is, or a copy of the proxy's at the lower rate; with distillation set."""
+    trainer: Any = options.target_trainer or options.trainer
+    changes: dict[str, Any] = {}
+    if options.distillation is not None:
+        changes["distillation"] = options.distillation
+    if options.target_trainer is None and fused and options.fine_tune_lr_scale not in (None, 1):
+        changes["lr_scale"] = options.fine_tune_lr_scale
+    if "distillation" in changes and not hasattr(trainer, "distillation"):
+        raise InputError(
+            f"distillation= was given, but {type(trainer).__name__} has no `distillation` to set; "
+            "pass a TorchTrainer, or a target_trainer that distils by itself"
+        )
+    if "lr_scale" in changes and not hasattr(trainer, "lr_scale"):
+        del changes["lr_scale"]
+        warnings.warn(
+            f"{type(trainer).__name__} has no `lr_scale`, so the fused target is fine-tuned at the full learning rate; "
+            "pass a target_trainer=, or fine_tune_lr_scale=None if that is meant",
+            FallbackWarning,
+            stacklevel=4,
+        )
+    if not changes:
+        return trainer
+    if "lr_scale" in changes:
+        changes["lr_scale"] *= trainer.lr_scale
+    trainer = copy.copy(trainer)  # its parts may hold open devices, so no deep copy
+    for name, value in changes.items():
+        setattr(trainer, name, value)
+    return trainer

@@ -1,0 +1,97 @@
+"""Labels of any kind as numbers of a network's outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
+from torch import Tensor
+
+from .errors import InputError
+
+_SHOWN = 5
+
+
+def read_labels(y: Any) -> np.ndarray[Any, Any]:
+    """Return labels as an array [n] of numbers or strings.
+
+    Raises:
+        ValueError: two columns or more, or not labels of classes (scikit-learn's messages).
+    """
+    labels: np.ndarray[Any, Any] = column_or_1d(y.cpu().numpy() if isinstance(y, Tensor) else y, warn=True)
+    check_classification_targets(labels)
+    return labels
+
+
+def known_classes(labels: np.ndarray[Any, Any], classes: Any, outputs: int | None) -> np.ndarray[Any, Any]:
+    """Return the label of each output of the network, [c].
+
+    Args:
+        labels: what has been seen, [n].
+        classes: all labels in the order of the outputs, or None to conclude it from the labels.
+        outputs: outputs of the network, or None if it will be built for these classes.
+
+    Raises:
+        InputError: the number of classes does not fit, or cannot be known from these labels.
+    """
+    seen = np.unique(labels)
+    if classes is not None:
+        given = np.asarray(classes)
+        if given.ndim != 1 or len(np.unique(given)) < max(2, given.size):
+            raise InputError(f"classes={classes!r} must be two different labels or more, one for each output")
+        if outputs is not None and outputs != len(given):
+            raise InputError(f"classes= has {len(given)} labels, the network has {outputs} outputs; they must agree")
+        return given
+    if outputs is None or len(seen) == outputs:
+        if len(seen) < 2:
+            raise InputError(
+                f"y holds one class only ({seen[0]!r} in all {len(labels):,} rows), from which nothing can be learned; "
+                "label samples of a second one, or pass classes= if others will come"
+            )
+        return seen
+    if np.issubdtype(seen.dtype, np.integer) and seen[0] >= 0 and seen[-1] < outputs:
+        return np.arange(outputs)
+    raise InputError(
+        f"y holds {len(seen)} classes ({_some(seen)}), the network has {outputs} outputs; pass classes=, all labels in "
+        "the order of the outputs"
+        + ("" if len(seen) < outputs else f", and a network with at least {len(seen)} outputs")
+    )
+
+
+def encode(labels: np.ndarray[Any, Any], classes: np.ndarray[Any, Any], call: str) -> Tensor:
+    """Return the output that stands for each label, int64 [n].
+
+    Raises:
+        InputError: a label is not among the classes.
+    """
+    order = np.argsort(classes)
+    places = np.searchsorted(classes, labels, sorter=order).clip(max=len(classes) - 1)
+    codes = order[places]  # [n]
+    unknown = classes[codes] != labels
+    if np.any(unknown):
+        raise InputError(
+            f"{call}: {int(np.sum(unknown)):,} of {len(labels):,} labels are not among the {len(classes)} classes "
+            f"({_some(classes)}): {_some(np.unique(labels[unknown]))}; pass classes= with all of them"
+        )
+    return torch.from_numpy(codes.astype(np.int64))
+
+
+def check_weights(sample_weight: Any) -> np.ndarray[Any, Any] | None:
+    """Return weights as float64 [n], or None.
+
+    Raises:
+        InputError: none of them is above 0.
+    """
+    if sample_weight is None:
+        return None
+    weights = np.asarray(sample_weight.cpu() if isinstance(sample_weight, Tensor) else sample_weight, dtype=np.float64)
+    if not np.any(weights > 0):
+        raise InputError(f"sample_weight: all {weights.size:,} weights are zero or below; at least one must be above 0")
+    return weights
+
+
+def _some(values: np.ndarray[Any, Any]) -> str:
+    return ", ".join(map(str, values[:_SHOWN].tolist())) + (", ..." if len(values) > _SHOWN else "")

@@ -1,0 +1,329 @@
+"""The loop as the paper states it, with a trainer that knows nothing of this library."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fakes import PlainTrainer, blobs, mlp
+from torch import Tensor, nn
+
+from prunefuse_al import scoring
+from prunefuse_al.errors import BudgetError, FallbackWarning, FusionError, InputError, NonFiniteError, NotFittedError
+from prunefuse_al.scorers import SCORERS, least_confidence
+from prunefuse_al.selector import PrunedProxySelector
+from prunefuse_al.types import RngLike, Selection, Signals
+
+X, Y = blobs(160)
+
+
+def selector(ratio: float = 0.5, **options: Any) -> PrunedProxySelector:
+    options = {"trainer": PlainTrainer(), "random_state": 0, "fine_tune_lr_scale": None, **options}
+    return PrunedProxySelector(mlp(6, 16, 12, 3), ratio, **options)
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same_state(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_loop() -> None:
+    chosen = selector()
+    labelled = list(range(10))
+    for number in range(1, 4):
+        chosen.fit(X[labelled], Y[labelled])
+        mask = np.ones(len(X), bool)
+        mask[labelled] = False
+        picked = chosen.query(X, 8, candidates=mask)
+        assert picked.dtype == np.int64
+        assert len(set(picked.tolist()) | set(labelled)) == len(labelled) + 8
+        labelled += picked.tolist()
+        assert chosen.round == number
+    target = chosen.fit_target(X[labelled], Y[labelled])
+    assert [layer.out_features for layer in target if isinstance(layer, nn.Linear)] == [16, 12, 3]
+    assert (target(X).argmax(1) == Y).float().mean() > 0.9
+    stages = [(row.round, row.stage) for row in chosen.costs.rows()]
+    assert stages == [
+        *[(1, "prune"), (1, "train_proxy"), (1, "score"), (1, "rank"), (2, "train_proxy"), (2, "score"), (2, "rank")],
+        *[(3, "train_proxy"), (3, "score"), (3, "rank"), (3, "fuse"), (3, "train_target")],
+    ]
+    assert chosen.costs.ratio() < 0.6
+
+
+def test_the_users_network_is_never_changed() -> None:
+    model = mlp(6, 16, 3).train()
+    before = state_of(model)
+    chosen = PrunedProxySelector(model, trainer=PlainTrainer(), random_state=0, fine_tune_lr_scale=None)
+    chosen.fit(X, Y).fit_target()
+    assert same_state(state_of(model), before)
+    assert model.training
+    with torch.no_grad():
+        model[0].weight.zero_()  # nor does changing it later change the selector
+    assert not torch.equal(chosen.fuse()[0].weight, model[0].weight)
+
+
+def test_every_round_starts_from_the_same_pruned_weights() -> None:
+    chosen, fresh = selector(), selector()
+    first = state_of(chosen.fit(X[:40], Y[:40]).model)
+    chosen.fit(X[40:], Y[40:])
+    assert same_state(state_of(chosen.fit(X[:40], Y[:40]).model), first)
+    assert same_state(state_of(fresh.fit(X[:40], Y[:40]).model), first)
+
+
+def test_warm_start_goes_on() -> None:
+    cold, warm = selector(), selector(warm_start=True)
+    for each in (cold, warm):
+        each.fit(X[:40], Y[:40]).fit(X[:40], Y[:40])
+    assert warm.history < cold.history
+    assert cold.fit(X[:40], Y[:40], warm_start=True).history < cold.fit(X[:40], Y[:40]).history
+
+
+def test_fused_equals_proxy_before_fine_tuning() -> None:
+    chosen = selector().fit(X, Y)
+    torch.testing.assert_close(chosen.fuse()(X), chosen.model(X), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(chosen.predict_proba(X).sum(1), 1, rtol=1e-12)
+    assert chosen.predict_proba(X).dtype == np.float64
+
+
+def test_pruning_ratio_zero_is_the_dense_baseline() -> None:
+    dense, model = selector(0), mlp(6, 16, 12, 3)
+    PlainTrainer().fit(model, torch.utils.data.TensorDataset(X, Y))
+    assert same_state(state_of(dense.fit(X, Y).model), state_of(model))
+    assert dense.costs.ratio() == 1.0
+    assert same_state(state_of(dense.fuse()), state_of(model))
+
+
+def test_another_network_selects_and_nothing_is_fused() -> None:
+    other = mlp(6, 4, 3)
+    chosen = selector(proxy=other).fit(X, Y)
+    assert len(chosen.query(X, 3)) == 3
+    assert same_state(state_of(other), state_of(mlp(6, 4, 3)))
+    with pytest.raises(FusionError, match="fit_target"):
+        chosen.fuse()
+    target, alone = chosen.fit_target(), mlp(6, 16, 12, 3)
+    PlainTrainer().fit(alone, torch.utils.data.TensorDataset(X, Y))
+    assert same_state(state_of(target), state_of(alone))
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_queries_are_repeatable_and_the_same_from_copies(name: str) -> None:
+    chosen = selector(scorer=name).fit(X[:20], Y[:20])
+    first = chosen.query(X, 7)
+    np.testing.assert_array_equal(first, chosen.query(X, 7))
+    np.testing.assert_array_equal(first, copy.deepcopy(chosen).query(X, 7))
+    np.testing.assert_array_equal(first, pickle.loads(pickle.dumps(chosen)).query(X, 7))
+    np.testing.assert_array_equal(first, selector(scorer=name).fit(X[:20], Y[:20]).query(X, 7))
+
+
+def test_random_picks_differ_between_rounds() -> None:
+    chosen = selector(scorer="random").fit(X, Y)
+    first = chosen.query(X, 20)
+    assert set(first) != set(chosen.fit(X, Y).query(X, 20))
+
+
+def test_picks_the_least_confident_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = selector().fit(X[:20], Y[:20])
+    rows = torch.arange(20, 160, 3)
+    with torch.no_grad():
+        expected = rows[least_confidence(chosen.model(X[rows])).argsort(descending=True)[:9]]
+    whole = chosen.query(X, 9, candidates=rows)
+    monkeypatch.setattr(scoring, "CHUNK", 10)
+    trainer = chosen.options.trainer
+    assert isinstance(trainer, PlainTrainer)
+    trainer.inferred.clear()
+    np.testing.assert_array_equal(whole, chosen.query(X, 9, candidates=rows))
+    np.testing.assert_array_equal(whole, expected)
+    assert max(trainer.inferred) == 10
+    np.testing.assert_allclose(chosen.predict_proba(X), selector().fit(X[:20], Y[:20]).predict_proba(X), rtol=1e-6)
+
+
+class FarFromLabelled:
+    """A scorer that needs features of both sides and predicted labels."""
+
+    needs = frozenset({"features", "labelled_features", "labels"})
+
+    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
+        assert signals.features is not None
+        assert signals.labelled_features is not None
+        assert signals.labels is not None
+        assert signals.logits is None or len(signals.logits) == len(signals.features)
+        distance = torch.cdist(signals.features, signals.labelled_features).amin(1)
+        return Selection(signals.indices[distance.argsort(descending=True)[:k]])
+
+
+def test_a_scorer_of_the_users_own_gets_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = selector(scorer=FarFromLabelled()).fit(X[:20], Y[:20])
+    picked = chosen.query(X, 5)
+    assert not set(picked) & set(range(20))
+    monkeypatch.setattr(scoring, "CHUNK", 50)
+    np.testing.assert_array_equal(picked, chosen.query(X, 5))
+    with pytest.raises(NotFittedError, match="labelled data is not in memory"):
+        pickle.loads(pickle.dumps(chosen)).query(X, 5)
+
+
+class NeedsDynamics(FarFromLabelled):
+    needs = frozenset({"dynamics"})
+
+
+def test_what_a_pool_cannot_be_asked_for_is_refused() -> None:
+    with pytest.raises(InputError, match="NeedsDynamics needs dynamics"):
+        selector(scorer=NeedsDynamics()).fit(X, Y).query(X, 3)
+
+
+def test_candidates_as_numbers_and_as_a_mask_agree() -> None:
+    chosen = selector().fit(X, Y)
+    mask = np.arange(160) % 7 == 3
+    np.testing.assert_array_equal(chosen.query(X, 5, mask), chosen.query(X, 5, np.flatnonzero(mask)))
+    assert set(chosen.query(X, int(mask.sum()), torch.from_numpy(mask))) == set(np.flatnonzero(mask))
+
+
+@pytest.mark.parametrize(
+    ("k", "candidates", "error", "message"),
+    [
+        (161, None, BudgetError, "k=161 but there are 160 candidates"),
+        (0, None, BudgetError, "k=0 .* ask for 1 to 160"),
+        (1, np.zeros(160, bool), BudgetError, "nothing is left to label"),
+        (1, [], BudgetError, "nothing is left to label"),
+        (1, np.zeros(7, bool), InputError, "mask of length 7, but the pool has 160 rows"),
+        (1, [3, 160], InputError, "row 160, but the pool has rows 0 to 159"),
+        (1, [-1], InputError, "row -1"),
+        (1, [3, 3, 4], InputError, "1 repeated rows"),
+        (1, [0.5], InputError, "float64"),
+        (1.5, None, BudgetError, "whole number"),
+    ],
+)
+def test_bad_queries(k: Any, candidates: Any, error: type[Exception], message: str) -> None:
+    chosen = selector().fit(X, Y)
+    rows = len(chosen.costs)
+    with pytest.raises(error, match=message):
+        chosen.query(X, k, candidates)
+    assert len(chosen.costs) == rows
+
+
+def test_bad_rows_of_a_pool_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "CHUNK", 64)
+    pool = X.clone()
+    pool[[101, 140]] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"rows \[101\]"):
+        selector().fit(X, Y).query(pool, 3)
+
+
+def test_a_failed_fit_changes_nothing() -> None:
+    chosen = selector().fit(X, Y)
+    before, rows, picked = state_of(chosen.model), chosen.costs.rows(), chosen.query(X, 4)
+    rows = chosen.costs.rows()
+    with pytest.raises(NonFiniteError):
+        chosen.fit(torch.full_like(X, float("nan")), Y)
+    with pytest.raises(InputError, match="no labels"):
+        chosen.fit(X)
+    assert same_state(state_of(chosen.model), before)
+    assert (chosen.round, chosen.costs.rows()) == (1, rows)
+    np.testing.assert_array_equal(chosen.query(X, 4), picked)
+
+
+@pytest.mark.parametrize("call", ["query", "fuse", "fit_target", "predict_proba", "proxy", "model"])
+def test_nothing_works_before_fit(call: str) -> None:
+    chosen = selector()
+    with pytest.raises(NotFittedError, match="call fit"):
+        {
+            "query": lambda: chosen.query(X, 1),
+            "fuse": chosen.fuse,
+            "fit_target": lambda: chosen.fit_target(X, Y),
+            "predict_proba": lambda: chosen.predict_proba(X),
+            "proxy": lambda: chosen.proxy,
+            "model": lambda: chosen.model,
+        }[call]()
+    assert len(chosen.costs) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ratio": 1.0}, r"pruning_ratio=1.0.*0 <= p < 1"),
+        ({"ratio": -0.1}, r"pruning_ratio=-0.1"),
+        ({"scorer": "entrophy"}, "did you mean 'entropy'"),
+        ({"cross": "presrve"}, "presrve"),
+        ({"sync_every": 0}, "sync_every=0"),
+        ({"fine_tune_lr_scale": 0.0}, "fine_tune_lr_scale=0.0"),
+        ({"random_state": -1}, "random_state=-1"),
+        ({"random_state": "seven"}, "seven"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        selector(**options)
+
+
+def test_random_state_forms() -> None:
+    generator = np.random.default_rng(3)
+    a, b = selector(random_state=generator), selector(random_state=generator)
+    assert a.options.entropy != b.options.entropy
+    assert selector(random_state=np.random.RandomState(3)).options.entropy >= 0
+    assert selector(random_state=None).options.entropy != selector(random_state=None).options.entropy
+    assert selector(random_state=np.int64(5)).options.entropy == 5
+
+
+def test_a_trainer_without_lr_scale_is_told() -> None:
+    with pytest.warns(FallbackWarning, match="PlainTrainer has no `lr_scale`"):
+        selector(fine_tune_lr_scale=0.2).fit(X, Y).fit_target()
+
+
+def test_a_trainer_of_its_own_for_the_target() -> None:
+    own = PlainTrainer(epochs=0)
+    chosen = selector(target_trainer=own, fine_tune_lr_scale=0.2).fit(X, Y)
+    with pytest.raises(UnboundLocalError):  # no epoch, no loss: the fake's own mistake, which must come through
+        chosen.fit_target()
+    assert own.seen_teachers == [None]
+    assert [row.stage for row in chosen.costs.rows()] == ["prune", "train_proxy"]
+
+
+def test_the_teacher_is_the_proxy_only_when_the_trainer_distils() -> None:
+    trainer = PlainTrainer()
+    chosen = selector(trainer=trainer).fit(X, Y)
+    chosen.fit_target()
+    assert trainer.seen_teachers == [None, None]
+    distilling = PlainTrainer()
+    distilling.distillation = "on"  # type: ignore[attr-defined]
+    chosen = selector(target_trainer=distilling).fit(X, Y)
+    chosen.fit_target()
+    assert distilling.seen_teachers == [chosen.model]
+    row = chosen.costs.rows()[-1]
+    plain_forward = row.samples * (6 * 16 + 16 * 12 + 12 * 3)
+    assert row.forward_macs == plain_forward  # this fake never calls its teacher
+
+
+def test_v2_cuts_the_next_proxy_from_a_trained_target() -> None:
+    chosen = selector(sync_every=2)
+    first = state_of(chosen.fit(X[:30], Y[:30]).proxy.module)
+    chosen.fit(X[:40], Y[:40])
+    dense = chosen._state.dense
+    chosen.fit(X[:50], Y[:50])
+    assert chosen._state.dense is not dense
+    assert [row.stage for row in chosen.costs.rows() if row.round == 3] == ["fuse", "sync", "prune", "train_proxy"]
+    cut = chosen.proxy.channel_map.extract(chosen._state.dense.state_dict())
+    assert chosen._state.start is not None
+    assert same_state(cut, state_of(chosen._state.start))
+    assert not same_state(first, cut)
+    assert [row.round for row in chosen.fit(X[:50], Y[:50]).costs.rows()][-1] == 4
+    torch.testing.assert_close(chosen.fuse()(X), chosen.model(X), rtol=1e-5, atol=1e-5)
+
+
+def test_datasets_without_labels_and_pools_with_them() -> None:
+    pairs = torch.utils.data.TensorDataset(X, Y)
+    chosen = selector().fit(pairs)
+    np.testing.assert_array_equal(chosen.query(pairs, 5), chosen.query(X, 5))
+    with pytest.raises(InputError, match="no labels"):
+        selector().fit([1.0, 2.0])
+
+
+def test_repr_tells_what_it_is() -> None:
+    text = repr(selector().fit(X, Y))
+    assert "pruning_ratio=0.5" in text
+    assert "round 1" in text
