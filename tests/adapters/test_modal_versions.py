@@ -1,4 +1,4 @@
-"""Both versions of modAL that pip may give a user pass test_modal.py, each from an overlay of its own."""
+"""Both versions of modAL that pip may give a user pass the adapter's tests, each from an overlay of its own."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def test_the_adapter_passes_its_tests_on(version, tmp_path):
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path)]
     subprocess.run([*pip, f"modAL-python=={version}"], check=True, capture_output=True)
     here = Path(__file__)
+    suites = [str(here.with_name(name)) for name in ("test_modal.py", "test_modal_loop.py")]
     code = (
         "import importlib.metadata as m, sys, pytest; print('modAL', m.version('modAL-python'));"
-        f"sys.exit(pytest.main(['-q', '-rs', '-p', 'no:cacheprovider', {str(here.with_name('test_modal.py'))!r}]))"
+        f"sys.exit(pytest.main(['-q', '-rs', '-p', 'no:cacheprovider', *{suites!r}]))"
     )
     path = [str(tmp_path), str(Path(prunefuse_al.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(

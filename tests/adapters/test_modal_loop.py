@@ -1,0 +1,105 @@
+"""modAL's own learners around a PruneFuseEstimator, from the first labels to the fused target."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from torch import nn
+
+pytest.importorskip("modAL.models")
+from modAL.models import ActiveLearner, Committee
+from modAL.uncertainty import uncertainty_sampling
+
+from prunefuse_al import PruneFuseEstimator, TorchTrainer
+from prunefuse_al.adapters.modal import query_strategy
+
+OURS = query_strategy("entropy")
+
+
+def network():
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 32), nn.ReLU(),
+        nn.Linear(32, 10),
+    )  # fmt: skip
+
+
+def estimator(seed=0):
+    trainer = TorchTrainer(epochs=12, batch_size=32, device="cpu", progress=False)
+    return PruneFuseEstimator(lambda shape, classes: network(), 0.5, trainer=trainer, random_state=seed)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    images, y = load_digits(return_X_y=True)
+    return images.reshape(-1, 1, 8, 8).astype(np.float32) / 16, y
+
+
+def learner(digits, strategy=OURS, seed=0):
+    X, y = digits
+    return ActiveLearner(estimator(seed), strategy, X_training=X[:100], y_training=y[:100])
+
+
+def scored(est):
+    return sum(row.samples for row in est.costs_.rows if row.stage == "score")
+
+
+@pytest.mark.parametrize("strategy", [uncertainty_sampling, OURS], ids=["modal", "ours"])
+@pytest.mark.parametrize("only_new", [False, True])
+def test_the_whole_loop(digits, strategy, only_new):
+    X, y = digits
+    active = learner(digits, strategy)
+    pool = np.arange(100, 500)
+    for _ in range(2):
+        rows, samples = active.query(X[pool], n_instances=50)
+        np.testing.assert_array_equal(samples, X[pool[rows]])
+        assert len(set(rows.tolist())) == 50
+        active.teach(X[pool[rows]], y[pool[rows]], only_new=only_new)
+        pool = np.delete(pool, rows)
+    before = active.score(X[500:], y[500:])
+    assert before > 0.3
+    target = active.estimator.fit_target().target_
+    assert [p.shape for p in target.parameters()] == [p.shape for p in network().parameters()]
+    assert active.score(X[500:], y[500:]) > before - 0.1
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_a_query_is_one_pass_of_the_proxy_over_the_pool_and_the_cores_own_answer(digits, k):
+    X, _ = digits
+    active = learner(digits)
+    pool = X[100:300]
+    rows, _ = active.query(pool, n_instances=k)
+    assert scored(active.estimator) == len(pool)
+    assert (rows.dtype, rows.shape) == (np.int64, (k,))
+    np.testing.assert_array_equal(rows, active.estimator.query(pool, k, scorer="entropy", random_state=0))
+    np.testing.assert_array_equal(rows, active.query(pool, n_instances=k)[0])
+
+
+def test_the_estimators_own_errors_come_through(digits):
+    X, _ = digits
+    with pytest.raises(ValueError, match="k=11 but there are 10 candidates"):
+        learner(digits).query(X[:10], n_instances=11)
+    with pytest.raises(ValueError, match="fit"):
+        ActiveLearner(estimator(), OURS).query(X[:10])
+
+
+def test_a_committee_of_proxies(digits):
+    X, y = digits
+    committee = Committee([learner(digits, seed=seed) for seed in (0, 1)], OURS)
+    rows, _ = committee.query(X[100:200], n_instances=10)
+    assert len(set(rows.tolist())) == 10
+    committee.teach(X[100:200][rows], y[100:200][rows])
+    assert committee.score(X[500:], y[500:]) > 0.3
+    for member in committee:
+        member.estimator.fit_target()
+
+
+def test_string_labels_and_row_numbers_as_inputs(digits):
+    X, y = digits
+    names = np.array([f"digit {label}" for label in y])
+    est = estimator().set_params(dataset=X)
+    active = ActiveLearner(est, OURS, X_training=np.arange(100)[:, None], y_training=names[:100])
+    rows, samples = active.query(np.arange(100, 300)[:, None], n_instances=20)
+    np.testing.assert_array_equal(samples[:, 0], rows + 100)
+    active.teach(samples, names[samples[:, 0]])
+    assert active.score(np.arange(500, 800)[:, None], names[500:800]) > 0.3
