@@ -160,13 +160,21 @@ def subset(dataset: Any, indices: Any) -> Any:
     return RowSubset(dataset, rows)
 
 
-def labels_of(dataset: Any) -> Tensor | None:
-    """Return all labels of a dataset, [n ...]; None where it has none. Only foreign datasets are read item by item."""
+def labels_of(dataset: Any, *, read: bool = True) -> Tensor | None:
+    """Return all labels of a dataset, [n ...]; None where it has none.
+
+    Args:
+        dataset: from `as_dataset`.
+        read: read a foreign dataset item by item; with False its labels count as unknown.
+    """
     if isinstance(dataset, ArrayDataset | PairedDataset):
         return dataset.y
-    if isinstance(dataset, RowSubset) and isinstance(dataset.dataset, ArrayDataset | PairedDataset | RowSubset):
-        whole = labels_of(dataset.dataset)
-        return None if whole is None else whole[dataset.rows]
+    if isinstance(dataset, RowSubset):
+        if isinstance(dataset.dataset, ArrayDataset | PairedDataset | RowSubset) or not read:
+            whole = labels_of(dataset.dataset, read=read)
+            return None if whole is None else whole[dataset.rows]
+    elif not read:
+        return None
     if split_item(dataset[0])[1] is None:
         return None
     return torch.as_tensor(np.asarray([np.asarray(split_item(dataset[i])[1]) for i in range(len(dataset))]))

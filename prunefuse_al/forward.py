@@ -50,9 +50,9 @@ class Forward:
     def __call__(self, model: nn.Module, inputs: Any) -> Any:
         """Return the network's raw output for prepared inputs."""
         if self.autocast is None:
-            return _call(model, inputs)
+            return call(model, inputs)
         with torch.autocast(self.device.type, dtype=self.autocast):
-            return _call(model, inputs)
+            return call(model, inputs)
 
     def _cast(self, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -85,7 +85,8 @@ def forward_for(
     return Forward(device, dtype, integers, transform, autocast, channels_last)
 
 
-def _call(model: nn.Module, inputs: Any) -> Any:
+def call(model: Callable[..., Any], inputs: Any) -> Any:
+    """Return `model` of a tensor, or of a tuple or dict of tensors as its arguments."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)

@@ -1,0 +1,302 @@
+"""The training loop behind `TorchTrainer.fit`: checks first, then epochs, the last good weights always at hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from tqdm import tqdm
+
+from .arrays import nonfinite_rows
+from .data import BatchLoader, check_finite, labels_of, subset
+from .distillation import Distillation, distillation_loss
+from .errors import InputError, NonFiniteError
+from .forward import Forward, explained, forward_for, logits_of, settled
+from .losses import Objective, check_labels, class_weight_tensor, hits_of, weighted_mean
+from .placement import Processes, Weights, in_training, repeatable
+from .rng import isolated_rng
+from .stopping import EarlyStopping, Watch
+
+MakeSchedule = Callable[[torch.optim.Optimizer], Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run needs, resolved and checked; see `TorchTrainer` for what the options mean."""
+
+    epochs: int
+    batch_size: int
+    eval_batch_size: int
+    make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+    make_schedule: MakeSchedule
+    loss: Any
+    class_weight: Any
+    transform: Any
+    eval_transform: Any
+    early_stopping: EarlyStopping | None
+    validation: Any
+    device: torch.device
+    autocast: torch.dtype | None
+    channels_last: bool
+    compile_options: dict[str, Any] | None
+    progress: bool
+    distillation: Distillation | None
+    accelerator: Any
+    num_workers: int
+    grad_clip: float | None
+    deterministic: bool
+    seed: int
+
+
+@dataclass
+class Outcome:
+    """What a run leaves behind, besides the trained network."""
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int | None = None
+    stopped_early: bool = False
+    samples: int = 0
+    seconds: float = 0.0
+
+
+class Run:
+    """One training of one network on one dataset."""
+
+    def __init__(self, plan: Plan, model: nn.Module, dataset: Any, teacher: nn.Module | None) -> None:
+        self.plan, self.model, self.data = plan, model, dataset
+        self.teacher = teacher if plan.distillation is not None else None
+        self.params = [p for p in model.parameters() if p.requires_grad]
+        if not self.params:
+            raise InputError("no parameter of the network requires a gradient: there is nothing to train")
+        self.processes = Processes(plan.accelerator)
+        self.rows, self.validation = torch.arange(len(dataset)), plan.validation
+        if plan.early_stopping is not None and plan.validation is None:
+            labels = labels_of(dataset, read=False)
+            self.rows, held = plan.early_stopping.split(len(dataset), labels, plan.seed)
+            self.validation = subset(dataset, held)
+        self.dataset = dataset if len(self.rows) == len(dataset) else subset(dataset, self.rows)
+        self.outcome = Outcome()
+
+    def go(self) -> Outcome:
+        """Train; on any failure the network has the weights of its last good epoch (or its first ones)."""
+        plan, start = self.plan, time.perf_counter()
+        with (
+            isolated_rng(plan.seed, plan.device),
+            repeatable(plan.deterministic),
+            in_training(self.model, plan.device, channels_last=plan.channels_last),
+            settled(self.teacher, device=plan.device),
+        ):
+            self.last_good = Weights(self.model)
+            try:
+                self._set_up()
+                with self.processes.prepared(self.model, self._compiled(), self.optimizer) as (net, optimizer):
+                    self.net, self.stepper = net, optimizer
+                    self._epochs()
+            except BaseException:
+                self.last_good.restore()
+                raise
+        self.outcome.seconds = time.perf_counter() - start
+        return self.outcome
+
+    # ---- before the first epoch ----
+
+    def _set_up(self) -> None:
+        plan, count = self.plan, self.processes.count
+        size = -(-plan.batch_size // count)
+        self.loader = BatchLoader(self.dataset, size, num_workers=plan.num_workers, seed=plan.seed)
+        self.generator = torch.Generator().manual_seed(plan.seed)
+        self.forward = self._forward(plan.transform)
+        self.eval_forward = self._forward(plan.eval_transform)
+        n_outputs = self._probe()
+        known = labels_of(self.dataset, read=plan.class_weight == "balanced")
+        self.objective = Objective(
+            plan.loss, class_weight_tensor(plan.class_weight, known, n_outputs or 0), plan.device
+        )
+        self.n_outputs = n_outputs
+        for labels in (known, labels_of(self.validation, read=False) if self.validation is not None else None):
+            if labels is not None and n_outputs is not None:
+                check_labels(labels, n_outputs, self.objective.ignored)
+        self.optimizer = plan.make_optimizer(self.params)
+        self.schedule = plan.make_schedule(self.optimizer)
+        self.scaler = torch.amp.GradScaler(plan.device.type) if plan.autocast == torch.float16 else None
+
+    def _forward(self, transform: Any) -> Forward:
+        plan = self.plan
+        return forward_for(
+            self.model, plan.device, transform=transform, autocast=plan.autocast, channels_last=plan.channels_last
+        )
+
+    def _probe(self) -> int | None:
+        """Pass two rows, in eval mode, so that what cannot work fails now; return the number of outputs."""
+        _, x, y, _ = next(self.loader.batches(torch.arange(min(2, len(self.dataset)))))
+        if y is None:
+            check_labels(None, 0)
+        self.model.eval()
+        with torch.no_grad(), explained(self.model, x):
+            inputs = self.forward.inputs(x)
+            logits = logits_of(self.forward(self.model, inputs))
+            if self.teacher is not None:
+                taught = logits_of(self.forward(self.teacher, inputs))
+                if taught.shape != logits.shape:
+                    shapes = f"the teacher gives {list(taught.shape)}, the network {list(logits.shape)}"
+                    raise InputError(f"{shapes}: distillation needs the same outputs")
+        return logits.shape[1] if logits.ndim == 2 else None
+
+    def _compiled(self) -> nn.Module:
+        if self.plan.compile_options is None:
+            return self.model
+        compiled: nn.Module = torch.compile(self.model, **self.plan.compile_options)  # type: ignore[assignment]
+        return compiled
+
+    # ---- epochs ----
+
+    def _epochs(self) -> None:
+        plan, rule = self.plan, self.plan.early_stopping
+        watch, best = (Watch(rule), Weights(self.model)) if rule is not None else (None, None)
+        bar = tqdm(
+            total=plan.epochs, disable=None if plan.progress and self.processes.index == 0 else True, unit="epoch"
+        )
+        with bar:
+            for epoch in range(1, plan.epochs + 1):
+                row = {"epoch": epoch, "lr": float(self.optimizer.param_groups[0]["lr"]), **self._train(epoch)}
+                if self.validation is not None:
+                    row |= self._evaluate(epoch)
+                self.last_good.keep()
+                self.outcome.epochs.append(row)
+                self._step_schedule(row)
+                bar.update()
+                bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+                if watch is None or best is None:
+                    continue
+                if watch.improved(epoch, row["val_loss"], row["val_accuracy"]):
+                    best.keep()
+                elif watch.exhausted(epoch):
+                    self.outcome.stopped_early = epoch < plan.epochs
+                    break
+        if watch is not None and best is not None:
+            best.restore()
+            self.outcome.best_epoch = watch.best_epoch
+
+    def _train(self, epoch: int) -> dict[str, float]:
+        """Train one epoch; return mean loss and accuracy over it (of the weights as they were at each step)."""
+        self.model.train()
+        order = self.processes.share(torch.randperm(len(self.dataset), generator=self.generator))
+        share = 0.0 if self.teacher is None else self._distillation.weight(epoch - 1, self.plan.epochs)
+        losses: list[Tensor] = []
+        hits: list[Tensor] = []
+        sizes: list[int] = []
+        for rows, x, y, w in self.loader.batches(order, merge_single=True):
+            if epoch == 1:
+                self._check_batch(x, y)
+            assert y is not None
+            with explained(self.model, x) if not losses else nullcontext():
+                loss, hit = self._step(x, y, w, share)
+            losses.append(loss)
+            hits.append(hit)
+            sizes.append(len(rows))
+        self.outcome.samples += sum(sizes) * self.processes.count
+        self.processes.align_buffers(self.model)
+        return self._summary(epoch, torch.stack(losses), torch.stack(hits), sizes)
+
+    def _step(self, x: Any, y: Tensor, w: Tensor | None, share: float) -> tuple[Tensor, Tensor]:
+        plan, device = self.plan, self.plan.device
+        inputs, y = self.forward.inputs(x), y.to(device, non_blocking=True)
+        w = None if w is None else w.to(device, non_blocking=True)
+        logits = self._logits(self.net, inputs)
+        loss = self.objective(logits, y, w)
+        if share and self.teacher is not None:
+            with torch.no_grad():
+                taught = self._logits(self.teacher, inputs)
+            kl = distillation_loss(logits, taught, self._distillation.tau)
+            loss = (1 - share) * loss + share * weighted_mean(kl, self.objective.weights(y, w, kl))
+        self.stepper.zero_grad(set_to_none=True)
+        self._backward(loss)
+        if plan.grad_clip is not None:
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optimizer)
+            clip = torch.nn.utils.clip_grad_norm_ if plan.accelerator is None else plan.accelerator.clip_grad_norm_
+            clip(self.params, plan.grad_clip)
+        if self.scaler is None:
+            self.stepper.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return loss.detach(), hits_of(logits.detach(), y)
+
+    @property
+    def _distillation(self) -> Distillation:
+        assert self.plan.distillation is not None  # there is a teacher only with one
+        return self.plan.distillation
+
+    def _logits(self, net: nn.Module, inputs: Any) -> Tensor:
+        accelerator = self.plan.accelerator
+        with accelerator.autocast() if accelerator is not None else nullcontext():
+            logits = logits_of(self.forward(net, inputs))
+        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+    def _backward(self, loss: Tensor) -> None:
+        if self.plan.accelerator is not None:
+            self.plan.accelerator.backward(loss)
+        elif self.scaler is not None:
+            self.scaler.scale(loss).backward()
+        else:
+            loss.backward()
+
+    def _step_schedule(self, row: dict[str, float]) -> None:
+        if isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step(row.get("val_loss", row["loss"]))
+        elif self.schedule is not None:
+            self.schedule.step()
+
+    def _evaluate(self, epoch: int) -> dict[str, float]:
+        """Return loss and accuracy on the held-out rows, each process seeing all of them."""
+        losses: list[Tensor] = []
+        hits: list[Tensor] = []
+        sizes: list[int] = []
+        self.model.eval()
+        loader = BatchLoader(self.validation, self.plan.eval_batch_size, num_workers=self.plan.num_workers)
+        with torch.no_grad():
+            for rows, x, y, w in loader.batches():
+                if epoch == 1:
+                    self._check_batch(x, y)
+                assert y is not None
+                inputs, y = self.eval_forward.inputs(x), y.to(self.plan.device)
+                logits = self._logits(self.model, inputs)
+                losses.append(self.objective(logits, y, None if w is None else w.to(self.plan.device)))
+                hits.append(hits_of(logits, y))
+                sizes.append(len(rows))
+        found = self._summary(epoch, torch.stack(losses), torch.stack(hits), sizes, "validation loss")
+        return {f"val_{name}": value for name, value in found.items()}
+
+    # ---- what is said when it goes wrong ----
+
+    def _check_batch(self, x: Any, y: Any) -> None:
+        if y is None or self.n_outputs is not None:
+            check_labels(y, self.n_outputs or 0, self.objective.ignored)
+        if bad := len(nonfinite_rows(x)):
+            check_finite(self.data)  # names all such rows
+            raise NonFiniteError(f"inputs hold NaN or infinity in {bad} rows of a batch")  # the dataset is random
+
+    def _summary(
+        self, epoch: int, losses: Tensor, hits: Tensor, sizes: list[int], what: str = "loss"
+    ) -> dict[str, float]:
+        """Return the means over rows; the first place where the device is waited for."""
+        losses = self.processes.mean(losses.float()).cpu().double()
+        hits = self.processes.mean(hits.float()).cpu().double()
+        bad = (~losses.isfinite()).nonzero().flatten()
+        if len(bad) or not self.last_good.finite():
+            where = f"{what} became {float(losses[bad[0]])}" if len(bad) else "weights became NaN or infinite"
+            step = f", step {int(bad[0]) + 1} of {len(losses)}" if len(bad) else ""
+            lr = self.optimizer.param_groups[0]["lr"]
+            raise NonFiniteError(
+                f"the {where} in epoch {epoch} of {self.plan.epochs}{step} at lr {float(lr):g}: the network keeps its "
+                f"weights of the end of epoch {epoch - 1}; lower the rate, set grad_clip, or use precision='fp32'"
+            )
+        weights = torch.tensor(sizes, dtype=torch.float64)
+        return {"loss": float((losses * weights).sum() / weights.sum()), "accuracy": float(hits.sum() / weights.sum())}

@@ -1,0 +1,131 @@
+"""Putting a network where it is trained and back, remembering its last good weights, and lending it to accelerate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .precision import home_device
+
+
+@contextmanager
+def in_training(model: nn.Module, device: torch.device, *, channels_last: bool) -> Iterator[None]:
+    """Have a network on `device`, in the wanted layout, for the block; then put device, layout and modes back.
+
+    Gradients are dropped at the end: they belong to a training that is over.
+    """
+    home = home_device(model)
+    modes = [(module, module.training) for module in model.modules()]
+    relaid = [p for p in model.parameters() if p.ndim == 4 and p.is_contiguous()] if channels_last else []
+    try:
+        if home is not None and home != device:
+            model.to(device)
+        for p in relaid:
+            p.data = p.data.contiguous(memory_format=torch.channels_last)
+        yield
+    finally:
+        model.zero_grad(set_to_none=True)
+        for p in relaid:
+            p.data = p.data.contiguous()
+        for module, training in modes:
+            module.training = training
+        if home is not None and home != device:
+            model.to(home)
+
+
+@contextmanager
+def repeatable(deterministic: bool) -> Iterator[None]:
+    """Have cuDNN choose deterministic kernels without timing them, for the block."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    try:
+        if deterministic:
+            cudnn.deterministic, cudnn.benchmark = True, False
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+
+
+class Weights:
+    """A copy of all parameters and buffers of a network, kept beside it on its device."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.kept = [tensor.detach().clone() for tensor in self._tensors()]
+        # A mask of -inf is a buffer like any other: only what is finite now must stay so.
+        self.watched = [bool(tensor.isfinite().all()) for tensor in self.kept]
+
+    def keep(self) -> None:
+        """Copy the network's present values."""
+        for kept, tensor in zip(self.kept, self._tensors(), strict=True):
+            kept.copy_(tensor.detach())
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the copied values back into the network."""
+        for kept, tensor in zip(self.kept, self._tensors(), strict=True):
+            tensor.copy_(kept)
+
+    def finite(self) -> bool:
+        """Return whether all that was finite at first still is."""
+        # A sum is finite only if all its terms are; one number a tensor, one wait for the device.
+        watched = zip(self._tensors(), self.watched, strict=True)
+        sums = [t.detach().sum(dtype=torch.float32) for t, watch in watched if watch and t.is_floating_point()]
+        return not sums or bool(torch.stack([s.to(sums[0].device) for s in sums]).isfinite().all())
+
+    def _tensors(self) -> list[Tensor]:
+        return [*self.model.parameters(), *self.model.buffers()]
+
+
+class Processes:
+    """One process, or those of an `accelerate.Accelerator`, which is handed in and never imported."""
+
+    def __init__(self, accelerator: Any) -> None:
+        self.accelerator = accelerator
+        self.count: int = 1 if accelerator is None else accelerator.num_processes
+        self.index: int = 0 if accelerator is None else accelerator.process_index
+
+    @contextmanager
+    def prepared(self, model: nn.Module, net: nn.Module, optimizer: Any) -> Iterator[tuple[nn.Module, Any]]:
+        """Yield network and optimiser as the accelerator wants them; undo what it did to the network after."""
+        if self.accelerator is None:
+            yield net, optimizer
+            return
+        lists = [getattr(self.accelerator, name, []) for name in ("_models", "_optimizers")]
+        lengths, own_forward = [len(held) for held in lists], "forward" in vars(model)
+        try:
+            yield self.accelerator.prepare(net, optimizer)
+        finally:
+            self.accelerator.unwrap_model(net, keep_fp32_wrapper=False)
+            for held, length in zip(lists, lengths, strict=True):
+                del held[length:]  # or every round's network would stay in memory
+            if not own_forward:
+                vars(model).pop("forward", None)
+                vars(model).pop("_original_forward", None)
+
+    def share(self, order: Tensor) -> Tensor:
+        """Return this process's rows of an order; the end wraps around so that all get equally many."""
+        if self.count == 1:
+            return order
+        short = -len(order) % self.count
+        return torch.cat([order, order.repeat(-(-short // len(order)) if short else 0)[:short]])[
+            self.index :: self.count
+        ]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean over processes."""
+        if self.count == 1:
+            return values
+        reduced: Tensor = self.accelerator.reduce(values, reduction="mean")
+        return reduced
+
+    def align_buffers(self, model: nn.Module) -> None:
+        """Give every process the mean of the running statistics, so that all hold one network."""
+        if self.count > 1:
+            for buffer in model.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self.mean(buffer.clone()))

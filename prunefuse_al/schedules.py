@@ -1,0 +1,127 @@
+"""Optimisers and learning-rate schedules by name; every name also takes a factory of your own.
+
+An optimiser factory is called with the list of trainable parameters. A schedule factory is called with
+`(optimizer, epochs)` and returns a torch scheduler, which is stepped once after every epoch (`ReduceLROnPlateau` gets
+the validation loss, or without a held-out split the training loss): `CosineAnnealingLR` of torch is one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+
+from .errors import InputError
+
+OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+ScheduleFactory = Callable[[torch.optim.Optimizer, int], LRScheduler | ReduceLROnPlateau]
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """A half cosine from the full rate to `final` times it, after `warmup` epochs of linear rise."""
+
+    warmup: int = 0
+    final: float = 0.0
+
+    def __call__(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
+        """Return the schedule for `epochs` epochs."""
+        return LambdaLR(optimizer, lambda epoch: self.factor(epoch, epochs))
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        """Return the multiple of the full rate in epoch `epoch` (from 0)."""
+        warmup = min(self.warmup, epochs - 1)
+        if epoch < warmup:
+            return (epoch + 1) / (warmup + 1)
+        progress = min(1.0, (epoch - warmup) / max(1, epochs - warmup))
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Phases of constant rate, stretched in proportion to the epochs that are trained.
+
+    Attributes:
+        phases: (epochs, multiple of the full rate) of each phase. The default is the schedule of the paper (and of
+            Selection via Proxy) for CIFAR: 1 + 90 + 45 + 45 = 181 epochs at 0.01, 0.1, 0.01, 0.001 for a rate of 0.1.
+    """
+
+    phases: tuple[tuple[float, float], ...] = ((1, 0.1), (90, 1.0), (45, 0.1), (45, 0.01))
+
+    def __call__(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
+        """Return the schedule for `epochs` epochs."""
+        return LambdaLR(optimizer, lambda epoch: self.factor(epoch, epochs))
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        """Return the multiple of the full rate in epoch `epoch` (from 0)."""
+        total, end = sum(length for length, _ in self.phases), 0.0
+        for length, factor in self.phases:
+            end += length
+            # Python rounds halves to even; a warm-up shorter than half an epoch vanishes.
+            if epoch < round(end * epochs / total):
+                return factor
+        return self.phases[-1][1]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same rate throughout."""
+
+    def __call__(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
+        """Return the schedule for `epochs` epochs."""
+        return LambdaLR(optimizer, lambda epoch: 1.0)
+
+
+SCHEDULES: dict[str, ScheduleFactory] = {
+    "constant": Constant(),
+    "cosine": Cosine(),
+    "warmup_cosine": Cosine(warmup=1),
+    "cifar": Steps(),
+    "imagenet": Steps(phases=((30, 1.0), (30, 0.1), (30, 0.01), (10, 0.001))),
+}
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    "sgd": (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}),
+    "adam": (torch.optim.Adam, {"lr": 1e-3, "weight_decay": 0.0}),
+    "adamw": (torch.optim.AdamW, {"lr": 1e-3, "weight_decay": 0.01}),
+}
+
+
+def make_optimizer(
+    optimizer: str | OptimizerFactory, params: list[nn.Parameter], lr_scale: float, **settings: float | None
+) -> torch.optim.Optimizer:
+    """Return the optimiser of `params`, by name with `settings` (None: its default) or by a factory.
+
+    Raises:
+        InputError: an unknown name, or settings given beside a factory, which knows its own.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    if callable(optimizer):
+        if given:
+            raise InputError(f"{', '.join(given)} was given beside an optimizer factory: set it inside the factory")
+        made = optimizer(params)
+    else:
+        if optimizer not in OPTIMIZERS:
+            raise InputError(f"optimizer={optimizer!r}; it must be one of {', '.join(OPTIMIZERS)}, or a factory")
+        kind, defaults = OPTIMIZERS[optimizer]
+        if unknown := sorted(set(given) - set(defaults)):
+            raise InputError(f"optimizer={optimizer!r} has no {', '.join(unknown)}; it takes {', '.join(defaults)}")
+        made = kind(params, **{**defaults, **given})
+    for group in made.param_groups:
+        group["lr"] = group["lr"] * lr_scale
+    return made
+
+
+def make_schedule(
+    scheduler: str | ScheduleFactory, optimizer: torch.optim.Optimizer, epochs: int
+) -> LRScheduler | ReduceLROnPlateau:
+    """Return the schedule of `optimizer`, by name or by a factory called with (optimizer, epochs)."""
+    if callable(scheduler):
+        return scheduler(optimizer, epochs)
+    if scheduler not in SCHEDULES:
+        raise InputError(f"scheduler={scheduler!r}; it must be one of {', '.join(SCHEDULES)}, or a factory")
+    return SCHEDULES[scheduler](optimizer, epochs)

@@ -1,0 +1,231 @@
+"""`TorchTrainer`: trains any torch network on arrays or datasets, and reads signals from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from sklearn.base import BaseEstimator
+from torch import nn
+
+from .data import to_dataset
+from .distillation import Distillation as Distillation
+from .errors import InputError
+from .fitting import Plan, Run
+from .model_checks import check_model
+from .precision import resolve_device, resolve_precision
+from .presets import preset
+from .rng import fresh_seed
+from .schedules import make_optimizer, make_schedule
+from .signals import collect
+from .stopping import EarlyStopping as EarlyStopping
+from .types import Signals
+
+
+@dataclass(frozen=True)
+class TrainingHistory:
+    """What happened in a training.
+
+    Attributes:
+        epochs: one dict per epoch: "epoch" (from 1), "lr" (of the first parameter group), "loss" and "accuracy" while
+            training, and with early stopping "val_loss", "val_accuracy". Accuracy is NaN for soft targets.
+        best_epoch: the epoch whose weights the network has, with early stopping; else None (it has the last ones).
+        stopped_early: patience ended before the epochs did.
+        samples: rows presented in training, over all epochs and processes.
+        seconds: wall time.
+    """
+
+    epochs: tuple[dict[str, float], ...]
+    best_epoch: int | None
+    stopped_early: bool
+    samples: int
+    seconds: float
+
+
+class TorchTrainer(BaseEstimator):
+    """Trains a network in place and reads signals from it; parameters as in scikit-learn (`get_params`, `clone`).
+
+    Batches are drawn without replacement each epoch; a last batch of one row joins the one before, because batch norm
+    cannot train on one row. A network stays on the device it came on: it is moved for the work and moved back.
+    Frozen parameters stay as they are. NaN or infinity in the *raw* inputs is an error, even if a transform hides it.
+
+    Args:
+        epochs: passes over the data.
+        batch_size: rows per step, over all processes.
+        optimizer: "sgd" (lr 0.05, momentum 0.9, weight decay 5e-4), "adam" (lr 1e-3), "adamw" (lr 1e-3, weight decay
+            0.01), or a factory called with the list of trainable parameters.
+        lr: learning rate; None is the named optimiser's own. The same goes for `momentum` and `weight_decay`.
+        scheduler: "cosine", "warmup_cosine" (one epoch), "constant", "cifar", "imagenet", or a factory called with
+            (optimizer, epochs) whose result is stepped after every epoch; see `schedules`.
+        loss: "cross_entropy", or a function or module (logits, labels) -> scalar or [n].
+        class_weight: None, "balanced" (reads all labels first), a mapping, or one weight for each output.
+        transform: applied to each training batch of inputs, on the device, whole batch at once. Transforms of
+            `torchvision.transforms.v2` work, but draw *one* crop or flip for the batch: wrap them in
+            `transforms.per_sample`, or use `transforms.RandomCropFlip`. Random numbers come from `seed`.
+        eval_transform: the same for inference and validation. Nothing is inferred from `transform`.
+        early_stopping: an `EarlyStopping`, or None.
+        device: "auto" (CUDA, MPS, CPU) or a torch device.
+        precision: "fp32", "bf16", "fp16" or "auto"; see `precision.resolve_precision`.
+        channels_last: lay out 4-D batches and weights with channels last while training.
+        compile: train through `torch.compile`; True or a dict of its options.
+        progress: a bar over epochs where stderr is a terminal.
+        distillation: how to learn from a `teacher` given to `fit`; with None the teacher is ignored.
+        accelerator: an `accelerate.Accelerator`; its device, precision and processes are used.
+        lr_scale: multiplies the rate of every parameter group before the schedule sees it.
+        num_workers: processes that read a dataset's items (arrays are read in this process).
+        grad_clip: largest norm of the gradient, or None.
+        eval_batch_size: rows per batch of inference; None is the larger of 256 and `batch_size`.
+        deterministic: have cuDNN pick deterministic kernels while training.
+        mc_samples: passes for the signal "mc_logits".
+    """
+
+    def __init__(
+        self,
+        epochs: int = 30,
+        batch_size: int = 64,
+        *,
+        optimizer: Any = "sgd",
+        lr: float | None = None,
+        momentum: float | None = None,
+        weight_decay: float | None = None,
+        scheduler: Any = "cosine",
+        loss: Any = "cross_entropy",
+        class_weight: Any = None,
+        transform: Any = None,
+        eval_transform: Any = None,
+        early_stopping: EarlyStopping | None = None,
+        device: str | torch.device = "auto",
+        precision: str = "fp32",
+        channels_last: bool = False,
+        compile: bool | dict[str, Any] = False,
+        progress: bool = True,
+        distillation: Distillation | None = None,
+        accelerator: Any = None,
+        lr_scale: float = 1.0,
+        num_workers: int = 0,
+        grad_clip: float | None = None,
+        eval_batch_size: int | None = None,
+        deterministic: bool = True,
+        mc_samples: int = 10,
+    ) -> None:
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.scheduler = scheduler
+        self.loss = loss
+        self.class_weight = class_weight
+        self.transform = transform
+        self.eval_transform = eval_transform
+        self.early_stopping = early_stopping
+        self.device = device
+        self.precision = precision
+        self.channels_last = channels_last
+        self.compile = compile
+        self.progress = progress
+        self.distillation = distillation
+        self.accelerator = accelerator
+        self.lr_scale = lr_scale
+        self.num_workers = num_workers
+        self.grad_clip = grad_clip
+        self.eval_batch_size = eval_batch_size
+        self.deterministic = deterministic
+        self.mc_samples = mc_samples
+
+    def fit(
+        self, model: nn.Module, data: Any, *, teacher: nn.Module | None = None, seed: int | None = None
+    ) -> TrainingHistory:
+        """Train `model` in place.
+
+        Args:
+            model: the network; its modes and device are put back, its gradients dropped.
+            data: a map-style dataset of (x, y[, w]), or the tuple (X, y[, w]) of arrays, memory maps or tensors.
+            teacher: the proxy to distil from, used in eval mode; ignored unless `distillation` is set.
+            seed: the same seed gives the same weights, bit for bit on one device; None draws a fresh one. Global random
+                states are left alone.
+
+        Raises:
+            InputError: an option or the data cannot be used; found before the weights change, but for what shows only
+                while a foreign dataset is read (then they are put back).
+            NonFiniteError: NaN or infinity in inputs, loss or weights; the network keeps its last good epoch's weights.
+            UnsupportedModelError: see `model_checks.check_model`.
+        """
+        check_model(model)
+        if teacher is not None:
+            check_model(teacher)
+        outcome = Run(self._plan(seed), model, to_dataset(data), teacher).go()
+        return TrainingHistory(**{**vars(outcome), "epochs": tuple(outcome.epochs)})
+
+    def infer(self, model: nn.Module, data: Any, needs: Iterable[str] = ("logits",)) -> Signals:
+        """Return the signals in `needs` for every row of `data`, in order; see `signals.collect`."""
+        return collect(
+            model,
+            data,
+            needs,
+            batch_size=self._eval_batch_size(),
+            device=self.device,
+            transform=self.eval_transform,
+            precision=self.precision,
+            num_workers=self.num_workers,
+            mc_samples=self.mc_samples,
+            accelerator=self.accelerator,
+        )
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> TorchTrainer:
+        """Return a trainer with the settings of a paper, any of them overridden.
+
+        Args:
+            name: "cifar" or "imagenet"; see `presets`.
+            overrides: parameters of `TorchTrainer`; fewer `epochs` shrink the phases of the schedule in proportion.
+        """
+        return cls(**{**preset(name), **overrides})
+
+    def _eval_batch_size(self) -> int:
+        return max(256, self.batch_size) if self.eval_batch_size is None else self.eval_batch_size
+
+    def _plan(self, seed: int | None) -> Plan:
+        self._check_options()
+        accelerator, rule = self.accelerator, self.early_stopping
+        device = resolve_device(self.device) if accelerator is None else accelerator.device
+        settings = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
+        return Plan(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            eval_batch_size=self._eval_batch_size(),
+            make_optimizer=lambda params: make_optimizer(self.optimizer, params, self.lr_scale, **settings),
+            make_schedule=partial(make_schedule, self.scheduler, epochs=self.epochs),
+            loss=self.loss,
+            class_weight=self.class_weight,
+            transform=self.transform,
+            eval_transform=self.eval_transform,
+            early_stopping=rule,
+            validation=None if rule is None or rule.validation_data is None else to_dataset(rule.validation_data),
+            device=device,
+            autocast=None if accelerator is not None else resolve_precision(self.precision, device),
+            channels_last=self.channels_last,
+            compile_options=None if self.compile is False else {} if self.compile is True else self.compile,
+            progress=self.progress,
+            distillation=self.distillation,
+            accelerator=accelerator,
+            num_workers=self.num_workers,
+            grad_clip=self.grad_clip,
+            deterministic=self.deterministic,
+            seed=fresh_seed() if seed is None else int(seed),
+        )
+
+    def _check_options(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("num_workers", 0)):
+            if not getattr(self, name) >= least:
+                raise InputError(f"{name}={getattr(self, name)!r}; it must be at least {least}")
+        if not self.lr_scale > 0:
+            raise InputError(f"lr_scale={self.lr_scale!r}; it must be positive")
+        if self.early_stopping is not None and not isinstance(self.early_stopping, EarlyStopping):
+            raise InputError(f"early_stopping={self.early_stopping!r}; pass EarlyStopping(...) or None")
+        if self.distillation is not None and not isinstance(self.distillation, Distillation):
+            raise InputError(f"distillation={self.distillation!r}; pass Distillation(...) or None")
