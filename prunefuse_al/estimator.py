@@ -174,7 +174,8 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray[Any, Any]:
         """Return the likeliest label of each row, [n]."""
-        answer: np.ndarray[Any, Any] = self.classes_[self.predict_proba(X).argmax(1)]
+        likeliest = self.predict_proba(X).argmax(1)  # [n]
+        answer: np.ndarray[Any, Any] = self.classes_[likeliest]
         return answer
 
     def predict_proba(self, X: Any, return_embeddings: bool = False) -> Any:
@@ -215,7 +216,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         data = self._read(X_pool, reset=False)
         rng = random_state
         if isinstance(rng, int | np.integer):  # another pool or round must draw other numbers from the same seed
-            rng = np.random.default_rng([int(rng), selector.round, len(data)])
+            rng = np.random.default_rng([int(rng), selector.round, len(as_dataset(data))])
         picked = selector.select(data, n_instances, candidates, scorer=scorer, rng=rng)
         indices: Int64s = picked.indices.numpy()
         return (indices, None if picked.scores is None else picked.scores.numpy()) if return_scores else indices
@@ -262,7 +263,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         if isinstance(self.module, nn.Module):
             return self.module
         if self.module is None:
-            return mlp(data.x, len(self.classes_), weights)
+            return mlp(data, len(self.classes_), weights)
         built = self.module(_row_shape(data), len(self.classes_))
         if not isinstance(built, nn.Module):
             raise InputError(
@@ -275,43 +276,43 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         return table_trainer() if self.module is None else TorchTrainer()
 
     def _read_labelled(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, np.ndarray[Any, Any]]:
-        """Return a dataset and labels [n]."""
+        """Return X checked, and labels [n]."""
         if self._is_array(X):
             x, labels = validate_data(self, X, y, reset=reset, **self._array_rules())
-            return as_dataset(x), read_labels(labels)
-        data = self._read(X, reset=reset)
+            return x, read_labels(labels)
+        data = as_dataset(self._read(X, reset=reset))
         labels = labels_of(data) if y is None else y
         if labels is None:
             raise InputError("fit: the data has no labels; pass y, or a Dataset whose items are (input, label)")
         return data, read_labels(labels)
 
     def _read(self, X: Any, *, reset: bool) -> Any:
-        """Return X as a dataset; row numbers become rows of `dataset`."""
+        """Return X checked; row numbers become rows of `dataset`."""
         if self.dataset is not None:
             rows = np.asarray(X)
             if rows.dtype.kind not in "iu" or rows.size != len(rows):
                 raise InputError(
-                    f"with dataset= given, X must be row numbers of it, [n] or [n 1]; found {rows.shape} of {rows.dtype}"
+                    f"with dataset=, X must be row numbers of it, [n] or [n 1]; found {rows.shape} of {rows.dtype}"
                 )
             return subset(as_dataset(self.dataset), rows.reshape(-1))
         if self._is_array(X):
-            return as_dataset(validate_data(self, X, reset=reset, **self._array_rules()))
+            return validate_data(self, X, reset=reset, **self._array_rules())
         if self.module is None:
             raise InputError(
                 f"X is a {type(X).__name__}; without module= a perceptron for tables is built: "
                 "pass an array [n d], or a module"
             )
-        return as_dataset(X)
+        return X
 
     def _is_array(self, X: Any) -> bool:
-        """Tell whether scikit-learn should look at X; with a module, tensors, memmaps and datasets are read by batch."""
-        if self.dataset is not None or isinstance(X, Dataset):
+        """Tell whether scikit-learn should check X; with a module, tensors, memmaps and datasets are read by batch."""
+        if self.dataset is not None:
             return False
+        if hasattr(X, "toarray"):  # sparse, which it refuses in its own words
+            return True
         if self.module is None:
-            return not isinstance(X, Mapping)
-        return not isinstance(X, Tensor | np.memmap | Mapping | tuple) and (
-            isinstance(X, list) or hasattr(X, "__array__") or hasattr(X, "toarray")
-        )
+            return not isinstance(X, Dataset | Mapping)
+        return isinstance(X, list) or (hasattr(X, "__array__") and not isinstance(X, Tensor | np.memmap))
 
     def _array_rules(self) -> dict[str, Any]:
         if self.module is None:
@@ -337,8 +338,9 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         return type(self)(**{k: v if k == "dataset" else clone(v, safe=False) for k, v in parameters.items()})
 
 
-def count_outputs(trainer: Trainer, module: nn.Module, data: Any) -> int:
+def count_outputs(trainer: Trainer, module: nn.Module, X: Any) -> int:
     """Return how many logits `module` has."""
+    data = as_dataset(X)
     logits = trainer.infer(module, subset(data, range(min(2, len(data)))), LOGITS).logits
     assert logits is not None
     return int(logits.shape[1])
@@ -350,9 +352,9 @@ def _array(values: Tensor | None) -> np.ndarray[Any, Any]:
     return array
 
 
-def _row_shape(data: Any) -> tuple[int, ...]:
+def _row_shape(X: Any) -> tuple[int, ...]:
     """Return the shape of one input; of several inputs, the first one's."""
-    return tuple(np.shape(leaves(split_item(data[0])[0])[0]))
+    return tuple(np.shape(leaves(split_item(as_dataset(X)[0])[0])[0]))
 
 
 def _same(before: dict[str, Any], now: dict[str, Any]) -> bool:

@@ -76,27 +76,30 @@ def _encodable(options: Options) -> tuple[dict[str, Any], list[str]]:
 def load_selector(path: str | os.PathLike[str], model: nn.Module, given: Mapping[str, Any]) -> Saved:
     """Read a selector's file for a network of the same architecture; nothing is changed if any part does not fit."""
     tensors, config = read_file(path)
-    lacking = [name for name in config["missing"] if name not in given]
-    if lacking:
-        calls = ", ".join(f"{name}=..." for name in lacking)
-        raise CheckpointError(
-            f"load({str(path)!r}): JSON could not hold {' and '.join(lacking)}; pass {calls} to load()"
-        )
-    if config["model"] != type(model).__name__:
-        raise CheckpointError(
-            f"load({str(path)!r}): the file is of a {config['model']}, the model is a {type(model).__name__}; "
-            "build the network that was saved"
-        )
-    dense = load_state(copy.deepcopy(model), tensors, "dense/", "model")
     try:
-        options = {name: decode(value) for name, value in config["options"].items()}
-        state = _read_state(tensors, config, dense, given.get("proxy"))
-        ledger = CostLedger.from_dicts(config["costs"])
+        return _unpack(f"load({str(path)!r})", tensors, config, model, given)
     except CheckpointError:
         raise
     except (PruneFuseError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"load({str(path)!r}): the file does not describe a selector ({error!r})") from error
-    return Saved({**options, **given}, config["entropy"], state, ledger)
+
+
+def _unpack(
+    where: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any], model: nn.Module, given: Mapping[str, Any]
+) -> Saved:
+    lacking = [name for name in config["missing"] if name not in given]
+    if lacking:
+        calls = ", ".join(f"{name}=..." for name in lacking)
+        raise CheckpointError(f"{where}: JSON could not hold {' and '.join(lacking)}; pass {calls} to load()")
+    if config["model"] != type(model).__name__:
+        raise CheckpointError(
+            f"{where}: the file is of a {config['model']}, the model is a {type(model).__name__}; "
+            "build the network that was saved"
+        )
+    dense = load_state(copy.deepcopy(model), tensors, "dense/", "model")
+    options = {name: decode(value) for name, value in config["options"].items()}
+    state = _read_state(tensors, config, dense, given.get("proxy"))
+    return Saved({**options, **given}, config["entropy"], state, CostLedger.from_dicts(config["costs"]))
 
 
 def _read_state(

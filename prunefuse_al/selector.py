@@ -328,7 +328,8 @@ class PrunedProxySelector:
         saved = load_selector(path, model, options)
         selector = cls(model, **saved.options)
         selector._state, selector._ledger = saved.state, saved.ledger
-        selector.options = replace(selector.options, entropy=saved.entropy)
+        if "random_state" not in options:
+            selector.options = replace(selector.options, entropy=saved.entropy)
         return selector
 
     def _fitted(self, call: str) -> State:

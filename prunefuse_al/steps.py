@@ -17,15 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from .batchnorm import fold_batchnorm, recalibrate_batchnorm
 from .channel_map import ChannelMap, check_cross
 from .costs import CostLedger
 from .distillation import Distillation
 from .errors import FallbackWarning, InputError
-from .folding import fold_batchnorm
 from .fusion import fuse
 from .pruning import Proxy, prune
 from .scoring import LOGITS, first_call, read_signals
-from .training import recalibrate_batchnorm
 from .types import RngLike, Scorer, Signals, Trainer, as_rng
 
 STAGES = ("prune", "train_proxy", "query", "train_target", "sync")  # the order is part of what a seed means
@@ -106,7 +105,9 @@ def cut(options: Options, ledger: CostLedger, state: State, other: nn.Module | N
             return State(state.dense, other, round=state.round)
         proxy = prune(
             state.dense,
-            example(options, state.dense, data),
+            called_with(options.trainer, state.dense, data)
+            if options.example_inputs is None
+            else options.example_inputs,
             options.pruning_ratio,
             importance=options.importance,
             scope=options.scope,
@@ -163,8 +164,7 @@ def scoring(
     with ledger.stage("score", round=state.round, network="proxy", dense=state.dense) as stage:
         network = state.trained
         if options.fold_batchnorm and needs == LOGITS and batchnorms(network):
-            args, kwargs = first_call(options.trainer, network, data)
-            network = network if kwargs else fold_batchnorm(network, *args) or network
+            network = fold_batchnorm(network, called_with(options.trainer, network, data)) or network
         stage.watch(network)
         yield network
 
@@ -182,12 +182,10 @@ def all_signals(
     )
 
 
-def example(options: Options, model: nn.Module, data: Any) -> Any:
-    """Return the user's example inputs, or what the trainer calls `model` with for two rows, on its device."""
-    if options.example_inputs is not None:
-        return options.example_inputs
+def called_with(trainer: Trainer, model: nn.Module, data: Any) -> Any:
+    """Return what the trainer calls `model` with for two rows: a tensor, a tuple or a dict, on the model's device."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    call = first_call(options.trainer, copy.deepcopy(model), data)
+    call = first_call(trainer, model, data)
     args, kwargs = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, call)
     if kwargs:
         return kwargs

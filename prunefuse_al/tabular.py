@@ -49,5 +49,11 @@ def mlp(X: np.ndarray[Any, Any], n_classes: int, sample_weight: np.ndarray[Any, 
 
 def table_trainer() -> TorchTrainer:
     """Return the trainer for tables: Adam, 100 epochs in batches of 256, so that a small table is one batch."""
-    options = {"optimizer": "adam", "lr": 0.005, "weight_decay": 1e-4, "device": "cpu", "progress": False}
+    options: dict[str, Any] = {
+        "optimizer": "adam",
+        "lr": 0.005,
+        "weight_decay": 1e-4,
+        "device": "cpu",
+        "progress": False,
+    }
     return TorchTrainer(100, 256, **options)

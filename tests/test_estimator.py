@@ -1,0 +1,301 @@
+"""A classifier that scikit-learn and the toolkits built on it accept."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fakes import blobs, mlp, seeded
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch import Tensor, nn
+
+from prunefuse_al.errors import InputError
+from prunefuse_al.estimator import PruneFuseEstimator
+from prunefuse_al.scorers import Margin
+from prunefuse_al.selector import PrunedProxySelector
+from prunefuse_al.training import TorchTrainer
+
+X, Y = (values.numpy() for values in blobs(150))
+WORDS = np.array(["pear", "apple", "fig"])[Y]
+
+
+def quick(**options: Any) -> TorchTrainer:
+    return TorchTrainer(**{"epochs": 20, "batch_size": 16, "progress": False, "device": "cpu", **options})
+
+
+def estimator(**options: Any) -> PruneFuseEstimator:
+    options = {"module": mlp(6, 16, 12, 3), "trainer": quick(), "random_state": 0, **options}
+    return PruneFuseEstimator(**options)
+
+
+@pytest.mark.touches_global_rng  # one of scikit-learn's checks shuffles with it; every other test here is guarded
+@parametrize_with_checks([PruneFuseEstimator()])  # type: ignore[untyped-decorator]
+def test_scikit_learn_accepts_it(estimator: PruneFuseEstimator, check: Callable[[Any], None]) -> None:
+    check(estimator)
+
+
+def test_the_active_learning_loop() -> None:
+    est = estimator()
+    labelled = list(range(12))
+    for _ in range(3):
+        est.fit(X[labelled], Y[labelled])
+        rest = np.setdiff1d(np.arange(150), labelled)
+        labelled += est.query(X, 10, candidates=rest).tolist()
+    assert len(set(labelled)) == 42
+    proxy_answer = est.fit(X[labelled], Y[labelled]).predict_proba(X)
+    assert est.fit_target() is est
+    assert est.target_.get_submodule("0").out_features == 16
+    assert est.score(X, Y) > 0.9
+    assert not np.allclose(est.predict_proba(X), proxy_answer)
+    np.testing.assert_allclose(est.fit(X[labelled], Y[labelled]).predict_proba(X), proxy_answer)
+    assert not hasattr(est, "target_")
+    assert [row.round for row in est.costs_.rows() if row.stage == "train_proxy"] == [1, 2, 3, 4, 5]
+    assert [row.stage for row in est.costs_.rows()].count("prune") == 1
+    assert est.costs_.ratio() < 0.6
+
+
+def test_without_a_network_one_is_sized_from_the_table() -> None:
+    est = PruneFuseEstimator(random_state=0).fit(X * 1e4 + 7e5, WORDS)
+    assert est.score(X * 1e4 + 7e5, WORDS) > 0.95
+    assert est.n_features_in_ == 6
+    assert est.predict_proba(X).dtype == np.float64
+    rounds = [row.round for row in est.fit(X[:50], WORDS[:50]).costs_.rows() if row.stage == "train_proxy"]
+    assert rounds == [1, 2]
+    with pytest.raises(InputError, match="pass an array"):
+        PruneFuseEstimator().fit(torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)))
+
+
+class Pictures(nn.Module):
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.norm(self.conv(x)).relu().amax((2, 3))
+        logits: Tensor = self.head(hidden)
+        return logits
+
+
+IMAGES = np.random.default_rng(0).normal(size=(60, 1, 6, 6)).astype(np.float32)
+DIGITS = np.arange(60) % 3
+IMAGES[DIGITS == 1] += 1
+IMAGES[DIGITS == 2] -= 1
+
+
+def test_pictures_in_every_form_give_the_same(tmp_path: Path) -> None:
+    tensor, labels = torch.from_numpy(IMAGES), torch.from_numpy(DIGITS)
+    pairs = torch.utils.data.TensorDataset(tensor, labels)
+    np.save(tmp_path / "images.npy", IMAGES)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    rows = np.arange(60)[:, None]
+    forms: list[tuple[Any, Any, Any]] = [
+        (IMAGES, DIGITS, None),
+        (tensor, labels, None),
+        (mapped, DIGITS, None),
+        (IMAGES.tolist(), DIGITS.tolist(), None),
+        (pairs, None, None),
+        (pairs, DIGITS, None),
+        (rows, DIGITS, pairs),
+        (rows[:, 0], None, pairs),
+        (rows, DIGITS, IMAGES),
+    ]
+    answers = []
+    for data, y, dataset in forms:
+        est = estimator(module=seeded(Pictures), dataset=dataset).fit(data, y)
+        assert est.query(data, 5).shape == (5,)
+        est.fit_target()
+        answers.append(est.predict_proba(data))
+    for answer in answers[1:]:
+        np.testing.assert_allclose(answer, answers[0], atol=1e-5)
+
+
+def test_row_numbers_of_a_dataset() -> None:
+    pairs = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+    est = estimator(dataset=pairs)
+    assert clone(est).dataset is pairs
+    labelled, pool = np.arange(30), np.arange(30, 150)[:, None]
+    picked = est.fit(labelled[:, None], Y[:30]).query(pool, 4)
+    direct = estimator().fit(X[:30], Y[:30]).query(X[30:], 4)
+    np.testing.assert_array_equal(picked, direct)
+    with pytest.raises(InputError, match="row numbers"):
+        est.predict(X)
+    with pytest.raises(InputError, match="row 150"):
+        est.predict([150])
+
+
+def test_a_factory_is_told_shape_and_classes() -> None:
+    asked: list[tuple[tuple[int, ...], int]] = []
+
+    def make(shape: tuple[int, ...], classes: int) -> nn.Module:
+        asked.append((shape, classes))
+        return Pictures(classes)
+
+    est = estimator(module=make).fit(IMAGES, DIGITS)
+    assert asked == [((1, 6, 6), 3)]
+    first = est.predict_proba(IMAGES)
+    np.testing.assert_array_equal(est.fit(IMAGES, DIGITS).predict_proba(IMAGES), first)
+    np.testing.assert_array_equal(clone(est).fit(IMAGES, DIGITS).predict_proba(IMAGES), first)
+    with pytest.raises(InputError, match=r"must return an nn\.Module"):
+        estimator(module=lambda shape, classes: None).fit(X, Y)
+
+
+def test_labels_of_any_kind() -> None:
+    est = estimator().fit(X, WORDS)
+    assert est.classes_.tolist() == ["apple", "fig", "pear"]
+    assert set(est.predict(X)) <= set(WORDS)
+    assert est.score(X, WORDS) > 0.8
+    few = estimator(classes=["pear", "apple", "fig"]).fit(X[Y < 2], WORDS[Y < 2])
+    assert few.classes_.tolist() == ["pear", "apple", "fig"]
+    assert few.predict_proba(X).shape == (150, 3)
+    numbers = estimator().fit(X[Y != 1], Y[Y != 1])  # class 1 not seen, but the head has a place for it
+    assert numbers.classes_.tolist() == [0, 1, 2]
+    far = estimator().fit(X, Y * 100 - 7)
+    assert far.classes_.tolist() == [-7, 93, 193]
+    assert estimator(classes=[0, 1, 2]).fit(X[Y == 1], Y[Y == 1]).predict(X[:2]).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "y", "message"),
+    [
+        ({}, WORDS[:2].repeat(75), r"2 classes \(apple, pear\), the network has 3 outputs; pass classes="),
+        ({}, np.arange(150) % 5, r"5 classes \(0, 1, 2, 3, 4\), the network has 3 outputs.*at least 5 outputs"),
+        ({"classes": ["a", "b"]}, WORDS, "classes= has 2 labels, the network has 3 outputs"),
+        ({"classes": ["a", "b", "b"]}, WORDS, r"two different labels or more"),
+        ({"classes": ["pear", "apple", "plum"]}, WORDS, "50 of 150 labels are not among the 3 classes.*: fig;"),
+        ({"module": None}, np.zeros(150), "one class only"),
+        ({"module": mlp(6, 8, 1)}, np.zeros(150, int), "one class only"),
+    ],
+)
+def test_labels_that_do_not_fit(options: dict[str, Any], y: Any, message: str) -> None:
+    est = estimator(**options)
+    with pytest.raises(InputError, match=message):
+        est.fit(X, y)
+    assert not [name for name in vars(est) if name.endswith("_") or name.startswith("_")]
+
+
+def test_a_failed_fit_leaves_the_fitted_one() -> None:
+    est = estimator().fit(X, Y)
+    est.fit_target()
+    before = est.predict_proba(X)
+    for bad_X, bad_y in ((X, np.arange(150) % 5), (X[:, :4], Y), (np.full_like(X, np.nan), Y), (X, Y[:7])):
+        with pytest.raises(ValueError):
+            est.fit(bad_X, bad_y)
+    np.testing.assert_array_equal(est.predict_proba(X), before)
+    assert len([row for row in est.costs_.rows() if row.stage == "train_proxy"]) == 1
+
+
+def test_partial_fit_goes_on_from_the_present_weights() -> None:
+    est = estimator(trainer=quick(epochs=1))
+    est.partial_fit(X[:50], WORDS[:50], classes=["fig", "apple", "pear"])
+    first = est.score(X, WORDS)
+    for _ in range(30):
+        est.partial_fit(X[:50], WORDS[:50])
+    assert est.score(X, WORDS) > max(first, 0.8)
+    assert est.classes_.tolist() == ["fig", "apple", "pear"]
+    with pytest.raises(InputError, match="plum"):
+        est.partial_fit(X[:2], ["plum", "fig"])
+    with pytest.raises(ValueError, match="features"):
+        est.partial_fit(X[:, :4], WORDS)
+    assert est.fit_target().score(X, WORDS) > 0.8
+
+
+def test_partial_fit_may_meet_classes_one_by_one() -> None:
+    est = PruneFuseEstimator(random_state=0).partial_fit(X[Y == 0], Y[Y == 0], classes=[0, 1, 2])
+    est.partial_fit(X, Y)
+    assert est.score(X, Y) > 0.9
+
+
+def test_embeddings() -> None:
+    est = estimator().fit(X, Y)
+    assert est.embed(X).shape == (150, 6)  # the proxy's last hidden layer: half of 12
+    proba, embedded = est.predict_proba(X, return_embeddings=True)
+    np.testing.assert_array_equal(embedded, est.embed(X))
+    np.testing.assert_array_equal(proba, est.predict_proba(X))
+    assert est.fit_target().embed(X).shape == (150, 12)
+
+
+def test_queries_take_another_scorer_and_seed() -> None:
+    est = estimator().fit(X, Y)
+    rows, scores = est.query(X, 5, scorer="margin", return_scores=True)
+    assert (np.diff(scores) <= 0).all()
+    np.testing.assert_array_equal(rows, est.query(X, 5, scorer=Margin()))
+    assert est.query(X, 5, scorer="random", return_scores=True)[1] is None
+    a, b = (est.query(X, 20, scorer="random", random_state=seed) for seed in (1, 2))
+    assert set(a) != set(b)
+    np.testing.assert_array_equal(a, est.query(X, 20, scorer="random", random_state=1))
+    assert set(a) != set(est.fit(X, Y).query(X, 20, scorer="random", random_state=1))  # another round
+
+
+def test_sample_weights_count() -> None:
+    flipped = np.where(Y == 0, 1, Y)
+    both_X, both_y = np.concatenate([X, X]), np.concatenate([Y, flipped])
+    weights = np.repeat([1.0, 0.0], 150)
+    assert estimator().fit(both_X, both_y, weights).score(X, Y) > 0.8
+    with pytest.raises(ValueError, match="zero or below"):
+        estimator().fit(X, Y, np.zeros(150))
+
+
+def test_copies_answer_alike() -> None:
+    est = estimator().fit(X, WORDS)
+    expected = est.predict_proba(X)
+    for other in (copy.deepcopy(est), pickle.loads(pickle.dumps(est)), clone(est).fit(X, WORDS)):
+        np.testing.assert_array_equal(other.predict_proba(X), expected)
+    with pytest.raises(NotFittedError, match="not in memory"):
+        pickle.loads(pickle.dumps(est)).fit_target()
+    pickle.loads(pickle.dumps(est)).fit_target(X, WORDS)
+
+
+def test_grid_search_and_pipeline() -> None:
+    grid = {"pruneestimator__pruning_ratio": [0.0, 0.5], "pruneestimator__trainer__epochs": [1, 20]}
+    grid = {name.replace("pruneestimator", "prunefuseestimator"): values for name, values in grid.items()}
+    search = GridSearchCV(make_pipeline(StandardScaler(), estimator()), grid, cv=2).fit(X.astype(np.float32), Y)
+    assert search.best_params_["prunefuseestimator__trainer__epochs"] == 20
+    assert search.best_estimator_.score(X.astype(np.float32), Y) > 0.8
+
+
+def test_changed_options_take_effect() -> None:
+    est = estimator().fit(X, Y)
+    assert est.set_params(pruning_ratio=0.25).fit(X, Y).embed(X).shape == (150, 9)
+    assert est.set_params(trainer__epochs=1).fit(X, Y).selector_.history.epochs[-1]["epoch"] == 1
+    assert len({id(est.selector_), id(est.fit(X, Y).selector_)}) == 1
+
+
+@pytest.mark.parametrize("call", ["predict", "predict_proba", "query", "embed", "fit_target", "score"])
+def test_before_fit(call: str) -> None:
+    est = estimator()
+    with pytest.raises(NotFittedError, match=re.escape("call fit(X, y) first")):
+        getattr(est, call)(*((X, Y) if call == "score" else (X,)))
+
+
+def test_costs_before_fit() -> None:
+    with pytest.raises(NotFittedError):
+        _ = estimator().costs_
+
+
+def test_the_estimator_is_the_selector_in_other_words() -> None:
+    est = estimator().fit(X, Y)
+    direct = PrunedProxySelector(mlp(6, 16, 12, 3), trainer=quick(), random_state=0).fit(X, Y)
+    np.testing.assert_array_equal(est.query(X, 9), direct.query(X, 9))
+    np.testing.assert_array_equal(est.predict_proba(X), direct.predict_proba(X))
+
+
+def test_network_and_trainer_of_the_user_stay_as_they_were() -> None:
+    module, trainer = mlp(6, 16, 12, 3), quick()
+    before, parameters = copy.deepcopy(module.state_dict()), trainer.get_params()
+    est = estimator(module=module, trainer=trainer).fit(X, Y)
+    est.fit_target().predict(X)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert trainer.get_params() == parameters
