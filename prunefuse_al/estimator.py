@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from .arrays import leaves
 from .costs import CostLedger
-from .data import as_dataset, labels_of, split_item, subset
+from .data import as_dataset
 from .distillation import Distillation
 from .errors import InputError, NotFittedError
+from .inputs import count_outputs, read, read_labelled, row_shape
+from .options import entropy_of
 from .rng import isolated_rng
 from .scoring import LOGITS
 from .selector import Float64s, Int64s, PrunedProxySelector, probabilities
-from .steps import entropy_of
 from .tabular import mlp, table_trainer
-from .targets import check_weights, encode, known_classes, read_labels
+from .targets import check_weights, encode, known_classes
 from .training import TorchTrainer
 from .types import RngLike, Scorer, Signals, Trainer
 
@@ -165,7 +163,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         if X is None:
             self.target_ = selector.fit_target()
             return self
-        data, labels = self._read_labelled(X, y, reset=False)
+        data, labels = read_labelled(self, X, y)
         codes = encode(labels, self.classes_, "fit_target")
         self.target_ = selector.fit_target(data, codes, check_weights(sample_weight))
         return self
@@ -213,7 +211,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
             int64 [k], best first, indices into `X_pool`.
         """
         selector = self._fitted("query")
-        data = self._read(X_pool, reset=False)
+        data = read(self, X_pool)
         rng = random_state
         if isinstance(rng, int | np.integer):  # another pool or round must draw other numbers from the same seed
             rng = np.random.default_rng([int(rng), selector.round, len(as_dataset(data))])
@@ -230,7 +228,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, classes: Any, *, continued: bool) -> PruneFuseEstimator:
         with _unchanged_on_error(self):
-            data, labels = self._read_labelled(X, y, reset=not continued)
+            data, labels = read_labelled(self, X, y, reset=not continued)
             weights = check_weights(sample_weight)
             if not continued:
                 self._start(data, labels, weights, classes)
@@ -247,7 +245,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         entropy = entropy_of(self.random_state)
         outputs = count_outputs(trainer, self.module, data) if isinstance(self.module, nn.Module) else None
         self.classes_ = known_classes(labels, classes, outputs)
-        setup = {**self.get_params(deep=False), "shape": _row_shape(data), "outputs": len(self.classes_)}
+        setup = {**self.get_params(deep=False), "shape": row_shape(data), "outputs": len(self.classes_)}
         if previous is not None and self.module is not None and _same(self._setup, setup):
             return
         with isolated_rng(entropy % 2**63):
@@ -264,7 +262,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
             return self.module
         if self.module is None:
             return mlp(data, len(self.classes_), weights)
-        built = self.module(_row_shape(data), len(self.classes_))
+        built = self.module(row_shape(data), len(self.classes_))
         if not isinstance(built, nn.Module):
             raise InputError(
                 f"module={self.module!r} was called with (input_shape, n_classes) and returned a "
@@ -275,53 +273,9 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
     def _default_trainer(self) -> Trainer:
         return table_trainer() if self.module is None else TorchTrainer()
 
-    def _read_labelled(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, np.ndarray[Any, Any]]:
-        """Return X checked, and labels [n]."""
-        if self._is_array(X):
-            x, labels = validate_data(self, X, y, reset=reset, **self._array_rules())
-            return x, read_labels(labels)
-        data = as_dataset(self._read(X, reset=reset))
-        labels = labels_of(data) if y is None else y
-        if labels is None:
-            raise InputError("fit: the data has no labels; pass y, or a Dataset whose items are (input, label)")
-        return data, read_labels(labels)
-
-    def _read(self, X: Any, *, reset: bool) -> Any:
-        """Return X checked; row numbers become rows of `dataset`."""
-        if self.dataset is not None:
-            rows = np.asarray(X)
-            if rows.dtype.kind not in "iu" or rows.size != len(rows):
-                raise InputError(
-                    f"with dataset=, X must be row numbers of it, [n] or [n 1]; found {rows.shape} of {rows.dtype}"
-                )
-            return subset(as_dataset(self.dataset), rows.reshape(-1))
-        if self._is_array(X):
-            return validate_data(self, X, reset=reset, **self._array_rules())
-        if self.module is None:
-            raise InputError(
-                f"X is a {type(X).__name__}; without module= a perceptron for tables is built: "
-                "pass an array [n d], or a module"
-            )
-        return X
-
-    def _is_array(self, X: Any) -> bool:
-        """Tell whether scikit-learn should check X; with a module, tensors, memmaps and datasets are read by batch."""
-        if self.dataset is not None:
-            return False
-        if hasattr(X, "toarray"):  # sparse, which it refuses in its own words
-            return True
-        if self.module is None:
-            return not isinstance(X, Dataset | Mapping)
-        return isinstance(X, list) or (hasattr(X, "__array__") and not isinstance(X, Tensor | np.memmap))
-
-    def _array_rules(self) -> dict[str, Any]:
-        if self.module is None:
-            return {"dtype": (np.float64, np.float32)}
-        return {"dtype": "numeric", "allow_nd": True, "ensure_2d": False}
-
     def _signals(self, X: Any, needs: frozenset[str], call: str) -> Signals:
         selector = self._fitted(call)
-        return selector.signals(self._read(X, reset=False), needs, model=getattr(self, "target_", None))
+        return selector.signals(read(self, X), needs, model=getattr(self, "target_", None))
 
     def _fitted(self, call: str) -> PrunedProxySelector:
         if not hasattr(self, "selector_"):
@@ -338,23 +292,10 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         return type(self)(**{k: v if k == "dataset" else clone(v, safe=False) for k, v in parameters.items()})
 
 
-def count_outputs(trainer: Trainer, module: nn.Module, X: Any) -> int:
-    """Return how many logits `module` has."""
-    data = as_dataset(X)
-    logits = trainer.infer(module, subset(data, range(min(2, len(data)))), LOGITS).logits
-    assert logits is not None
-    return int(logits.shape[1])
-
-
 def _array(values: Tensor | None) -> np.ndarray[Any, Any]:
     assert values is not None  # what was asked for is there
     array: np.ndarray[Any, Any] = values.numpy()
     return array
-
-
-def _row_shape(X: Any) -> tuple[int, ...]:
-    """Return the shape of one input; of several inputs, the first one's."""
-    return tuple(np.shape(leaves(split_item(as_dataset(X)[0])[0])[0]))
 
 
 def _same(before: dict[str, Any], now: dict[str, Any]) -> bool:

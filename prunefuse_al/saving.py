@@ -15,8 +15,8 @@ from .channel_map import ChannelMap
 from .checkpoint import decode, encode, load_state, read_file, state_tensors, write_file
 from .costs import CostLedger
 from .errors import CheckpointError, PruneFuseError
+from .options import Options, State
 from .pruning import rebuild
-from .steps import Options, State
 
 _MAP = "channel_map/"
 

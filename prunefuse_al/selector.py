@@ -20,14 +20,15 @@ from .data import as_dataset, split_item
 from .distillation import Distillation
 from .errors import FusionError, InputError, NotFittedError
 from .model_checks import check_model
+from .options import Options, State, entropy_of
 from .pruning import Proxy
 from .saving import load_selector, save_selector
 from .scorers import get_scorer
-from .scorers._select import check_k, select_top
-from .scoring import LOGITS, candidate_rows, check_needs, point_scores, read_signals
-from .steps import Options, State, all_signals, cut, entropy_of, fused_target, make_target, scoring
+from .scorers._select import check_k
+from .scoring import LOGITS, candidate_rows, read_signals
+from .steps import fused_target, make_target, rank, train_proxy
 from .training import TorchTrainer
-from .types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer, as_rng
+from .types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
 
 Int64s = np.ndarray[Any, np.dtype[np.int64]]
 Float64s = np.ndarray[Any, np.dtype[np.float64]]
@@ -186,21 +187,10 @@ class PrunedProxySelector:
             NonFiniteError: NaN or infinity in inputs or loss.
         """
         data = _with_labels(as_dataset(labelled, y, sample_weight=sample_weight), "fit")
-        options, state, number = self.options, self._state, self.round + 1
-        warm = options.warm_start if warm_start is None else warm_start
+        warm = self.options.warm_start if warm_start is None else warm_start
         with self._ledger.transaction():
-            if options.sync_every and state.round and state.round % options.sync_every == 0 and state.channel_map:
-                state = State(make_target(options, self._ledger, state, data, "sync"), round=state.round)
-            if state.start is None:
-                state = cut(options, self._ledger, state, self._other, data)
-            module = copy.deepcopy(state.trained if warm and state.trained is not None else state.start)
-            assert module is not None
-            with self._ledger.stage("train_proxy", round=number, network="proxy", dense=state.dense) as stage:
-                stage.watch(module)
-                # Without warm starts a round is a function of its data; with them, batches must not repeat themselves.
-                history = options.trainer.fit(module, data, seed=options.seed("train_proxy", number if warm else 0))
-        self._state = replace(state, trained=module, round=number)
-        self._labelled, self.history = data, history
+            state, history = train_proxy(self.options, self._ledger, self._state, self._other, data, warm=warm)
+        self._state, self._labelled, self.history = state, data, history
         return self
 
     def query(self, pool: Any, k: int, candidates: Any = None) -> Int64s:
@@ -234,25 +224,15 @@ class PrunedProxySelector:
             scorer: used instead of the selector's own.
             rng: breaks ties and draws; None: derived from `random_state` and the round.
         """
-        state, options = self._fitted("query"), self.options
-        chosen = options.scorer if scorer is None else get_scorer(scorer)
-        needs, data = check_needs(chosen), as_dataset(pool)
+        state = self._fitted("query")
+        chosen = self.options.scorer if scorer is None else get_scorer(scorer)
+        data = as_dataset(pool)
         rows = candidate_rows(candidates, len(data))
         k = check_k("query", k, len(rows))
-        generator = as_rng(options.seed("query", state.round) if rng is None else rng)
-        signals, scores = Signals(rows), None
+        generator = as_rng(self.options.seed("query", state.round) if rng is None else rng)
+        labelled = self._require_labelled("query") if "labelled_features" in chosen.needs else None
         with self._ledger.transaction():
-            if needs:
-                labelled = self._require_labelled("query") if "labelled_features" in needs else None
-                with scoring(options, self._ledger, state, data, needs) as network:
-                    if isinstance(chosen, PointScorer):
-                        scores = point_scores(chosen, options.trainer, network, data, rows)
-                    else:
-                        signals = all_signals(options, network, data, rows, needs, labelled)
-            with self._ledger.stage("rank", round=state.round, network="proxy"):
-                if scores is not None:
-                    return select_top(type(chosen).__name__, scores, signals, k, generator)
-                return chosen.select(signals, k, rng=generator)
+            return rank(self.options, self._ledger, state, chosen, (data, rows, k), labelled, generator)
 
     def predict_proba(self, X: Any) -> Float64s:
         """Return class probabilities of the trained proxy, float64 [n c]; rows sum to 1."""

@@ -9,105 +9,62 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .batchnorm import fold_batchnorm, recalibrate_batchnorm
-from .channel_map import ChannelMap, check_cross
 from .costs import CostLedger
-from .distillation import Distillation
 from .errors import FallbackWarning, InputError
 from .fusion import fuse
+from .options import Options, State
 from .pruning import Proxy, prune
-from .scoring import LOGITS, first_call, read_signals
-from .types import RngLike, Scorer, Signals, Trainer, as_rng
-
-STAGES = ("prune", "train_proxy", "query", "train_target", "sync")  # the order is part of what a seed means
-
-
-@dataclass(frozen=True, eq=False)
-class Options:
-    """The options of a selector, checked; see `PrunedProxySelector`. `entropy` is what its seeds derive from."""
-
-    pruning_ratio: float
-    scorer: Scorer
-    trainer: Trainer
-    importance: Any
-    sync_every: int | None
-    cross: str | float
-    distillation: Distillation | None
-    example_inputs: Any
-    warm_start: bool
-    target_trainer: Trainer | None
-    fine_tune_lr_scale: float | None
-    recalibrate: bool
-    fold_batchnorm: bool
-    keep: Any
-    scope: str
-    round_to: int | None
-    entropy: int
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.pruning_ratio, int | float) or not 0 <= self.pruning_ratio < 1:
-            raise InputError(f"pruning_ratio={self.pruning_ratio!r}; it is the share of channels removed, 0 <= p < 1")
-        if self.sync_every is not None and (not isinstance(self.sync_every, int) or self.sync_every < 1):
-            raise InputError(f"sync_every={self.sync_every!r}; pass None (V1) or a number of rounds from 1")
-        if self.fine_tune_lr_scale is not None and not 0 < self.fine_tune_lr_scale < float("inf"):
-            raise InputError(f"fine_tune_lr_scale={self.fine_tune_lr_scale!r}; pass a factor above 0, or None")
-        check_cross(self.cross)
-
-    def seed(self, stage: str, number: int = 0) -> int:
-        """Return the seed of a stage: the same in every process and, unless numbered, in every round."""
-        return int(np.random.SeedSequence([self.entropy, STAGES.index(stage), number]).generate_state(1)[0])
+from .scorers._select import select_top
+from .scoring import LOGITS, check_needs, first_call, point_scores, read_signals
+from .types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer
 
 
-@dataclass(frozen=True, eq=False)
-class State:
-    """What a fit replaces, at once and only when it succeeds.
+def train_proxy(
+    options: Options, ledger: CostLedger, state: State, other: nn.Module | None, data: Any, *, warm: bool
+) -> tuple[State, Any]:
+    """Return the next state, with a proxy trained on `data`, and what the trainer returned.
 
-    Attributes:
-        dense: the network the proxy was cut from, with the weights it had then.
-        start: the proxy before training, None until the first fit.
-        channel_map: where its entries sit in `dense`; None when it is another network (Selection via Proxy).
-        report: what `prune` says about it.
-        trained: the proxy after training.
-        round: successful fits.
+    Args:
+        options: see `Options`.
+        ledger: gets the rows.
+        state: where the last round ended.
+        other: a network to train instead of a pruned one, or None.
+        data: dataset with labels.
+        warm: go on from the last trained proxy.
     """
-
-    dense: nn.Module
-    start: nn.Module | None = None
-    channel_map: ChannelMap | None = None
-    report: Any = None
-    trained: nn.Module | None = None
-    round: int = 0
-
-
-def entropy_of(random_state: RngLike) -> int:
-    """Return the number all seeds derive from; None draws a fresh one."""
-    if isinstance(random_state, int | np.integer) and not isinstance(random_state, bool):
-        if random_state < 0:
-            raise InputError(f"random_state={random_state}; seeds start at 0")
-        return int(random_state)
-    return int(as_rng(random_state).integers(2**63))
+    number = state.round + 1
+    if options.sync_every and state.round and state.round % options.sync_every == 0 and state.channel_map is not None:
+        # V2: the target of what is labelled by now is the dense network that the next proxies are cut from.
+        state = State(make_target(options, ledger, state, data, "sync"), round=state.round)
+    if state.start is None:
+        state = cut(options, ledger, state, other, data)
+    proxy = copy.deepcopy(state.trained if warm and state.trained is not None else state.start)
+    assert proxy is not None
+    with ledger.stage("train_proxy", round=number, network="proxy", dense=state.dense) as stage:
+        stage.watch(proxy)
+        # Without warm starts a round is a function of its data; with them, batches must not repeat themselves.
+        history = options.trainer.fit(proxy, data, seed=options.seed("train_proxy", number if warm else 0))
+    return replace(state, trained=proxy, round=number), history
 
 
 def cut(options: Options, ledger: CostLedger, state: State, other: nn.Module | None, data: Any) -> State:
     """Return `state` with an untrained proxy: cut from the dense network, or `other` as it is."""
-    number = state.round + 1
+    number, example = state.round + 1, options.example_inputs
     with ledger.stage("prune", round=number, network="proxy") as stage:
         if other is not None:
             stage.describe(other)
             return State(state.dense, other, round=state.round)
         proxy = prune(
             state.dense,
-            called_with(options.trainer, state.dense, data)
-            if options.example_inputs is None
-            else options.example_inputs,
+            called_with(options.trainer, state.dense, data) if example is None else example,
             options.pruning_ratio,
             importance=options.importance,
             scope=options.scope,
@@ -119,6 +76,40 @@ def cut(options: Options, ledger: CostLedger, state: State, other: nn.Module | N
     if options.recalibrate and options.pruning_ratio and any(_was_trained(m) for m in batchnorms(state.dense)):
         _recalibrate(options, ledger, proxy.module, data, ("recalibrate", "proxy", number))
     return State(state.dense, proxy.module, proxy.channel_map, proxy.report(), None, state.round)
+
+
+def rank(
+    options: Options,
+    ledger: CostLedger,
+    state: State,
+    scorer: Scorer,
+    candidates: tuple[Any, Tensor, int],
+    labelled: Any,
+    rng: RngLike,
+) -> Selection:
+    """Return what `scorer` picks with the trained proxy.
+
+    Args:
+        options: see `Options`.
+        ledger: gets the rows.
+        state: with a trained proxy.
+        scorer: who picks.
+        candidates: the pool, the rows that may be picked, int64 [m], and how many to pick.
+        labelled: dataset of what is labelled, for scorers that read its features.
+        rng: breaks ties and draws.
+    """
+    (data, rows, k), needs = candidates, check_needs(scorer)
+    signals, scores = Signals(rows), None
+    if needs:
+        with scoring(options, ledger, state, data, needs) as network:
+            if isinstance(scorer, PointScorer):  # a score per row is all that stays in memory
+                scores = point_scores(scorer, options.trainer, network, data, rows)
+            else:
+                signals = all_signals(options, network, data, rows, needs, labelled)
+    with ledger.stage("rank", round=state.round, network="proxy"):
+        if scores is not None:
+            return select_top(type(scorer).__name__, scores, signals, k, rng)
+        return scorer.select(signals, k, rng=rng)
 
 
 def make_target(options: Options, ledger: CostLedger, state: State, data: Any, stage_name: str) -> nn.Module:

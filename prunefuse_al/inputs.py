@@ -1,0 +1,79 @@
+"""What `PruneFuseEstimator` makes of the X and y it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import validate_data
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from .arrays import leaves
+from .data import as_dataset, labels_of, split_item, subset
+from .errors import InputError
+from .scoring import LOGITS
+from .targets import read_labels
+from .types import Trainer
+
+
+def read_labelled(estimator: Any, X: Any, y: Any, *, reset: bool = False) -> tuple[Any, np.ndarray[Any, Any]]:
+    """Return X checked, and labels [n]."""
+    if _is_array(estimator, X):
+        x, labels = validate_data(estimator, X, y, reset=reset, **_array_rules(estimator))
+        return x, read_labels(labels)
+    data = as_dataset(read(estimator, X, reset=reset))
+    labels = labels_of(data) if y is None else y
+    if labels is None:
+        raise InputError("fit: the data has no labels; pass y, or a Dataset whose items are (input, label)")
+    return data, read_labels(labels)
+
+
+def read(estimator: Any, X: Any, *, reset: bool = False) -> Any:
+    """Return X checked; row numbers become rows of `dataset`."""
+    if estimator.dataset is not None:
+        rows = np.asarray(X)
+        if rows.dtype.kind not in "iu" or rows.size != len(rows):
+            raise InputError(
+                f"with dataset=, X must be row numbers of it, [n] or [n 1]; found {rows.shape} of {rows.dtype}"
+            )
+        return subset(as_dataset(estimator.dataset), rows.reshape(-1))
+    if _is_array(estimator, X):
+        return validate_data(estimator, X, reset=reset, **_array_rules(estimator))
+    if estimator.module is None:
+        raise InputError(
+            f"X is a {type(X).__name__}; without module= a perceptron for tables is built: "
+            "pass an array [n d], or a module"
+        )
+    return X
+
+
+def _is_array(estimator: Any, X: Any) -> bool:
+    """Tell whether scikit-learn should check X; with a module, tensors, memmaps and datasets are read by batch."""
+    if estimator.dataset is not None:
+        return False
+    if hasattr(X, "toarray"):  # sparse, which it refuses in its own words
+        return True
+    if estimator.module is None:
+        return not isinstance(X, Dataset | Mapping)
+    return isinstance(X, list) or (hasattr(X, "__array__") and not isinstance(X, Tensor | np.memmap))
+
+
+def _array_rules(estimator: Any) -> dict[str, Any]:
+    if estimator.module is None:
+        return {"dtype": (np.float64, np.float32)}
+    return {"dtype": "numeric", "allow_nd": True, "ensure_2d": False}
+
+
+def count_outputs(trainer: Trainer, module: nn.Module, X: Any) -> int:
+    """Return how many logits `module` has."""
+    data = as_dataset(X)
+    logits = trainer.infer(module, subset(data, range(min(2, len(data)))), LOGITS).logits
+    assert logits is not None
+    return int(logits.shape[1])
+
+
+def row_shape(X: Any) -> tuple[int, ...]:
+    """Return the shape of one input; of several inputs, the first one's."""
+    return tuple(np.shape(leaves(split_item(as_dataset(X)[0])[0])[0]))
