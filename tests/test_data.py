@@ -1,0 +1,220 @@
+"""Data behind one face: nothing copied whole, rows in order, and what cannot be used is said so."""
+
+from __future__ import annotations
+
+import pickle
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from prunefuse_al.data import (
+    ArrayDataset,
+    BatchLoader,
+    as_dataset,
+    batches,
+    check_finite,
+    labels_of,
+    subset,
+    to_dataset,
+)
+from prunefuse_al.errors import InputError, NonFiniteError
+
+
+class Squares(Dataset[Any]):
+    """A dataset that computes its items, as one reading files would; not vectorised."""
+
+    def __init__(self, n: int, labelled: bool = True) -> None:
+        self.n, self.labelled = n, labelled
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, row: int) -> Any:
+        x = torch.tensor([row, row**2], dtype=torch.float32)
+        return (x, row % 3) if self.labelled else x
+
+
+def whole(dataset: Any, batch_size: int = 4, **options: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    read = list(batches(dataset, batch_size, **options))
+    rows, x = torch.cat([b[0] for b in read]), torch.cat([b[1] for b in read])
+    return rows, x, None if read[0][2] is None else torch.cat([b[2] for b in read if b[2] is not None])
+
+
+X = np.arange(22, dtype=np.float64).reshape(11, 2)
+Y = np.arange(11) % 3
+
+
+@pytest.mark.parametrize("make", [np.asarray, torch.as_tensor, lambda a: a.tolist(), np.asfortranarray])
+def test_every_kind_of_array_gives_the_same_rows(make: Any) -> None:
+    rows, x, y = whole(as_dataset(make(X), make(Y)))
+    assert rows.tolist() == list(range(11))
+    assert torch.equal(x.double(), torch.as_tensor(X))
+    assert y.dtype == torch.int64
+    assert y.tolist() == Y.tolist()
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float16", "float32", ">f4", "<f8", "longdouble", "uint8", "uint16", "uint32", "int16", ">i8", "bool"]
+)
+def test_every_number_format_arrives_with_its_values(dtype: str) -> None:
+    array = (X % 2).astype(dtype)
+    _, x, _ = whole(as_dataset(array))
+    assert torch.equal(x.double(), torch.as_tensor(X % 2))
+
+
+def test_negative_strides_and_read_only_arrays_are_read() -> None:
+    array = X[::-1]
+    array.flags.writeable = False
+    assert torch.equal(whole(as_dataset(array))[1], torch.as_tensor(X[::-1].copy()))
+
+
+def test_arrays_are_kept_by_reference() -> None:
+    tensor = torch.zeros(5, 2)
+    assert as_dataset(X).x is X
+    assert as_dataset(tensor).x.data_ptr() == tensor.data_ptr()
+
+
+def test_a_memory_map_is_read_in_batches_and_never_copied(tmp_path: Any) -> None:
+    np.lib.format.open_memmap(tmp_path / "pool.npy", mode="w+", dtype=np.float32, shape=(40_000, 100))[:] = 1
+    pool = np.load(tmp_path / "pool.npy", mmap_mode="r")  # 16 MB
+    dataset = as_dataset(pool, np.zeros(len(pool), dtype=int))
+    tracemalloc.start()
+    total = sum(float(x.sum()) for _, x, _, _ in batches(subset(dataset, np.arange(1, 40_000)), 100))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert total == 39_999 * 100
+    assert peak < 4e6, f"{peak / 1e6:.1f} MB were held at once"
+
+
+def test_several_inputs_stay_together() -> None:
+    data = as_dataset({"a": X, "b": torch.arange(11)}, Y)
+    rows, x, y, _ = next(batches(data, 3, order=torch.tensor([7, 2, 9])))
+    assert rows.tolist() == [7, 2, 9] == x["b"].tolist()
+    assert x["a"][0].tolist() == X[7].tolist()
+    assert y.tolist() == Y[[7, 2, 9]].tolist()
+    assert [leaf.shape[0] for leaf in next(batches(as_dataset((X, X[:, :1])), 4))[1]] == [4, 4]
+    with pytest.raises(InputError, match=r"\[11, 10\] rows"):
+        as_dataset((X, X[:10]))
+
+
+def test_a_dataset_passes_through_and_may_get_labels() -> None:
+    squares = Squares(7)
+    assert as_dataset(squares) is squares
+    _, x, y = whole(squares)
+    assert x[:, 1].tolist() == [0, 1, 4, 9, 16, 25, 36]
+    assert y.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    paired = as_dataset(squares, np.arange(7)[::-1], sample_weight=np.ones(7))
+    assert labels_of(paired).tolist() == list(range(6, -1, -1))
+    _, _, y, w = next(batches(paired, 7))
+    assert y.tolist() == list(range(6, -1, -1))
+    assert w.tolist() == [1] * 7
+    assert whole(Squares(3, labelled=False))[2] is None
+
+
+def test_labels_of_reads_a_dataset_only_when_asked() -> None:
+    assert labels_of(Squares(4), read=False) is None
+    assert labels_of(Squares(4)).tolist() == [0, 1, 2, 0]
+    assert labels_of(subset(Squares(4), [3, 1])).tolist() == [0, 1]
+    assert labels_of(subset(as_dataset(X, Y), [4, 2]), read=False).tolist() == [1, 2]
+    assert labels_of(Squares(4, labelled=False)) is None
+
+
+def test_workers_read_the_same_batches_again_and_again() -> None:
+    loader = BatchLoader(Squares(10), 4, num_workers=1)
+    order = torch.tensor([9, 1, 5, 0, 3])
+    for _ in range(2):
+        read = list(loader.batches(order))
+        assert [b[0].tolist() for b in read] == [[9, 1, 5, 0], [3]]
+        assert torch.cat([b[1] for b in read])[:, 0].tolist() == order.tolist()
+
+
+def test_a_plain_loader_of_torch_can_read_array_datasets() -> None:
+    x, y = next(iter(DataLoader(as_dataset(X, Y), batch_size=3, generator=torch.Generator())))
+    assert torch.equal(x, torch.as_tensor(X[:3]))
+    assert y.tolist() == [0, 1, 2]
+    assert as_dataset(X, Y, sample_weight=np.ones(11))[2][2] == 1.0
+    assert pickle.loads(pickle.dumps(subset(as_dataset(X, Y), [1])))[0][1] == 1
+
+
+@given(st.data(), st.integers(1, 30), st.integers(1, 12))
+def test_subsets_of_subsets_name_their_own_rows(data: st.DataObject, n: int, batch_size: int) -> None:
+    dataset = as_dataset(np.arange(n), np.arange(n) * 10)
+    outer = data.draw(st.lists(st.integers(0, n - 1), min_size=1))
+    inner = data.draw(st.lists(st.integers(0, len(outer) - 1), min_size=1))
+    rows, x, y = whole(subset(subset(dataset, outer), np.array(inner)), batch_size)
+    assert rows.tolist() == list(range(len(inner)))
+    assert x.tolist() == [outer[i] for i in inner]
+    assert y.tolist() == [10 * outer[i] for i in inner]
+
+
+@given(st.integers(1, 40), st.integers(1, 10))
+def test_a_single_last_row_joins_the_batch_before(n: int, batch_size: int) -> None:
+    sizes = [len(b[0]) for b in BatchLoader(as_dataset(np.zeros(n)), batch_size).batches(merge_single=True)]
+    assert sum(sizes) == n
+    assert n == 1 or batch_size == 1 or 1 not in sizes
+    assert max(sizes) <= batch_size + 1
+
+
+def test_a_mask_selects_rows() -> None:
+    assert whole(subset(as_dataset(X), X[:, 0] > 15))[1][:, 0].tolist() == [16, 18, 20]
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        yield 0
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: as_dataset(scipy.sparse.csr_matrix(X)), r"Sparse data.*\.toarray\(\)"),
+        (lambda: as_dataset(scipy.sparse.csr_array(X)), r"Sparse data"),
+        (lambda: as_dataset(torch.eye(3).to_sparse()), r"Sparse data.*to_dense"),
+        (lambda: as_dataset([[1, 2], [3]]), "ragged"),
+        (lambda: as_dataset(np.array(["a", "b"])), "dtype <U1"),
+        (lambda: as_dataset(X.astype(complex)), "complex128"),
+        (lambda: as_dataset(np.empty((0, 3))), "0 rows"),
+        (lambda: as_dataset(np.float64(3)), "single number"),
+        (lambda: as_dataset(Endless()), "without row numbers"),
+        (lambda: as_dataset(X, Y[:-1]), "11 rows and y has 10"),
+        (lambda: as_dataset(X, ["a"] * 11), "LabelEncoder"),
+        (lambda: as_dataset(X, Y, sample_weight=[1.0]), r"shape \(1,\)"),
+        (lambda: as_dataset(X, Y, sample_weight=-np.ones(11)), r"rows 0, 1, 2, 3, 4, \.\.\. \(11 of 11\)"),
+        (lambda: as_dataset(X, Y, sample_weight=np.zeros(11)), "0 everywhere"),
+        (lambda: as_dataset(X, sample_weight=np.ones(11)), "without y"),
+        (lambda: as_dataset(Squares(11), sample_weight=np.ones(11)), "without y"),
+        (lambda: to_dataset((X, Y, None, None)), "tuple of 4"),
+        (lambda: subset(as_dataset(X), [3, 11]), r"row 11 was asked for; the data has rows 0\.\.10 \(1 of 2"),
+        (lambda: subset(as_dataset(X), [-1]), "row -1"),
+        (lambda: subset(as_dataset(X), np.ones(4, dtype=bool)), r"shape \(4,\) was given for 11 rows"),
+        (lambda: list(batches(as_dataset(X), 0)), "batch_size=0"),
+    ],
+)
+def test_what_cannot_be_used_is_said(call: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        call()
+
+
+def test_pictures_of_different_sizes_are_named_as_the_reason() -> None:
+    class Ragged(Squares):
+        def __getitem__(self, row: int) -> Any:
+            return torch.zeros(row + 1), 0
+
+    with pytest.raises(InputError, match="cannot be stacked into a batch"):
+        list(batches(Ragged(3), 2))
+
+
+def test_rows_with_nan_are_named() -> None:
+    bad = X.copy()
+    bad[[2, 5, 10], 1] = np.nan, np.inf, -np.inf
+    check_finite(as_dataset(X))
+    with pytest.raises(NonFiniteError, match=r"rows 2, 5, 10 \(3 of 11\)"):
+        check_finite(as_dataset({"a": bad, "b": X}), batch_size=3)
+    assert isinstance(as_dataset(bad), ArrayDataset)
