@@ -1,0 +1,59 @@
+"""Schedules give the stated rate in every epoch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunefuse_al.schedules import SCHEDULES, Cosine, Steps, make_optimizer, make_schedule
+
+
+def rates(name: str, epochs: int, lr: float = 0.1) -> list[float]:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
+    schedule, found = make_schedule(name, optimizer, epochs), []
+    for _ in range(epochs):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_the_papers_schedule_epoch_by_epoch() -> None:
+    assert rates("cifar", 181) == pytest.approx([0.01] + [0.1] * 90 + [0.01] * 45 + [0.001] * 45)
+    assert rates("imagenet", 100) == pytest.approx([0.1] * 30 + [0.01] * 30 + [0.001] * 30 + [0.0001] * 10)
+
+
+@given(st.integers(1, 400))
+def test_shorter_and_longer_trainings_keep_the_proportions(epochs: int) -> None:
+    counts = [[Steps().factor(e, epochs) for e in range(epochs)].count(f) for f in (1.0, 0.01)]
+    assert counts[0] == pytest.approx(epochs * 90 / 181, abs=1)
+    assert counts[1] == pytest.approx(epochs * 45 / 181, abs=1)
+
+
+@given(st.integers(1, 100), st.integers(0, 20))
+def test_a_cosine_rises_once_and_falls_after(epochs: int, warmup: int) -> None:
+    factors = [Cosine(warmup).factor(e, epochs) for e in range(epochs)]
+    top = factors.index(max(factors))
+    assert max(factors) == 1.0
+    assert top == min(warmup, epochs - 1)
+    assert factors[: top + 1] == sorted(factors[: top + 1])
+    assert factors[top:] == sorted(factors[top:], reverse=True)
+    assert min(factors) > 0
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_name_gives_positive_rates(name: str) -> None:
+    assert all(rate > 0 for rate in rates(name, 7))
+
+
+def test_named_optimisers_have_the_stated_defaults() -> None:
+    params = [torch.nn.Parameter(torch.zeros(1))]
+    sgd = make_optimizer("sgd", params, 0.5, lr=None, momentum=None, weight_decay=None).param_groups[0]
+    assert (sgd["lr"], sgd["momentum"], sgd["weight_decay"]) == (0.025, 0.9, 5e-4)
+    adamw = make_optimizer("adamw", params, 1.0, lr=0.01).param_groups[0]
+    assert (adamw["lr"], adamw["weight_decay"]) == (0.01, 0.01)
+    groups = [{"params": params, "lr": 1.0}]
+    made = make_optimizer(lambda p: torch.optim.SGD(groups, lr=0.1), params, 0.2)
+    assert made.param_groups[0]["lr"] == 0.2
