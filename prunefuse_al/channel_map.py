@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import FusionError, InputError
 
@@ -70,19 +70,15 @@ class TensorMap:
 
 @dataclass(frozen=True)
 class Stream:
-    """Channels that are normalised together (LayerNorm, RMSNorm, GroupNorm), and everything that writes into them.
+    """Channels that LayerNorm normalises together, and everything that writes into them.
 
     Attributes:
         writers: (tensor name, dimension) of all that adds into the stream.
         norms: (module name, name of its scale) of the normalisations that read it.
-        centred: the normalisations subtract the mean.
-        groups: number of equal parts normalised apart.
     """
 
     writers: tuple[tuple[str, int], ...]
     norms: tuple[tuple[str, str], ...]
-    centred: bool = True
-    groups: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +188,7 @@ class ChannelMap:
         rest = {
             "tensors": {name: [list(t.shape), list(t.inputs)] for name, t in self.tensors.items()},
             "attributes": dict(self.attributes),
-            "streams": [[s.writers, s.norms, s.centred, s.groups] for s in self.streams],
+            "streams": [[s.writers, s.norms] for s in self.streams],
         }
         return indices, rest
 
@@ -205,8 +201,8 @@ class ChannelMap:
         }
         attributes = {k: tuple(v) if isinstance(v, list) else v for k, v in rest["attributes"].items()}
         streams = tuple(
-            Stream(tuple((n, d) for n, d in writers), tuple((m, w) for m, w in norms), centred, groups)
-            for writers, norms, centred, groups in rest["streams"]
+            Stream(tuple((n, d) for n, d in writers), tuple((m, w) for m, w in norms))
+            for writers, norms in rest["streams"]
         )
         return cls(tensors, attributes, streams)
 
@@ -221,6 +217,14 @@ class ChannelMap:
                     f"{kind}: {name!r} has shape {list(value.shape)}, the channel map expects {list(expected)}; "
                     "was the network changed after prune()?"
                 )
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and buffer by name; tied tensors appear under each of their names."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
 
 
 def check_cross(cross: str | float) -> float:

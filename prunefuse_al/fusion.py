@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Protocol
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .channel_map import ChannelMap, check_cross
+from .channel_map import ChannelMap, check_cross, named_tensors
 from .errors import FusionError
-from .preserving import reparametrise
+from .preserving import fused_copy
 
 
 class Fusible(Protocol):
@@ -31,7 +29,8 @@ def fuse(model: nn.Module, proxy: Fusible, *, cross: str | float = "preserve") -
     """Put a proxy's weights back into the dense network it was cut from (PruneFuse step 4, arXiv 2603.26138).
 
     Values of the proxy go to the positions they came from; everything else keeps the values of `model`. What happens
-    to the *cross* weights, which carry signal from other channels into the proxy's channels (and the head), is a choice:
+    to the *cross* weights, which carry signal from other channels into the proxy's channels (and the head), is a
+    choice.
 
     Args:
         model: the dense network; not touched.
@@ -46,10 +45,10 @@ def fuse(model: nn.Module, proxy: Fusible, *, cross: str | float = "preserve") -
 
     Raises:
         FusionError: the proxy does not fit `model`.
-        NonFiniteError: never; non-finite values are copied as they are.
         InputError: `cross` is none of the above.
 
     Example:
+        >>> import torch
         >>> from prunefuse_al import prune
         >>> net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 3))
         >>> proxy, x = prune(net, torch.zeros(2, 8), 0.5), torch.randn(5, 8)
@@ -57,31 +56,9 @@ def fuse(model: nn.Module, proxy: Fusible, *, cross: str | float = "preserve") -
         True
     """
     factor = check_cross(cross)
-    dense_state, proxy_state = _state(model), _state(proxy.module)
-    if dense_state.keys() != proxy.channel_map.tensors.keys():
+    names = named_tensors(model).keys() ^ proxy.channel_map.tensors.keys()
+    if names:
         raise FusionError(
-            f"fuse(): network and proxy differ in {sorted(dense_state.keys() ^ proxy.channel_map.tensors.keys())[:5]}; "
-            "pass the network the proxy was cut from"
+            f"fuse(): network and proxy differ in {sorted(names)[:5]}; pass the network the proxy was cut from"
         )
-    state = proxy.channel_map.scatter(proxy_state, dense_state, cross=factor)
-    eps: dict[str, float] = {}
-    if cross == "preserve":
-        state, eps = reparametrise(state, proxy.channel_map)
-    target = copy.deepcopy(model)
-    with torch.no_grad():
-        for name, tensor in _state(target, tied=False).items():
-            tensor.grad = None
-            tensor.data = state[name]
-    for path, share in eps.items():
-        module = target.get_submodule(path)
-        if isinstance(getattr(module, "eps", None), float):
-            module.eps = module.eps * share  # type: ignore[assignment, operator]
-    return target
-
-
-def _state(module: nn.Module, *, tied: bool = True) -> dict[str, Tensor]:
-    """Return parameters and buffers by name; with `tied`, shared ones stand under each of their names."""
-    return {
-        **dict(module.named_parameters(remove_duplicate=not tied)),
-        **dict(module.named_buffers(remove_duplicate=not tied)),
-    }
+    return fused_copy(model, proxy.module, proxy.channel_map, cross=factor, preserve=cross == "preserve")

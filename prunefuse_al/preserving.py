@@ -1,20 +1,51 @@
 """Make a fused network compute exactly what its proxy computes, through normalisations over channels too.
 
-Batch normalisation needs nothing: it treats each channel alone. LayerNorm and GroupNorm take statistics over
-channels, so the extra channels of the dense network change them. Where all that writes into a normalised stream is
-linear, an exact reparametrisation exists: silence the extra channels (zero rows), centre the writers over the
-proxy's channels (a norm that subtracts the mean does not see it), and fold what the silent channels do to the
-variance, a factor n_proxy / n_dense, into scale and epsilon.
+Batch normalisation needs nothing: it treats each channel alone. LayerNorm takes its statistics over channels, so the
+extra channels of the dense network change them. Where all that writes into a normalised stream is linear, and only
+LayerNorm reads it, an exact reparametrisation exists: silence the extra channels (zero rows), centre the writers over
+the proxy's channels (LayerNorm subtracts the mean, so it does not see it), and fold what the silent channels do to the
+variance, a factor n_proxy / n_dense, into scale and epsilon. GroupNorm also averages over positions, which centring
+does not leave alone.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .channel_map import ChannelMap, Stream
+from .channel_map import ChannelMap, Stream, named_tensors
+
+
+def fused_copy(
+    model: nn.Module, proxy: nn.Module, channel_map: ChannelMap, *, cross: float, preserve: bool
+) -> nn.Module:
+    """Return a copy of `model` with the proxy's values at the positions they came from.
+
+    Args:
+        model: the dense network; not touched.
+        proxy: the thin network; not touched.
+        channel_map: the map of the proxy.
+        cross: factor on the weights that carry signal from other channels into the proxy's.
+        preserve: also adjust what normalisations over channels see.
+    """
+    state = channel_map.scatter(named_tensors(proxy), named_tensors(model), cross=cross)
+    state, eps = reparametrise(state, channel_map) if preserve else (state, {})
+    out = copy.deepcopy(model)
+    done: set[int] = set()
+    for name, tensor in named_tensors(out).items():
+        if id(tensor) not in done:  # of tied names the first is the one that is adjusted
+            done.add(id(tensor))
+            tensor.grad = None
+            tensor.data = state[name].to(tensor.dtype)
+    for path, share in eps.items():
+        module = out.get_submodule(path)
+        value = getattr(module, "eps", None)
+        if isinstance(value, float):
+            setattr(module, "eps", value * share)  # noqa: B010  # nn.Module types its attributes as tensors
+    return out
 
 
 def reparametrise(state: Mapping[str, Tensor], channel_map: ChannelMap) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -34,7 +65,7 @@ def reparametrise(state: Mapping[str, Tensor], channel_map: ChannelMap) -> tuple
         if kept is None:
             continue
         for name, dim in stream.writers:
-            out[name] = _write_only_kept(out[name], dim, kept, stream)
+            out[name] = _write_only_kept(out[name], dim, kept)
         share = len(kept) / size
         eps.update({module: share for module, _ in stream.norms})
         for scale in {scale for _, scale in stream.norms}:
@@ -50,13 +81,9 @@ def _widths(stream: Stream, channel_map: ChannelMap) -> tuple[int, Tensor | None
     return tensor_map.shape[-1], tensor_map.kept[-1]
 
 
-def _write_only_kept(tensor: Tensor, dim: int, kept: Tensor, stream: Stream) -> Tensor:
-    """Return the writer with its rows outside `kept` silenced and the kept ones centred in each group."""
-    moved = tensor.movedim(dim, 0)
-    rows = moved[kept.to(tensor.device)]
-    if stream.centred:
-        parts = rows.reshape(stream.groups, -1, *rows.shape[1:])
-        rows = (parts - parts.mean(1, keepdim=True)).reshape(rows.shape)
+def _write_only_kept(tensor: Tensor, dim: int, kept: Tensor) -> Tensor:
+    """Return the writer with its rows outside `kept` silenced and the kept ones at mean zero."""
+    moved, index = tensor.movedim(dim, 0), kept.to(tensor.device)
     out = torch.zeros_like(moved)
-    out[kept.to(tensor.device)] = rows
+    out[index] = moved[index] - moved[index].mean(0)
     return out.movedim(0, dim)

@@ -1,8 +1,8 @@
 """Structured pruning of any torch network: which axes live or die together, which stay, and the thin module."""
 
 from .build import rebuild as rebuild
-from .prune import Proxy as Proxy
-from .prune import prune as prune
+from .proxy import Proxy as Proxy
+from .proxy import prune as prune
 from .report import LayerWidth as LayerWidth
 from .report import PruningReport as PruningReport
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from torch import Tensor, nn
+from torch import Tensor
 
 FROZEN = 0  # the atom of everything that is kept whole
 NEUTRAL = -1  # a position that ties to nothing, such as a tensor of zeros made inside forward
@@ -29,14 +29,6 @@ class Axis:
     size: int
 
 
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter and buffer by name; tied tensors appear under each of their names."""
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-
-
 class Atoms:
     """The atoms of a network, the ties among them, and why some are frozen."""
 
@@ -45,8 +37,9 @@ class Atoms:
         self.registered: dict[str, str] = {}  # name -> the first name of the same tensor, which owns the atoms
         self._of_tensor: dict[str, list[Axis]] = {}
         self._pairs: list[np.ndarray] = []
-        self.reasons: dict[int, str] = {}  # axis number -> first reason it was frozen
+        self._frozen: list[tuple[np.ndarray, str | None]] = []  # labels, and why (None: it is their nature)
         self.contracted: set[int] = set()  # axis numbers that are summed over
+        self.debts: list[tuple[Tensor, str]] = []  # labels to freeze if what was computed from them is used
         self.affine: set[int] = set()  # axis numbers of the scale and shift of a normalisation
         self.total = 1
         first: dict[int, str] = {}
@@ -76,7 +69,10 @@ class Atoms:
     def tie(self, a: Tensor, b: Tensor) -> None:
         """Tie two broadcastable label tensors position by position; neutral positions tie to nothing."""
         a, b = torch.broadcast_tensors(a, b)
-        mask = (a > NEUTRAL) & (b > NEUTRAL) & (a != b)
+        fixed = ((a == FROZEN) & (b > FROZEN)) | ((b == FROZEN) & (a > FROZEN))
+        if bool(fixed.any()):
+            self.freeze(torch.maximum(a, b)[fixed], "is joined with positions of fixed size")
+        mask = (a > FROZEN) & (b > FROZEN) & (a != b)
         if bool(mask.any()):
             self._pairs.append(torch.stack([a[mask], b[mask]]).numpy())
 
@@ -87,15 +83,10 @@ class Atoms:
         return first
 
     def freeze(self, labels: Tensor, reason: str | None) -> None:
-        """Tie labels to the frozen atom; `reason` None means that this is in the nature of the axis."""
-        labels = labels.reshape(-1)
+        """Keep labels whole; `reason` None means that this is in the nature of the axis."""
         labels = torch.unique(labels[labels > FROZEN])
-        if len(labels) == 0:
-            return
-        self.tie(labels, torch.tensor(FROZEN))
-        if reason is not None:
-            for number in self.owners(labels):
-                self.reasons.setdefault(number, reason)
+        if len(labels):
+            self._frozen.append((labels.numpy(), reason))
 
     def contract(self, labels: Tensor) -> None:
         """Note that the axes these labels belong to are summed over."""
@@ -106,11 +97,26 @@ class Atoms:
         flat = np.unique(labels.numpy())
         return set((np.searchsorted(self._starts, flat[flat > FROZEN], side="right") - 1).tolist())
 
-    def components(self) -> np.ndarray:
-        """Return the component of each atom; component of atom 0 holds everything frozen."""
+    def components(self) -> tuple[np.ndarray, dict[int, str]]:
+        """Resolve the ties.
+
+        Returns:
+            The component of each atom, where the component of atom 0 holds everything frozen; and axis number -> first
+            reason that it, or something tied to it, was frozen.
+        """
         pairs = np.concatenate(self._pairs, axis=1) if self._pairs else np.zeros((2, 0), dtype=np.int64)
         graph = coo_matrix((np.ones(pairs.shape[1], dtype=np.int8), (pairs[0], pairs[1])), shape=(self.total,) * 2)
-        return np.asarray(connected_components(graph, directed=False)[1])
+        components = np.asarray(connected_components(graph, directed=False)[1])
+        reasons: dict[int, str] = {}
+        for labels, reason in self._frozen:
+            if reason is not None:
+                tied = np.flatnonzero(np.isin(components, components[labels]))
+                for number in self.owners(torch.from_numpy(tied)):
+                    reasons.setdefault(number, reason)
+        frozen = [components[labels] for labels, _ in self._frozen]
+        if frozen:
+            components[np.isin(components, np.concatenate(frozen))] = components[FROZEN]
+        return components, reasons
 
 
 def varying(plane: Tensor) -> frozenset[int]:

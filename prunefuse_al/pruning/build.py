@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..channel_map import ChannelMap
+from ..channel_map import ChannelMap, named_tensors
 from ..errors import FusionError
-from .atoms import named_tensors
 from .plan import Structure
 
 # Attributes of a user's own modules that may hold a width or a number of heads, and look-alikes that never do.
@@ -56,7 +55,9 @@ def rebuild(model: nn.Module, channel_map: ChannelMap) -> nn.Module:
     return proxy
 
 
-def width_attributes(model: nn.Module, channel_map: ChannelMap, structure: Structure, kept: np.ndarray) -> dict[str, Any]:
+def width_attributes(
+    model: nn.Module, channel_map: ChannelMap, structure: Structure, kept: np.ndarray
+) -> dict[str, Any]:
     """Return "module:attribute" -> value in the proxy, for every attribute that states a width which changed.
 
     Layers of torch state theirs in known places. Of other modules those attributes are taken whose name speaks of a
@@ -141,7 +142,10 @@ def _group_norm(module: Any, shapes: Shapes) -> dict[str, Any]:
     if "weight" not in shapes:
         return {}
     channels = shapes["weight"][0]
-    return {"num_channels": channels, "num_groups": channels if module.num_groups == module.num_channels else module.num_groups}
+    return {
+        "num_channels": channels,
+        "num_groups": channels if module.num_groups == module.num_channels else module.num_groups,
+    }
 
 
 def _batch_norm(module: Any, shapes: Shapes) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def contract(call: Call, left: Labels, right: Labels, shape: tuple[int, ...]) ->
     summed_left = _summed(call, left, k_left, outer=k_left - 1)
     summed_right = _summed(call, right, k_right, outer=k_right + 1)
     if not left.free and not right.free:
-        _meet(call, summed_left, [p.transpose(-1, -2) for p in summed_right])
+        reads_data = left.parameter != right.parameter
+        _meet(call, summed_left, [p.transpose(-1, -2) for p in summed_right], reads_data)
     operands = []
     for labels, k, summed in ((left, k_left, summed_left), (right, k_right, summed_right)):
         # A label that varies over batch and summed dimension (a head and its width) stands for the batch entry.
@@ -73,13 +74,14 @@ def _summed(call: Call, labels: Labels, k: int, outer: int) -> list[Tensor]:
     return planes
 
 
-def _meet(call: Call, left: list[Tensor], right: list[Tensor]) -> None:
+def _meet(call: Call, left: list[Tensor], right: list[Tensor], reads_data: bool) -> None:
     """Tie the labels of a summed dimension [.. 1 k] of two operands; with nothing to meet they are frozen."""
     for a in left:
         for b in right:
             call.atoms.tie(a, b)
+    reason = "reads an input of fixed size" if reads_data else f"is summed with a tensor of fixed size in {call.name}"
     for plane in [] if left and right else left + right:
-        call.atoms.freeze(plane, f"is summed with a tensor of fixed size in {call.name}")
+        call.atoms.freeze(plane, reason)
 
 
 def convolution(call: Call) -> list[Labels]:
@@ -102,7 +104,9 @@ def convolution(call: Call) -> list[Labels]:
     shaped = [out.reshape([-1 if d == 1 else 1 for d in range(result.ndim)])] if out is not None else []
     labels = Labels(tuple(result.shape), shaped)
     if bias is not None:
-        labels = merge(call.atoms, [labels, _channel_vector(call.labels_of(bias), result.ndim)], labels.shape, call.name)
+        labels = merge(
+            call.atoms, [labels, _channel_vector(call.labels_of(bias), result.ndim)], labels.shape, call.name
+        )
     return [Labels(labels.shape, labels.planes)]
 
 
@@ -184,7 +188,7 @@ def layer_norm(call: Call) -> list[Labels]:
     out = merge(call.atoms, [x, *(call.labels_of(t) for t in tensors[1:])], x.shape, call.name)
     first = len(x.shape) - len(call.argument("normalized_shape"))
     _note_affine(call, tensors[1:])
-    _note_norm(call, x, set(range(first, len(x.shape))), 1)
+    _note_norm(call, x, set(range(first, len(x.shape))), None)
     return [out] + [Labels(tuple(r.shape), free=True) for r in call.results[1:]]
 
 
@@ -208,7 +212,7 @@ def _note_affine(call: Call, vectors: Sequence[Tensor]) -> None:
             call.atoms.affine.update(call.atoms.owners(plane))
 
 
-def _note_norm(call: Call, x: Labels, dims: set[int], groups: int) -> None:
+def _note_norm(call: Call, x: Labels, dims: set[int], groups: int | None) -> None:
     """Record the labels that are normalised together (none where the width is fixed)."""
     planes = [p for p in x.planes if varying(p) & dims]
     labels = planes[0] if planes else torch.full((1,) * len(x.shape), FROZEN)

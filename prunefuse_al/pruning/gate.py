@@ -17,12 +17,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..channel_map import ChannelMap
-from ..preserving import reparametrise
-from .atoms import named_tensors
+from ..channel_map import ChannelMap, named_tensors
+from ..preserving import fused_copy
 from .example import Arguments, first_output, output_shapes, perturbed, with_rows
 from .plan import Structure
-from .rules import Norm
 from .tracing import visible_operations
 
 TOLERANCE = 1e-6  # relative, in double precision
@@ -59,14 +57,14 @@ def inspect(
     except Exception as error:
         return Verdict(f"the proxy cannot run in double precision for the check: {_first_line(error)}", channel_map)
     for candidate in {len(m.streams): m for m in (replace(channel_map, streams=()), channel_map)}.values():
-        distance = _distance(_preserving(dense, thin, candidate), inputs, expected)
+        distance = _distance(fused_copy(dense, thin, candidate, cross=0.0, preserve=True), inputs, expected)
         if distance < TOLERANCE:
             return Verdict("", candidate, distance)
     plain = replace(channel_map, streams=())
-    preserving = _preserving(dense, thin, plain)
+    preserving = fused_copy(dense, thin, plain, cross=0.0, preserve=False)
     distance = _distance(preserving, inputs, expected)
     if structure.trace.norms:
-        masks = [(norm, torch.from_numpy(kept[structure.components[norm.labels.numpy()]])) for norm in structure.trace.norms]
+        masks = [torch.from_numpy(kept[structure.components[n.labels.numpy()]]) for n in structure.trace.norms]
         with _KeptNorms(masks):
             if _distance(preserving, inputs, expected) < TOLERANCE:
                 return Verdict("", plain, distance)
@@ -126,7 +124,9 @@ def _generic(module: nn.Module, generator: torch.Generator) -> nn.Module:
 
 def _calibrate(module: nn.Module, inputs: Arguments) -> None:
     """Set BatchNorm statistics to those of the inputs, so that differences between rows reach the output."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None]
+    norms = [
+        m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None
+    ]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.9
@@ -143,21 +143,6 @@ def _run(module: nn.Module, inputs: Arguments) -> Tensor:
         return first_output(module(*args, **kwargs))
 
 
-def _preserving(dense: nn.Module, thin: nn.Module, channel_map: ChannelMap) -> nn.Module:
-    """Return the function-preserving fusion of two networks in double precision."""
-    state = channel_map.scatter(named_tensors(thin), named_tensors(dense), cross=0.0)
-    state, eps = reparametrise(state, channel_map)
-    out = copy.deepcopy(dense)
-    with torch.no_grad():
-        for name, tensor in named_tensors(out).items():
-            tensor.data = state[name]
-    for path, factor in eps.items():
-        module = out.get_submodule(path)
-        if isinstance(getattr(module, "eps", None), float):
-            module.eps = module.eps * factor
-    return out
-
-
 def _distance(module: nn.Module, inputs: Arguments, expected: Tensor) -> float:
     found = _run(module, inputs)
     # Measured on what differs between rows: a large constant part would hide any difference.
@@ -169,8 +154,8 @@ def _distance(module: nn.Module, inputs: Arguments, expected: Tensor) -> float:
 class _KeptNorms(TorchDispatchMode):
     """Lets normalisations over channels look at the kept channels only, in the order they were traced."""
 
-    def __init__(self, masks: list[tuple[Norm, Tensor]]) -> None:
-        super().__init__()
+    def __init__(self, masks: list[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.masks, self.position = masks, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
@@ -178,22 +163,24 @@ class _KeptNorms(TorchDispatchMode):
         name = func._schema.name
         if name not in ("aten::native_layer_norm", "aten::native_group_norm"):
             return func(*args, **kwargs)
-        norm, mask = self.masks[self.position % len(self.masks)]
+        mask = self.masks[self.position % len(self.masks)]
         self.position += 1
         if name == "aten::native_layer_norm":
             x, shape, weight, bias, eps = args
             dims = tuple(range(x.ndim - len(shape), x.ndim))
             return (_masked_norm(x, mask.to(x.device), dims, weight, bias, eps), *func(*args)[1:])
-        x, weight, bias, eps = args[0], args[1], args[2], args[-1]
-        parts = x.reshape(x.shape[0], norm.groups, -1, *x.shape[2:])
-        own = mask.to(x.device).expand(1, x.shape[1], *[1] * (x.ndim - 2)).reshape(1, norm.groups, -1, *[1] * (x.ndim - 2))
+        x, weight, bias, groups, eps = args[0], args[1], args[2], args[6], args[7]
+        parts = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
+        own = mask.to(x.device).expand(1, x.shape[1], *[1] * (x.ndim - 2)).reshape(1, groups, -1, *[1] * (x.ndim - 2))
         out = _masked_norm(parts, own, tuple(range(2, parts.ndim)), None, None, eps).reshape(x.shape)
         vector = (1, -1, *[1] * (x.ndim - 2))
         out = out if weight is None else out * weight.view(vector) + bias.view(vector)
         return (out, *func(*args)[1:])
 
 
-def _masked_norm(x: Tensor, mask: Tensor, dims: tuple[int, ...], weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+def _masked_norm(
+    x: Tensor, mask: Tensor, dims: tuple[int, ...], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
     keep = mask.expand(x.shape).to(x)
     count = keep.sum(dims, keepdim=True)
     mean = (x * keep).sum(dims, keepdim=True) / count

@@ -19,11 +19,17 @@ def check_importance(importance: Importance) -> None:
     """Raise `InputError` unless `importance` is a known name or a callable."""
     known = sorted([*MEASURES, "random"])
     if not callable(importance) and importance not in known:
-        raise InputError(f"importance={importance!r} is not known; pass one of {known} or a callable(name, tensor, dim)")
+        raise InputError(
+            f"importance={importance!r} is not known; pass one of {known} or a callable(name, tensor, dim)"
+        )
 
 
 def component_scores(
-    importance: Importance, tensors: Mapping[str, Tensor], atoms: Atoms, components: np.ndarray, rng: np.random.Generator
+    importance: Importance,
+    tensors: Mapping[str, Tensor],
+    atoms: Atoms,
+    components: np.ndarray,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Score each component of atoms (a channel with everything it owns).
 
@@ -61,7 +67,11 @@ def _axis_scores(importance: Importance, name: str, tensor: Tensor, dim: int) ->
             )
     else:
         entries = MEASURES[importance](tensor.double())
-        values = entries.sum([d for d in range(tensor.ndim) if d != dim]).cpu().numpy() if tensor.ndim > 1 else entries.cpu().numpy()
+        values = (
+            entries.sum([d for d in range(tensor.ndim) if d != dim]).cpu().numpy()
+            if tensor.ndim > 1
+            else entries.cpu().numpy()
+        )
         mean = values.mean()
         values = values / mean if mean > 0 else values
     if not np.isfinite(values).all():

@@ -25,12 +25,14 @@ class Labels:
         planes: label planes, each broadcastable to `shape`.
         parameter: it is computed from parameters and buffers alone.
         free: it was made inside forward from sizes alone, so that it adapts to any width.
+        debts: numbers of the freezes that are due if the tensor is ever used in an output.
     """
 
     shape: tuple[int, ...]
     planes: list[Tensor] = field(default_factory=list)
     parameter: bool = False
     free: bool = False
+    debts: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         planes = [narrowed(plane) for plane in self.planes]
@@ -74,7 +76,10 @@ def merge(atoms: Atoms, operands: Sequence[Labels], shape: Sequence[int], where:
     for plane in sorted((p for a in aligned for p in a.planes), key=lambda p: -len(varying(p))):
         _absorb(planes, plane)
     return Labels(
-        tuple(shape), planes, all(o.parameter or o.free for o in operands), bool(operands) and all(o.free for o in operands)
+        tuple(shape),
+        planes,
+        all(o.parameter or o.free for o in operands),
+        bool(operands) and all(o.free for o in operands),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ def structure(trace: Trace, protected: Mapping[int, str]) -> Structure:
     for number, reason in protected.items():
         axis = atoms.axes[number]
         atoms.freeze(torch.arange(axis.start, axis.start + axis.size), reason)
-    components = atoms.components()
+    components, reasons = atoms.components()
     owners: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for number, axis in enumerate(atoms.axes):
         own, counts = np.unique(components[axis.start : axis.start + axis.size], return_counts=True)
@@ -70,9 +70,9 @@ def structure(trace: Trace, protected: Mapping[int, str]) -> Structure:
             if component != components[0]:
                 owners[component].append((number, count))
     by_signature: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
-    for component, signature in owners.items():
-        by_signature[tuple(signature)].append(component)
-    groups, reasons = [], dict(atoms.reasons)
+    for component, owned in owners.items():
+        by_signature[tuple(owned)].append(component)
+    groups = []
     for signature, channels in by_signature.items():
         numbers = [number for number, _ in signature]
         if not any(n in atoms.contracted for n in numbers) or all(n in atoms.contracted for n in numbers):
@@ -82,6 +82,24 @@ def structure(trace: Trace, protected: Mapping[int, str]) -> Structure:
         else:
             groups.append(Group(tuple((atoms.axes[n], c) for n, c in signature), np.array(channels)))
     return Structure(trace, components, groups, reasons)
+
+
+def without_frozen_widths(found: Structure) -> Structure:
+    """Keep whole every group whose width equals that of a dimension which is kept whole (the code may equate them)."""
+    frozen = {
+        axis.size
+        for axis in found.trace.atoms.axes
+        if (found.components[axis.start : axis.start + axis.size] == found.components[0]).all()
+    }
+    groups, reasons = [], dict(found.reasons)
+    for group in found.groups:
+        if any(size in frozen for size, _ in group.whole_axes()):
+            for number, axis in enumerate(found.trace.atoms.axes):
+                if any(axis is own for own, _ in group.axes):
+                    reasons.setdefault(number, "has the width of a dimension that is kept whole")
+        else:
+            groups.append(group)
+    return replace(found, groups=groups, reasons=reasons)
 
 
 def protected_axes(trace: Trace, model: nn.Module, keep: Sequence[Keep]) -> dict[int, str]:
@@ -211,12 +229,10 @@ def _streams(structure: Structure) -> tuple[Stream, ...]:
     """Collect the normalisations over channels that can be thinned, and what writes into each."""
     atoms, components = structure.trace.atoms, structure.components
     norms: dict[tuple[int, ...], list[tuple[str, str]]] = defaultdict(list)
-    groups: dict[tuple[int, ...], int] = {}
     for norm in structure.trace.norms:
         key = tuple(components[norm.labels.reshape(-1).numpy()].tolist())
-        if norm.scale is not None and any(component != components[0] for component in key):
+        if norm.groups is None and norm.scale is not None and any(component != components[0] for component in key):
             norms[key].append((norm.module, norm.scale))
-            groups[key] = norm.groups
     streams = []
     for key, readers in norms.items():
         writers = [
@@ -226,5 +242,5 @@ def _streams(structure: Structure) -> tuple[Stream, ...]:
             and axis.size == len(key)
             and np.array_equal(components[axis.start : axis.start + axis.size], key)
         ]
-        streams.append(Stream(tuple(writers), tuple(dict.fromkeys(readers)), True, groups[key]))
+        streams.append(Stream(tuple(writers), tuple(dict.fromkeys(readers))))
     return tuple(streams)

@@ -25,7 +25,7 @@ class PruningReport:
         dense_macs: multiply-accumulates of the dense network for one sample.
         proxy_macs: multiply-accumulates of the proxy for one sample.
         widths: output width of every weight with more than one dimension.
-        kept_whole: "tensor, dimension" -> why nothing was removed along it.
+        kept_whole: "tensor, dimension" -> why nothing (or, "in part", less than asked) was removed along it.
         preserve_exact: `fuse(cross="preserve")` gives the proxy's function to rounding.
         preserve_distance: largest difference |target(x) - proxy(x)| over the largest |proxy(x)|, measured with random
             weights at fusion.
@@ -58,10 +58,10 @@ class PruningReport:
         lines = [
             f"pruning ratio {self.pruning_ratio:g}",
             f"{'':{column}} {'dense':>14} {'proxy':>14} {'share':>7}",
-            f"{'parameters':{column}} {self.dense_parameters:>14,} {self.proxy_parameters:>14,} {self.parameter_share:>7.3f}",
-            f"{'MACs/sample':{column}} {self.dense_macs:>14,} {self.proxy_macs:>14,} {self.mac_share:>7.3f}",
+            _row("parameters", self.dense_parameters, self.proxy_parameters, column),
+            _row("MACs/sample", self.dense_macs, self.proxy_macs, column),
             "output widths:",
-            *(f"{w.name:{column}} {w.dense:>14,} {w.proxy:>14,} {w.proxy / w.dense:>7.3f}" for w in self.widths),
+            *(_row(w.name, w.dense, w.proxy, column) for w in self.widths),
         ]
         if self.kept_whole:
             lines += ["kept whole:", *(f"  {name}: {reason}" for name, reason in self.kept_whole.items())]
@@ -70,3 +70,7 @@ class PruningReport:
         else:
             lines.append(f'fuse(cross="preserve"): not exact, relative distance {self.preserve_distance:.2g}')
         return "\n".join([*lines, *self.notes])
+
+
+def _row(name: str, dense: int, proxy: int, column: int) -> str:
+    return f"{name:{column}} {dense:>14,} {proxy:>14,} {proxy / max(1, dense):>7.3f}"

@@ -8,7 +8,7 @@ are frozen (kept whole) and the report says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,12 +21,19 @@ from .labels import Labels, merge, restructure
 
 @dataclass
 class Norm:
-    """One call of a normalisation: labels of what it normalises together, in the order of the forward pass."""
+    """One call of a normalisation over channels.
+
+    Attributes:
+        module: name of the module that ran it.
+        labels: int64, broadcastable to the input, of what is normalised together.
+        scale: name of its scale.
+        groups: groups of channels of a GroupNorm, None for LayerNorm.
+    """
 
     module: str
-    labels: Tensor  # int64, broadcastable to the input
+    labels: Tensor
     scale: str | None
-    groups: int
+    groups: int | None
 
 
 @dataclass
@@ -43,6 +50,7 @@ class Call:
     module: str
     norms: list[Norm]
     strict: bool
+    new_debts: set[int] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -56,6 +64,11 @@ class Call:
                 given = self.args[position] if position < len(self.args) else self.kwargs.get(name, spec.default_value)
                 return given
         return None
+
+    def owe(self, labels: Tensor, reason: str) -> None:
+        """Freeze labels if a result of this operation is ever used in an output of the network."""
+        self.new_debts.add(len(self.atoms.debts))
+        self.atoms.debts.append((labels, reason))
 
     def tensors(self) -> list[Tensor]:
         """Return all tensor arguments, lists of tensors opened."""
@@ -169,11 +182,14 @@ def _join(call: Call, sources: list[Labels], system: frozenset[int], dim: int) -
 
 
 def reduction(call: Call) -> list[Labels]:
-    """Sums, means, softmax, ...: labels along a reduced dimension are frozen, the others pass."""
+    """Sums, means, softmax, ...: labels along a reduced dimension are frozen if the result is used, the others pass."""
     source = call.labels_of(call.tensors()[0])
     ndim = len(source.shape)
     dims = call.dims(ndim) if ndim else []
-    _freeze_planes(call, source, set(dims), "is reduced over by")
+    for plane in source.planes:
+        if varying(plane) & set(dims):
+            call.owe(plane, f"is reduced over by {call.name}")
+    source.planes = [plane for plane in source.planes if not varying(plane) & set(dims)]
     if not call.results or call.results[0].ndim == ndim:
         return [_like(result, list(source.planes), source) for result in call.results]
     planes = [p.reshape([n for d, n in enumerate(p.shape) if d not in dims]) for p in source.planes]

@@ -15,8 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..channel_map import named_tensors
 from . import contractions, rules
-from .atoms import Atoms, named_tensors
+from .atoms import Atoms
 from .labels import Labels
 from .rules import Call, Norm, Rule
 
@@ -64,7 +65,7 @@ class Tracer(TorchDispatchMode):
     """Carries labels through every operation below autograd."""
 
     def __init__(self, trace: Trace, tensors: dict[str, Tensor], *, strict: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace, self.strict = trace, strict
         self.modules = [""]
         self._named = {id(t): name for name, t in reversed(tensors.items())}
@@ -79,7 +80,7 @@ class Tracer(TorchDispatchMode):
         if id(tensor) not in self._seen:
             return Labels(tuple(tensor.shape))
         known = self._seen[id(tensor)][1]
-        return Labels(known.shape, list(known.planes), known.parameter, known.free)
+        return Labels(known.shape, list(known.planes), known.parameter, known.free, known.debts)
 
     def name_of(self, tensor: Tensor | None) -> str | None:
         """Return the name of a parameter or buffer, None for any other tensor."""
@@ -95,7 +96,12 @@ class Tracer(TorchDispatchMode):
             self.trace.atoms, func, args, kwargs, results, self.labels_of, self.name_of, self.modules[-1],
             self.trace.norms, self.strict,
         )  # fmt: skip
-        for result, labels in zip(results, rule_for(call)(call), strict=True):
+        found = rule_for(call)(call)
+        debts = frozenset(call.new_debts).union(
+            *(self._seen[id(t)][1].debts for t in call.tensors() if id(t) in self._seen)
+        )
+        for result, labels in zip(results, found, strict=True):
+            labels.debts = debts
             self._seen[id(result)] = (result, labels)
             self._sight(labels)
         return out
@@ -112,6 +118,8 @@ class Tracer(TorchDispatchMode):
             if isinstance(leaf, Tensor):
                 for plane in self.labels_of(leaf).planes:
                     self.trace.atoms.freeze(plane, None)
+                for debt in self.labels_of(leaf).debts:
+                    self.trace.atoms.freeze(*self.trace.atoms.debts[debt])
 
 
 def rule_for(call: Call) -> Rule:
@@ -153,11 +161,11 @@ def trace(
 
 @contextlib.contextmanager
 def visible_operations() -> Iterator[None]:
-    """Run everything as plain operations: no fused attention, no fused recurrent kernels, no random draws kept.
-
-    Gradients stay on, because without them torch sends attention modules to a fused kernel.
-    """
+    """Run everything as plain operations: no fused attention, no fused recurrent kernels, no random draws kept."""
+    fastpath = torch.backends.mha.get_fastpath_enabled()
     with contextlib.ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
+        torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))

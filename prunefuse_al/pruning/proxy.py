@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from ..channel_map import ChannelMap
+from ..channel_map import ChannelMap, TensorMap, named_tensors
 from ..counting import macs, parameter_count
 from ..errors import InputError, NoEffectWarning, PruningError
 from ..model_checks import check_model
 from ..types import RngLike, as_rng
-from .atoms import named_tensors
 from .build import rebuild, width_attributes
 from .example import Arguments, as_arguments, with_rows
 from .gate import Verdict, inspect
 from .importance import Importance, check_importance, component_scores
-from .plan import Keep, Structure, channel_map, kept_channels, protected_axes, structure
+from .plan import (
+    Keep,
+    Structure,
+    channel_map,
+    kept_channels,
+    protected_axes,
+    structure,
+    without_frozen_widths,
+)
 from .report import LayerWidth, PruningReport
 from .tracing import trace
 
@@ -57,6 +63,7 @@ class _Attempt:
     equal_widths: bool = False
     train_mode: bool = False
     strict: bool = False
+    pinned: bool = False
 
 
 _ATTEMPTS = (
@@ -64,6 +71,7 @@ _ATTEMPTS = (
     _Attempt(equal_widths=True),
     _Attempt(equal_widths=True, train_mode=True),
     _Attempt(equal_widths=True, train_mode=True, strict=True),
+    _Attempt(equal_widths=True, train_mode=True, strict=True, pinned=True),
 )
 
 
@@ -120,14 +128,17 @@ def prune(
     _check_options(pruning_ratio, importance, scope, round_to)
     arguments = with_rows(as_arguments(example_inputs, model), 2)
     tensors = named_tensors(model)
-    rng = as_rng(random_state)
-    seed = int(rng.integers(2**63))
+    seed = int(as_rng(random_state).integers(2**63))
     refusals: list[str] = []
     for attempt, found in _structures(model, arguments, keep):
+        if attempt.pinned:
+            found = without_frozen_widths(found)
         if pruning_ratio > 0 and not found.groups:
             break
         parameters = {n: t for n, t in model.named_parameters()}
-        scores = component_scores(importance, parameters, found.trace.atoms, found.components, np.random.default_rng(seed))
+        scores = component_scores(
+            importance, parameters, found.trace.atoms, found.components, np.random.default_rng(seed)
+        )
         kept = kept_channels(
             found, scores, pruning_ratio, scope=scope, round_to=round_to, equal_widths=attempt.equal_widths
         )
@@ -175,23 +186,17 @@ def _report(
 ) -> PruningReport:
     axes = found.trace.atoms.axes
     maps = verdict.channel_map.tensors
-    whole = {
-        f"{axes[number].name}, dimension {axes[number].dim}": reason
-        for number, reason in sorted(found.reasons.items())
-        if maps[axes[number].name].kept[axes[number].dim] is None
-    }
-    widths = []
-    for name, tensor_map in maps.items():
-        outputs = [d for d in range(len(tensor_map.shape)) if d not in tensor_map.inputs]
-        if len(tensor_map.shape) > 1 and tensor_map.inputs and outputs:
-            widths.append(LayerWidth(name, tensor_map.shape[outputs[0]], tensor_map.proxy_shape[outputs[0]]))
+    whole = {}
+    for number, reason in sorted(found.reasons.items()):
+        thinned = maps[axes[number].name].kept[axes[number].dim] is not None
+        whole[f"{axes[number].name}, dimension {axes[number].dim}"] = f"{reason} (in part)" if thinned else reason
     return PruningReport(
         pruning_ratio=float(ratio),
         dense_parameters=parameter_count(model),
         proxy_parameters=parameter_count(module),
         dense_macs=round(_forward_macs(model, arguments)),
         proxy_macs=round(_forward_macs(module, arguments)),
-        widths=tuple(widths),
+        widths=tuple(_widths(maps)),
         kept_whole=whole,
         preserve_exact=verdict.preserve_distance < 1e-6,
         preserve_distance=verdict.preserve_distance,
@@ -203,15 +208,28 @@ def _forward_macs(model: nn.Module, arguments: Arguments) -> float:
     return macs(model, dict(kwargs) if kwargs else args)[0]
 
 
+def _widths(maps: Mapping[str, TensorMap]) -> Iterator[LayerWidth]:
+    """Yield the output width of every weight: the thinned dimension that is not summed over, else the first such."""
+    for name, tensor_map in maps.items():
+        outputs = [d for d, size in enumerate(tensor_map.shape) if d not in tensor_map.inputs and size > 1]
+        if len(tensor_map.shape) > 1 and outputs:
+            dim = next((d for d in outputs if tensor_map.kept[d] is not None), outputs[0])
+            yield LayerWidth(name, tensor_map.shape[dim], tensor_map.proxy_shape[dim])
+
+
+_EXPECTED = ("reads an input", "kept on request")
+
+
 def _warn(report: PruningReport) -> None:
-    """Say so when far less (or far more) left than was asked."""
-    asked = (1 - report.pruning_ratio) ** 2
-    got = report.parameter_share
-    if report.pruning_ratio > 0 and abs(math.log(max(got, 1e-9) / asked)) > math.log(2.5):
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(report.kept_whole.items())[:3])
+    """Say so when far fewer channels left than was asked: layers that were kept whole count, outputs do not."""
+    kept = {name: reason for name, reason in report.kept_whole.items() if not reason.startswith(_EXPECTED)}
+    counted = [w for w in report.widths if w.proxy < w.dense or f"{w.name}, dimension 0" in kept]
+    removed = 1 - sum(w.proxy for w in counted) / max(1, sum(w.dense for w in counted))
+    if counted and removed < 0.7 * report.pruning_ratio:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(kept.items())[:3])
         warnings.warn(
-            f"pruning_ratio={report.pruning_ratio:g} was to leave about {asked:.2f} of the parameters and left {got:.2f}"
-            f" (kept whole: {reasons or 'see report()'})",
+            f"pruning_ratio={report.pruning_ratio:g} was asked, but only {removed:.2f} of the channels could leave "
+            f"({reasons or 'layers are narrower than round_to'}); see proxy.report()",
             NoEffectWarning,
             stacklevel=3,
         )
