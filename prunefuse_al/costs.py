@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -18,6 +18,7 @@ from .errors import InputError
 
 SELECTION_STAGES = frozenset({"prune", "train_proxy", "recalibrate", "score", "rank", "sync"})
 """Stages that are paid to choose samples; the others make or use the target."""
+_NO_COUNTERPART = frozenset({"recalibrate", "sync"})  # dense active learning has no such stage
 
 
 @dataclass(frozen=True)
@@ -169,18 +170,16 @@ class CostLedger:
             result["total"] = result.pop("total")
         return result
 
-    def ratio(
-        self, baseline: CostLedger | None = None, *, measure: str = "macs", stages: Iterable[str] = SELECTION_STAGES
-    ) -> float:
-        """Return cost over the dense baseline's, in `stages` (default: all that is paid to choose samples).
+    def ratio(self, baseline: CostLedger | None = None, *, measure: str = "macs", total: bool = False) -> float:
+        """Return what choosing the samples cost, over what dense active learning pays for it.
 
         Args:
             baseline: ledger of a dense run, for a measured ratio; None: the dense network's MACs for the same rows.
             measure: ``"macs"``, or with a baseline also ``"seconds"`` or ``"samples"``.
-            stages: names of the stages to sum.
+            total: add what the target costs. Dense active learning has no such stage: its last network is the target.
 
         Returns:
-            The ratio; ``nan`` when nothing was counted in these stages.
+            The ratio; ``nan`` when nothing was counted.
 
         Raises:
             InputError: for an unknown measure, or seconds without a baseline.
@@ -191,12 +190,14 @@ class CostLedger:
             raise InputError(
                 f"ratio(measure={measure!r}) needs baseline=, a dense run's ledger; without it only MACs are known"
             )
-        wanted = frozenset(stages)
-        own = self._sum(measure, wanted)
-        other = self._sum("dense_macs", wanted) if baseline is None else baseline._sum(measure, wanted)
+        own = self._sum(measure, {row.stage for row in self._rows} - {"predict"} if total else SELECTION_STAGES)
+        if baseline is None:
+            other = self._sum("dense_macs", SELECTION_STAGES - _NO_COUNTERPART)
+        else:
+            other = baseline._sum(measure, SELECTION_STAGES)
         return own / other if other else float("nan")
 
-    def _sum(self, measure: str, stages: frozenset[str]) -> float:
+    def _sum(self, measure: str, stages: Set[str]) -> float:
         return sum(float(getattr(row, measure)) for row in self._rows if row.stage in stages)
 
     def __len__(self) -> int:

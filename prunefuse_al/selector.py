@@ -26,12 +26,16 @@ from .saving import load_selector, save_selector
 from .scorers import get_scorer
 from .scorers._select import check_k
 from .scoring import LOGITS, candidate_rows, read_signals
-from .steps import fused_target, make_target, rank, train_proxy
+from .steps import fused_target, fusing_needs_data, make_target, rank, train_proxy
 from .training import TorchTrainer
 from .types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
 
 Int64s = np.ndarray[Any, np.dtype[np.int64]]
 Float64s = np.ndarray[Any, np.dtype[np.float64]]
+_ANOTHER = (
+    "proxy= was given, another network, which has no place in the dense one; `model` is that network, trained, "
+    "and fit_target() trains the dense one from its own weights"
+)
 
 
 class PrunedProxySelector:
@@ -127,6 +131,8 @@ class PrunedProxySelector:
             round_to=round_to,
             entropy=entropy_of(random_state),
         )
+        if proxy is not None and sync_every is not None:
+            raise InputError("sync_every= prunes the target again, and proxy= is another network: give one of the two")
         self.history: Any = None
         self._state = State(copy.deepcopy(check_model(model)))
         self._other = None if proxy is None else copy.deepcopy(check_model(proxy))
@@ -153,10 +159,7 @@ class PrunedProxySelector:
         """
         state = self._fitted("proxy")
         if state.channel_map is None:
-            raise FusionError(
-                "proxy= was given: it is another network, with no place in the dense one and nothing to fuse; "
-                "fit_target() trains the dense network from its own weights, and `model` is the trained proxy"
-            )
+            raise FusionError(f"proxy: {_ANOTHER}")
         return Proxy(self.model, state.channel_map, state.report)
 
     @property
@@ -249,19 +252,24 @@ class PrunedProxySelector:
             stage.watch(network)
             return read_signals(self.options.trainer, network, data, torch.arange(len(data)), needs)
 
-    def fuse(self) -> nn.Module:
+    def fuse(self, data: Any = None) -> nn.Module:
         """Return a new target: the trained proxy put back into the dense network, not fine-tuned.
 
+        Args:
+            data: what BatchNorm statistics are re-estimated on, where they are; None: the data of the last `fit`.
+
         Raises:
-            NotFittedError: before `fit`.
+            NotFittedError: before `fit`, or without data in a selector that was loaded or unpickled.
             FusionError: the proxy is another network, not a part of this one.
         """
         state = self._fitted("fuse")
-        _ = self.proxy  # raises for another network
+        if state.channel_map is None:
+            raise FusionError(f"fuse: {_ANOTHER}")
+        given = self._labelled if data is None else as_dataset(data)
+        if given is None and fusing_needs_data(self.options, state):
+            given = self._require_labelled("fuse")
         with self._ledger.transaction():
-            needs_data = self.options.recalibrate and self.options.cross != "preserve"
-            data = self._require_labelled("fuse") if needs_data else None
-            return fused_target(self.options, self._ledger, state, data, state.round)
+            return fused_target(self.options, self._ledger, state, given, state.round)
 
     def fit_target(self, labelled: Any = None, y: Any = None, sample_weight: Any = None) -> nn.Module:
         """Return a new target, fused and fine-tuned.
@@ -321,13 +329,19 @@ class PrunedProxySelector:
         if self._labelled is None:
             raise NotFittedError(
                 f"{call}: the labelled data is not in memory (it is neither saved nor pickled with a selector); "
-                "call fit() again, or pass the data to fit_target()"
+                "pass it to fuse() or fit_target(), or call fit() again"
             )
         return self._labelled
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the user's data out of pickles: it may be larger than memory."""
         return {**self.__dict__, "_labelled": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PrunedProxySelector:
+        """Share the user's data with copies."""
+        copied = object.__new__(type(self))
+        vars(copied).update({k: v if k == "_labelled" else copy.deepcopy(v, memo) for k, v in vars(self).items()})
+        return copied
 
     def __repr__(self) -> str:
         o = self.options

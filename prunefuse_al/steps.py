@@ -141,9 +141,14 @@ def fused_target(options: Options, ledger: CostLedger, state: State, data: Any, 
         proxy = Proxy(state.trained, state.channel_map, state.report)
         target = fuse(state.dense, proxy, cross=options.cross)
         stage.describe(target)
-    if options.recalibrate and options.cross != "preserve" and batchnorms(target):
+    if fusing_needs_data(options, state):
         _recalibrate(options, ledger, target, data, ("recalibrate_target", "target", number))
     return target
+
+
+def fusing_needs_data(options: Options, state: State) -> bool:
+    """Tell whether the fused network's BatchNorm statistics have to be estimated again."""
+    return options.recalibrate and options.cross != "preserve" and bool(batchnorms(state.dense))
 
 
 @contextlib.contextmanager
@@ -204,12 +209,15 @@ def _recalibrate(options: Options, ledger: CostLedger, module: nn.Module, data: 
 def _reading(trainer: Any) -> dict[str, Any]:
     """Return how `trainer` reads data for evaluation, as far as it says."""
     names = {
-        "batch_size": "batch_size",
+        "batch_size": "eval_batch_size",
         "device": "device",
         "transform": "eval_transform",
         "num_workers": "num_workers",
     }
-    return {option: getattr(trainer, name) for option, name in names.items() if hasattr(trainer, name)}
+    reading = {option: getattr(trainer, name, None) for option, name in names.items()}
+    if getattr(trainer, "accelerator", None) is not None:
+        reading["device"] = trainer.accelerator.device
+    return {option: value for option, value in reading.items() if value is not None}
 
 
 def _target_trainer(options: Options, fused: bool) -> Any:

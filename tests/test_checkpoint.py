@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,26 +60,29 @@ def test_a_loaded_selector_is_the_same(saved: Path) -> None:
     assert loaded.round == 2
 
 
-@pytest.mark.parametrize("scorer", ["margin", "random"])
-def test_a_new_process_picks_the_same_samples(scorer: str, tmp_path: Path) -> None:
-    chosen = fitted(scorer=scorer)
-    chosen.save(tmp_path / "s")
+def test_a_new_process_picks_the_same_samples(tmp_path: Path) -> None:
+    scorers = ["margin", "random"]
+    selectors = [fitted(scorer=scorer) for scorer in scorers]
+    for scorer, chosen in zip(scorers, selectors, strict=True):
+        chosen.save(tmp_path / scorer)
     np.save(tmp_path / "pool.npy", X.numpy())
     program = """
 import sys, numpy as np
 from fakes import mlp
 from prunefuse_al.selector import PrunedProxySelector
-selector = PrunedProxySelector.load(sys.argv[1] + "/s", mlp(6, 16, 12, 3, seed=5))
-print(*selector.query(np.load(sys.argv[1] + "/pool.npy"), 12))
+for path in sys.argv[2:]:
+    selector = PrunedProxySelector.load(path, mlp(6, 16, 12, 3, seed=5))
+    print(*selector.query(np.load(sys.argv[1]), 12))
 """
     root = Path(__file__).parent
     run = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)],
+        [sys.executable, "-c", program, str(tmp_path / "pool.npy"), *[str(tmp_path / scorer) for scorer in scorers]],
         capture_output=True,
         text=True,
-        env={"PYTHONPATH": f"{root}:{root.parent}", "PATH": "", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root.parent}"},
     )
-    assert run.stdout.split() == [str(row) for row in chosen.query(X, 12)], run.stderr
+    picked = [[int(row) for row in line.split()] for line in run.stdout.splitlines()]
+    assert picked == [chosen.query(X, 12).tolist() for chosen in selectors], run.stderr
 
 
 def test_the_file_is_plain_safetensors_with_json(saved: Path) -> None:

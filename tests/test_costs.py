@@ -140,14 +140,16 @@ def test_ratio_against_a_measured_run() -> None:
     def row(stage: str, seconds: float, work: int) -> CostRow:
         return CostRow(1, stage, "proxy", seconds, 10, work, 0, 4 * work, 5, 0)
 
-    proxy, dense = (
-        CostLedger([row("score", 1.0, 10), row("train_target", 9.0, 99)]),
-        CostLedger([row("score", 4.0, 50)]),
-    )
+    proxy = CostLedger([row("score", 1.0, 10), row("train_target", 9.0, 99), row("predict", 5.0, 5)])
+    dense = CostLedger([row("score", 4.0, 50), row("predict", 7.0, 7)])
     assert proxy.ratio(dense, measure="seconds") == 0.25
+    assert proxy.ratio(dense, measure="seconds", total=True) == 2.5
     assert proxy.ratio(dense) == 0.2
     assert proxy.ratio() == 0.25
-    assert proxy.ratio(stages=["train_target"], baseline=dense) != proxy.ratio(stages=["train_target"], baseline=dense)
+    assert proxy.ratio(total=True) == 109 / 40
+    synced = CostLedger([row("score", 1.0, 10), row("sync", 9.0, 20)])
+    assert synced.ratio() == 30 / 40
+    assert CostLedger().ratio() != CostLedger().ratio()  # nan
     with pytest.raises(InputError, match="needs baseline="):
         proxy.ratio(measure="seconds")
     with pytest.raises(InputError, match="'macs', 'seconds' or 'samples'"):

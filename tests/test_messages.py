@@ -154,7 +154,7 @@ def test_a_loss_that_diverges_is_said_with_its_epoch() -> None:
     chosen = fitted()
     before = copy.deepcopy(chosen.model.state_dict())
     wild = selector(trainer=trainer(lr=1e30, epochs=5))
-    with pytest.raises(errors.NonFiniteError, match="epoch [12]"):
+    with pytest.raises(errors.NonFiniteError, match=r"epoch [12]"):
         wild.fit(X, Y)
     assert wild.round == 0
     torch.testing.assert_close(chosen.model.state_dict(), before, rtol=0, atol=0)

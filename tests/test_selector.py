@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fakes import PlainTrainer, blobs, mlp
+from fakes import PlainTrainer, blobs, mlp, seeded
 from torch import Tensor, nn
 
 from prunefuse_al import scoring
+from prunefuse_al.distillation import Distillation
 from prunefuse_al.errors import BudgetError, FallbackWarning, FusionError, InputError, NonFiniteError, NotFittedError
 from prunefuse_al.scorers import SCORERS, least_confidence
 from prunefuse_al.selector import PrunedProxySelector
+from prunefuse_al.training import TorchTrainer
 from prunefuse_al.types import RngLike, Selection, Signals
 
 X, Y = blobs(160)
@@ -47,7 +51,7 @@ def test_the_loop() -> None:
         labelled += picked.tolist()
         assert chosen.round == number
     target = chosen.fit_target(X[labelled], Y[labelled])
-    assert [layer.out_features for layer in target if isinstance(layer, nn.Linear)] == [16, 12, 3]
+    assert [layer.out_features for layer in target.children() if isinstance(layer, nn.Linear)] == [16, 12, 3]
     assert (target(X).argmax(1) == Y).float().mean() > 0.9
     stages = [(row.round, row.stage) for row in chosen.costs.rows()]
     assert stages == [
@@ -58,15 +62,16 @@ def test_the_loop() -> None:
 
 
 def test_the_users_network_is_never_changed() -> None:
-    model = mlp(6, 16, 3).train()
+    model: Any = mlp(6, 16, 3).train()
     before = state_of(model)
     chosen = PrunedProxySelector(model, trainer=PlainTrainer(), random_state=0, fine_tune_lr_scale=None)
     chosen.fit(X, Y).fit_target()
     assert same_state(state_of(model), before)
     assert model.training
+    fused = state_of(chosen.fuse())
     with torch.no_grad():
         model[0].weight.zero_()  # nor does changing it later change the selector
-    assert not torch.equal(chosen.fuse()[0].weight, model[0].weight)
+    assert same_state(state_of(chosen.fuse()), fused)
 
 
 def test_every_round_starts_from_the_same_pruned_weights() -> None:
@@ -231,15 +236,16 @@ def test_a_failed_fit_changes_nothing() -> None:
 @pytest.mark.parametrize("call", ["query", "fuse", "fit_target", "predict_proba", "proxy", "model"])
 def test_nothing_works_before_fit(call: str) -> None:
     chosen = selector()
+    calls: dict[str, Callable[[], Any]] = {
+        "query": lambda: chosen.query(X, 1),
+        "fuse": chosen.fuse,
+        "fit_target": lambda: chosen.fit_target(X, Y),
+        "predict_proba": lambda: chosen.predict_proba(X),
+        "proxy": lambda: chosen.proxy,
+        "model": lambda: chosen.model,
+    }
     with pytest.raises(NotFittedError, match="call fit"):
-        {
-            "query": lambda: chosen.query(X, 1),
-            "fuse": chosen.fuse,
-            "fit_target": lambda: chosen.fit_target(X, Y),
-            "predict_proba": lambda: chosen.predict_proba(X),
-            "proxy": lambda: chosen.proxy,
-            "model": lambda: chosen.model,
-        }[call]()
+        calls[call]()
     assert len(chosen.costs) == 0
 
 
@@ -321,6 +327,112 @@ def test_datasets_without_labels_and_pools_with_them() -> None:
     np.testing.assert_array_equal(chosen.query(pairs, 5), chosen.query(X, 5))
     with pytest.raises(InputError, match="no labels"):
         selector().fit([1.0, 2.0])
+
+
+def pictures(seed: int = 0) -> nn.Module:
+    return seeded(
+        lambda: nn.Sequential(
+            *(nn.Linear(6, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU()),
+            *(nn.Linear(16, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 3)),
+        ),
+        seed,
+    )
+
+
+def torch_trainer(**options: Any) -> TorchTrainer:
+    return TorchTrainer(**{"epochs": 15, "batch_size": 16, "progress": False, "device": "cpu", **options})
+
+
+def test_batch_norm_is_folded_for_pools_only_where_it_is_exact() -> None:
+    picks = []
+    for fold in (True, False):
+        chosen = PrunedProxySelector(pictures(), trainer=torch_trainer(), random_state=0, fold_batchnorm=fold)
+        picks.append(chosen.fit(X, Y).query(X, 12))
+        row = next(row for row in chosen.costs.rows() if row.stage == "score")
+        assert row.samples == 160
+        assert (row.parameters < sum(p.numel() for p in chosen.model.parameters())) == fold
+        assert any(isinstance(m, nn.BatchNorm1d) for m in chosen.model.modules())
+    np.testing.assert_array_equal(picks[0], picks[1])
+
+
+@pytest.mark.parametrize("cross", ["preserve", "copy", 0.5])
+def test_statistics_are_estimated_again_where_fusing_made_them_wrong(cross: Any) -> None:
+    chosen = PrunedProxySelector(pictures(), trainer=torch_trainer(), random_state=0, cross=cross).fit(X, Y)
+    target = chosen.fuse()
+    assert ("recalibrate_target" in chosen.costs.totals()) == (cross != "preserve")
+    hidden: list[Tensor] = []
+    hook = target.get_submodule("1").register_forward_hook(lambda *call: hidden.append(call[2]))
+    with torch.no_grad():
+        target.eval()(X)
+    hook.remove()
+    if cross != "preserve":
+        scale = (
+            target.get_parameter("1.weight").detach().abs()
+        )  # what is normalised by right statistics has this spread
+        torch.testing.assert_close(hidden[0].std(0), scale, atol=1e-3, rtol=1e-3)
+        with pytest.raises(NotFittedError, match="pass it to fuse"):
+            pickle.loads(pickle.dumps(chosen)).fuse()
+    again = pickle.loads(pickle.dumps(chosen)).fuse(X)
+    assert same_state(state_of(again), state_of(target))
+
+
+def test_a_pretrained_network_is_recalibrated_once_after_pruning() -> None:
+    model = pictures()
+    torch_trainer().fit(model, (X, Y), seed=0)
+    chosen = PrunedProxySelector(model, trainer=torch_trainer(), random_state=0).fit(X, Y).fit(X, Y)
+    assert [row.stage for row in chosen.costs.rows()] == ["prune", "recalibrate", "train_proxy", "train_proxy"]
+    left_alone = PrunedProxySelector(model, trainer=torch_trainer(), random_state=0, recalibrate=False).fit(X, Y)
+    assert "recalibrate" not in left_alone.costs.totals()
+
+
+def test_the_target_is_fine_tuned_at_a_lower_rate() -> None:
+    trainer = torch_trainer(epochs=3, scheduler="constant", lr=0.1)
+    rates: list[float] = []
+    for scale in (0.2, None):
+        chosen = PrunedProxySelector(pictures(), trainer=trainer, random_state=0, fine_tune_lr_scale=scale).fit(X, Y)
+        before = state_of(chosen.fuse())
+        after = state_of(chosen.fit_target())
+        rates.append(float(sum((after[name].double() - before[name].double()).abs().sum() for name in before)))
+    assert rates[0] < rates[1]
+    assert trainer.lr_scale == 1.0  # the user's object is not touched
+
+
+def test_distillation_is_taught_by_the_proxy_and_paid_for() -> None:
+    trainer = torch_trainer(epochs=3)
+    plain = PrunedProxySelector(pictures(), trainer=trainer, random_state=0).fit(X, Y)
+    taught = PrunedProxySelector(pictures(), trainer=trainer, random_state=0, distillation=Distillation(0.9)).fit(X, Y)
+    proxy = state_of(taught.model)
+    targets = [state_of(each.fit_target()) for each in (plain, taught)]
+    assert not same_state(*targets)
+    assert taught.costs.rows()[-1].forward_macs > plain.costs.rows()[-1].forward_macs
+    assert taught.costs.rows()[-1].backward_macs == plain.costs.rows()[-1].backward_macs
+    assert same_state(state_of(taught.model), proxy)
+    assert trainer.distillation is None
+    with pytest.raises(InputError, match="PlainTrainer has no `distillation`"):
+        selector(distillation=Distillation()).fit(X, Y).fit_target()
+
+
+def test_a_memory_mapped_pool_of_bytes(tmp_path: Path) -> None:
+    pool = np.random.default_rng(0).integers(0, 255, (500, 6), dtype=np.uint8)
+    np.save(tmp_path / "pool.npy", pool)
+    trainer = torch_trainer(transform=_to_float, eval_transform=_to_float)
+    chosen = PrunedProxySelector(mlp(6, 16, 3), trainer=trainer, random_state=0)
+    chosen.fit(pool[:60], pool[:60].argmax(1) % 3)
+    np.testing.assert_array_equal(chosen.query(np.load(tmp_path / "pool.npy", "r"), 9), chosen.query(pool, 9))
+
+
+def _to_float(x: Tensor) -> Tensor:
+    return x.float() / 255
+
+
+def test_deep_copies_share_the_data() -> None:
+    chosen = selector().fit(X, Y)
+    assert same_state(state_of(copy.deepcopy(chosen).fit_target()), state_of(chosen.fit_target()))
+
+
+def test_sync_and_another_network_exclude_each_other() -> None:
+    with pytest.raises(InputError, match="one of the two"):
+        selector(proxy=mlp(6, 4, 3), sync_every=1)
 
 
 def test_repr_tells_what_it_is() -> None:
