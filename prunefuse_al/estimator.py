@@ -17,8 +17,8 @@ from .errors import InputError, NotFittedError
 from .inputs import count_outputs, read, read_labelled, row_shape
 from .options import entropy_of
 from .rng import isolated_rng
-from .scoring import LOGITS
-from .selector import Float64s, Int64s, PrunedProxySelector, probabilities
+from .scoring import LOGITS, Float64s, Int64s, probabilities
+from .selector import PrunedProxySelector
 from .tabular import mlp, table_trainer
 from .targets import check_weights, encode, known_classes
 from .training import TorchTrainer

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from .counting import Call, PassCounter
-from .data import subset
+from .data import as_dataset, split_item, subset
 from .errors import InputError, NonFiniteError
 from .types import Scorer, Signals, Trainer
 
 CHUNK = 16_384
 """Rows read at once: what a pool of any size needs in memory is the signals of so many rows and one score per row."""
 
+Int64s = np.ndarray[Any, np.dtype[np.int64]]
+Float64s = np.ndarray[Any, np.dtype[np.float64]]
 LOGITS = frozenset({"logits"})
 _INFERRED = frozenset({"logits", "features", "mc_logits"})
 _KNOWN = _INFERRED | {"labels", "labelled_features"}
@@ -124,3 +126,18 @@ def first_call(trainer: Trainer, model: nn.Module, data: Any) -> Call:
             f"{type(trainer).__name__}.infer did not call the network, so its input is not known; pass example_inputs="
         )
     return next(iter(counter.calls.values()))
+
+
+def probabilities(signals: Signals) -> Float64s:
+    """Return the softmax of the logits, float64 [n c]; rows sum to 1."""
+    assert signals.logits is not None  # the caller asked for them
+    result: Float64s = signals.logits.double().softmax(1).numpy()  # [n c]
+    return result
+
+
+def labelled_dataset(call: str, X: Any, y: Any, sample_weight: Any) -> Any:
+    """Return X and y as a dataset whose items have labels, or raise `InputError`."""
+    data = as_dataset(X, y, sample_weight=sample_weight)
+    if split_item(data[0])[1] is None:
+        raise InputError(f"{call}: the data has no labels; pass y, or a Dataset whose items are (input, label)")
+    return data

@@ -11,12 +11,11 @@ import os
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from .costs import CostLedger
-from .data import as_dataset, split_item
+from .data import as_dataset
 from .distillation import Distillation
 from .errors import FusionError, InputError, NotFittedError
 from .model_checks import check_model
@@ -25,13 +24,11 @@ from .pruning import Proxy
 from .saving import load_selector, save_selector
 from .scorers import get_scorer
 from .scorers._select import check_k
-from .scoring import LOGITS, candidate_rows, read_signals
+from .scoring import LOGITS, Float64s, Int64s, candidate_rows, labelled_dataset, probabilities, read_signals
 from .steps import fused_target, fusing_needs_data, make_target, rank, train_proxy
 from .training import TorchTrainer
 from .types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
 
-Int64s = np.ndarray[Any, np.dtype[np.int64]]
-Float64s = np.ndarray[Any, np.dtype[np.float64]]
 _ANOTHER = (
     "proxy= was given, another network, which has no place in the dense one; `model` is that network, trained, "
     "and fit_target() trains the dense one from its own weights"
@@ -189,7 +186,7 @@ class PrunedProxySelector:
             PruningError: the network cannot be pruned as asked.
             NonFiniteError: NaN or infinity in inputs or loss.
         """
-        data = _with_labels(as_dataset(labelled, y, sample_weight=sample_weight), "fit")
+        data = labelled_dataset("fit", labelled, y, sample_weight)
         warm = self.options.warm_start if warm_start is None else warm_start
         with self._ledger.transaction():
             state, history = train_proxy(self.options, self._ledger, self._state, self._other, data, warm=warm)
@@ -284,7 +281,7 @@ class PrunedProxySelector:
         """
         state = self._fitted("fit_target")
         given = self._require_labelled("fit_target") if labelled is None else labelled
-        data = _with_labels(as_dataset(given, y, sample_weight=sample_weight), "fit_target")
+        data = labelled_dataset("fit_target", given, y, sample_weight)
         with self._ledger.transaction():
             return make_target(self.options, self._ledger, state, data, "train_target")
 
@@ -347,16 +344,3 @@ class PrunedProxySelector:
         o = self.options
         name = type(self._state.dense).__name__
         return f"<PrunedProxySelector of {name}, pruning_ratio={o.pruning_ratio}, {o.scorer!r}, round {self.round}>"
-
-
-def probabilities(signals: Signals) -> Float64s:
-    """Return the softmax of the logits, float64 [n c]; rows sum to 1."""
-    assert signals.logits is not None
-    result: Float64s = signals.logits.double().softmax(1).numpy()  # [n c]
-    return result
-
-
-def _with_labels(data: Any, call: str) -> Any:
-    if split_item(data[0])[1] is None:
-        raise InputError(f"{call}: the data has no labels; pass y, or a Dataset whose items are (input, label)")
-    return data
