@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .atoms import FROZEN, NEUTRAL, Atoms, varying
+from .atoms import FROZEN, NEUTRAL, Atoms, narrowed, varying
 from .labels import Labels, merge, restructure
 
 
@@ -127,16 +127,17 @@ def structural(call: Call) -> list[Labels]:
 
     planes = restructure(run, source) or [[] for _ in call.results]
     if call.strict and call.name in {"view", "_unsafe_view", "reshape"}:
-        kept = [p for p, before in zip(planes[0], source.planes, strict=True) if _no_split(call, p, before)]
-        planes = [kept]
+        sizes = call.argument("size") or call.argument("shape")
+        planes = [[p for p in planes[0] if not _at_written_size(call, p, sizes)]]
     return [_like(result, p, source) for result, p in zip(call.results, planes, strict=True)]
 
 
-def _no_split(call: Call, after: Tensor, before: Tensor) -> bool:
-    split = len(varying(Labels(tuple(after.shape), [after]).planes[0])) > len(varying(before))
-    if split:
-        call.atoms.freeze(before, f"is split into fixed sizes by {call.name}")
-    return not split
+def _at_written_size(call: Call, plane: Tensor, sizes: Sequence[int]) -> bool:
+    """Freeze a plane that a view gives a size which may be written into the code."""
+    written = any(sizes[d] != -1 for d in varying(narrowed(plane)))
+    if written:
+        call.atoms.freeze(plane, f"is given a fixed size by {call.name}")
+    return written
 
 
 def same(call: Call) -> list[Labels]:

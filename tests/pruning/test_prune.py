@@ -287,6 +287,24 @@ def test_a_batch_dimension_in_a_view_does_not_mislead() -> None:
         prune(network, X, 0.5)  # 24 is written into the code: the layer is kept whole, never regrouped
 
 
+def test_sizes_written_into_a_view_keep_one_layer_and_no_more() -> None:
+    """`x.view(-1, 16 * 5 * 5)`, as in many a first network."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = F.max_pool2d(torch.relu(m.conv1(x)), 2)
+        x = F.max_pool2d(torch.relu(m.conv2(x)), 2).view(-1, 16 * 4 * 4)
+        return m.fc2(torch.relu(m.fc1(x)))
+
+    network = Wrapped(
+        forward, conv1=nn.Conv2d(3, 6, 3, padding=1), conv2=nn.Conv2d(6, 16, 3, padding=1), fc1=nn.Linear(256, 40),
+        fc2=nn.Linear(40, 3),
+    )  # fmt: skip
+    proxy = prune(network, IMAGES, 0.5)
+    assert widths(proxy) == [3, 16, 20, 3]
+    assert "is given a fixed size by view" in proxy.report().kept_whole["conv2.weight, dimension 0"]
+    assert proxy.report().preserve_exact
+
+
 def test_width_attributes_of_own_modules_follow() -> None:
     class Own(nn.Module):
         def __init__(self) -> None:

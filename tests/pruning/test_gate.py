@@ -1,0 +1,100 @@
+"""The gate must be able to refuse: each wrong proxy here passes every bit-for-bit check and still is no sub-network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunefuse_al.channel_map import ChannelMap, TensorMap, named_tensors
+from prunefuse_al.errors import PruningError
+from prunefuse_al.pruning.build import rebuild
+from prunefuse_al.pruning.gate import inspect
+from prunefuse_al.pruning.plan import structure
+from prunefuse_al.pruning.proxy import prune
+from prunefuse_al.pruning.tracing import trace
+
+
+class TwoLayers(nn.Module):
+    def __init__(self, norm: bool = False) -> None:
+        super().__init__()
+        self.a, self.b, self.norm = nn.Linear(6, 16), nn.Linear(16, 3), nn.LayerNorm(16) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.norm(self.a(x))))
+
+
+def judge(network: nn.Module, channel_map: ChannelMap, ratio_kept: Any = None) -> str:
+    x = torch.randn(3, 6)
+    found = structure(trace(network, (x,), {}), {})
+    kept = np.ones(int(found.components.max()) + 1, dtype=bool) if ratio_kept is None else ratio_kept
+    return inspect(network, rebuild(network, channel_map), channel_map, found, ((x,), {}), kept).reason
+
+
+def with_indices(channel_map: ChannelMap, name: str, dim: int, indices: list[int]) -> ChannelMap:
+    old = channel_map.tensors[name]
+    kept = tuple(torch.tensor(indices) if d == dim else k for d, k in enumerate(old.kept))
+    return replace(channel_map, tensors={**channel_map.tensors, name: TensorMap(old.shape, kept, old.inputs)})
+
+
+def test_the_right_map_passes() -> None:
+    network = TwoLayers()
+    assert judge(network, prune(network, torch.zeros(2, 6), 0.5).channel_map) == ""
+
+
+def test_misaligned_channels_are_refused() -> None:
+    network = TwoLayers()
+    good = prune(network, torch.zeros(2, 6), 0.5).channel_map
+    other = [i for i in range(16) if i not in good.tensors["a.weight"].kept[0].tolist()]
+    wrong = with_indices(good, "b.weight", 1, other)
+    state = {n: t.detach() for n, t in named_tensors(network).items()}
+    back = wrong.scatter(wrong.extract(state), state)
+    assert all(torch.equal(back[n], state[n]) for n in state)  # bit for bit, and yet:
+    assert "not a sub-network" in judge(network, wrong)
+
+
+def test_a_bias_out_of_order_is_refused() -> None:
+    network = TwoLayers()
+    good = prune(network, torch.zeros(2, 6), 0.5).channel_map
+    order = good.tensors["a.bias"].kept[0].tolist()
+    assert "not a sub-network" in judge(network, with_indices(good, "a.bias", 0, order[1:] + order[:1]))
+
+
+def test_a_proxy_that_does_not_run_is_refused_with_torchs_words() -> None:
+    network = TwoLayers()
+    good = prune(network, torch.zeros(2, 6), 0.5).channel_map
+    assert "does not run: RuntimeError: " in judge(network, with_indices(good, "b.weight", 1, [0, 1, 2]))
+
+
+def test_outputs_of_another_shape_are_refused() -> None:
+    network = TwoLayers()
+    thin = with_indices(
+        with_indices(prune(network, torch.zeros(2, 6), 0).channel_map, "b.weight", 0, [0, 1]), "b.bias", 0, [0, 1]
+    )
+    assert "gives [(2, 2)] where the network gives [(2, 3)]" in judge(network, thin)
+
+
+def test_a_proxy_that_cannot_train_is_refused() -> None:
+    class TrainsOnlyAtFullWidth(TwoLayers):
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = torch.relu(self.a(x))
+            return self.b(hidden.view(-1, 16) if self.training else hidden)
+
+    network = TrainsOnlyAtFullWidth()
+    thin = prune(TwoLayers(), torch.zeros(2, 6), 0.5).channel_map
+    assert "does not run in train mode" in judge(network, thin)
+    # What only runs in train mode is watched too, so the width is kept instead of breaking training.
+    with pytest.raises(PruningError, match="is given a fixed size by view"):
+        prune(network, torch.zeros(2, 6), 0.5)
+
+
+def test_normalisation_over_channels_does_not_hide_a_misalignment() -> None:
+    network = TwoLayers(norm=True)
+    good = prune(network, torch.zeros(2, 6), 0.5)
+    assert good.report().preserve_exact
+    other = [i for i in range(16) if i not in good.channel_map.tensors["a.weight"].kept[0].tolist()]
+    assert "not a sub-network" in judge(network, with_indices(good.channel_map, "b.weight", 1, other))
