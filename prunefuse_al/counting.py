@@ -36,23 +36,25 @@ def macs(module: nn.Module, example: Any) -> tuple[float, float]:
         Forward and backward multiply-accumulates per row. Backward is what the parameters that require a
         gradient need, 0.0 if none does.
     """
-    call: Call = (
-        (example, {})
-        if isinstance(example, tuple)
-        else ((), dict(example))
-        if isinstance(example, dict)
-        else ((example,), {})
-    )
-    return _call_macs(module, call)
+    if isinstance(example, dict):
+        return _call_macs(_counting_copy(module), ((), example))
+    return _call_macs(_counting_copy(module), (example if isinstance(example, tuple) else (example,), {}))
 
 
-def _call_macs(module: nn.Module, call: Call) -> tuple[float, float]:
-    """Count one call; dropout and the like draw from a forked generator."""
+def _counting_copy(module: nn.Module) -> nn.Module:
+    """Return a copy to run; recurrent layers only show their matrix products in double precision on a CPU."""
     model = copy.deepcopy(module).train()
-    args, kwargs = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, call)
-    if any(isinstance(m, nn.RNNBase) for m in model.modules()):
-        # Only the double-precision CPU path of recurrent layers runs as matrix products that can be counted.
-        model, (args, kwargs) = model.cpu().double(), tree_map(_cpu_double, (args, kwargs))
+    return model.cpu().double() if _recurrent(model) else model
+
+
+def _recurrent(model: nn.Module) -> bool:
+    return any(isinstance(m, nn.RNNBase) for m in model.modules())
+
+
+def _call_macs(model: nn.Module, call: Call) -> tuple[float, float]:
+    """Run one call on a copy; dropout and the like draw from a forked generator."""
+    convert = _cpu_double if _recurrent(model) else _detached
+    args, kwargs = tree_map(convert, call)
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)), torch.inference_mode(False), torch.enable_grad():
         with FlopCounterMode(display=False) as forward, sdpa_kernel(SDPBackend.MATH):
@@ -65,10 +67,14 @@ def _call_macs(module: nn.Module, call: Call) -> tuple[float, float]:
     return forward.get_total_flops() / 2 / rows, backward.get_total_flops() / 2 / rows
 
 
+def _detached(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
 def _cpu_double(leaf: Any) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
-    return leaf.cpu().double() if leaf.is_floating_point() else leaf.cpu()
+    return leaf.detach().cpu().double() if leaf.is_floating_point() else leaf.cpu()
 
 
 def batch_rows(args: Any, kwargs: Any) -> int:
@@ -124,9 +130,11 @@ class PassCounter:
         if not self.rows:
             return 0, 0
         network, forward, backward = signature(module), 0.0, 0.0
+        unknown = [key for key in self.calls if (network, key) not in cache]
+        if unknown:
+            model = _counting_copy(module)  # one for all: texts may come in many lengths
+            cache.update({(network, key): _call_macs(model, self.calls[key]) for key in unknown})
         for (key, training), n in self.rows.items():
-            if (network, key) not in cache:
-                cache[network, key] = _call_macs(module, self.calls[key])
             per_forward, per_backward = cache[network, key]
             forward += n * per_forward
             backward += n * per_backward * training

@@ -105,6 +105,15 @@ def test_one_row_and_no_rows() -> None:
     assert (ledger.rows()[0].samples, ledger.rows()[0].forward_macs) == (1, 9)
 
 
+def test_rows_of_several_shapes_are_counted_each() -> None:
+    ledger, net = CostLedger(), seeded(lambda: nn.Conv1d(2, 4, 3, padding=1))
+    with ledger.stage("score", round=1, network="proxy") as stage:
+        stage.watch(net)
+        for length in (5, 9, 5):
+            net(torch.zeros(3, 2, length))
+    assert ledger.rows()[0].forward_macs == 2 * 3 * 4 * 3 * (5 + 9 + 5)
+
+
 def test_a_helper_network_adds_macs_but_no_samples() -> None:
     ledger, student, teacher = CostLedger(), mlp(4, 2), mlp(4, 2)
     with ledger.stage("train_target", round=1, network="target", dense=student) as stage:
