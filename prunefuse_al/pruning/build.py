@@ -113,7 +113,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def _conv(module: Any, shapes: Shapes) -> dict[str, Any]:
     rows, columns = shapes["weight"][:2]
-    depthwise = module.groups == module.in_channels
+    depthwise = 1 < module.groups == module.in_channels
     if module.transposed:
         groups = rows if depthwise else module.groups
         return {"in_channels": rows, "out_channels": columns * groups, "groups": groups}

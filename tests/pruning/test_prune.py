@@ -334,3 +334,10 @@ def test_double_precision_networks() -> None:
             named_tensors(fuse(network, proxy, cross="copy")).values(), named_tensors(network).values(), strict=True
         )
     )
+
+
+def test_a_convolution_over_one_input_channel_is_not_depthwise() -> None:
+    with torch.random.fork_rng(devices=[]):
+        network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4))
+    convolution = prune(network, torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), 0.5).module[0]
+    assert (convolution.in_channels, convolution.out_channels, convolution.groups) == (1, 4, 1)
