@@ -22,28 +22,29 @@ def parameter_count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def macs(module: nn.Module, example: Any) -> tuple[float, float]:
+def macs(module: nn.Module, example: Any, *, training: bool = True) -> tuple[float, float]:
     """Count multiply-accumulates of one forward and one backward pass, per row of `example`.
 
     Matrix products, convolutions and attention are counted (torch's `FlopCounterMode`, halved); elementwise work is
     not. Recurrent layers are run through their step-by-step implementation for the count, so they are counted too.
 
     Args:
-        module: the network; a deep copy in train mode is run, so nothing about it changes.
+        module: the network; a deep copy is run, so nothing about it changes.
         example: a tensor [b ...], or a tuple or dict of them taken as positional or keyword arguments.
+        training: run the copy in train mode (parts that only train count as well) or in eval mode.
 
     Returns:
         Forward and backward multiply-accumulates per row. Backward is what the parameters that require a
         gradient need, 0.0 if none does.
     """
     if isinstance(example, dict):
-        return _call_macs(_counting_copy(module), ((), example))
-    return _call_macs(_counting_copy(module), (example if isinstance(example, tuple) else (example,), {}))
+        return _call_macs(_counting_copy(module, training), ((), example))
+    return _call_macs(_counting_copy(module, training), (example if isinstance(example, tuple) else (example,), {}))
 
 
-def _counting_copy(module: nn.Module) -> nn.Module:
+def _counting_copy(module: nn.Module, training: bool = True) -> nn.Module:
     """Return a copy to run; recurrent layers only show their matrix products in double precision on a CPU."""
-    model = copy.deepcopy(module).train()
+    model = copy.deepcopy(module).train(training)
     return model.cpu().double() if _recurrent(model) else model
 
 

@@ -45,7 +45,7 @@ def inspect(
     model: nn.Module, proxy: nn.Module, channel_map: ChannelMap, structure: Structure, arguments: Arguments, kept: Any
 ) -> Verdict:
     """Run every check; the first that fails gives the reason. Neither network is changed."""
-    reason = _runs(model, proxy, arguments) or _trains(proxy, arguments)
+    reason = _runs(model, proxy, arguments) or _trains(model, proxy, arguments)
     if reason:
         return Verdict(reason, channel_map)
     generator = torch.Generator().manual_seed(0)
@@ -87,18 +87,26 @@ def _runs(model: nn.Module, proxy: nn.Module, arguments: Arguments) -> str:
     return ""
 
 
-def _trains(proxy: nn.Module, arguments: Arguments) -> str:
-    """Return why the proxy cannot be trained, or ""."""
-    thin = copy.deepcopy(proxy).train()
+def _trains(model: nn.Module, proxy: nn.Module, arguments: Arguments) -> str:
+    """Return why the proxy cannot be trained where the dense network can, or ""."""
+    try:
+        _backward(proxy, arguments)
+    except Exception as error:
+        try:
+            _backward(model, arguments)
+        except Exception:  # not on these inputs, which may be too small for an auxiliary head
+            return ""
+        return f"the proxy does not run in train mode: {_first_line(error)}"
+    return ""
+
+
+def _backward(module: nn.Module, arguments: Arguments) -> None:
+    module = copy.deepcopy(module).train()
     args, kwargs = with_rows(arguments, 2)
     with visible_operations():
-        try:
-            outputs = [t for t in tree_leaves(thin(*args, **kwargs)) if isinstance(t, Tensor) and t.requires_grad]
-            if outputs:
-                torch.stack([t.float().square().mean() for t in outputs]).sum().backward()
-        except Exception as error:
-            return f"the proxy does not run in train mode: {_first_line(error)}"
-    return ""
+        outputs = [t for t in tree_leaves(module(*args, **kwargs)) if isinstance(t, Tensor) and t.requires_grad]
+        if outputs:
+            torch.stack([t.float().square().mean() for t in outputs]).sum().backward()
 
 
 def _generic(module: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -110,7 +118,7 @@ def _generic(module: nn.Module, generator: torch.Generator) -> nn.Module:
             if not tensor.is_floating_point() or id(tensor) in done:
                 continue
             done.add(id(tensor))
-            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
+            noise = 2 * torch.rand(tensor.shape, generator=generator).to(tensor) - 1
             scale = float(tensor.square().mean().sqrt()) if tensor.numel() else 0.0
             if tensor.ndim > 1:
                 scale = scale or 1 / math.sqrt(tensor[0].numel())

@@ -205,7 +205,7 @@ def _report(
 
 def _forward_macs(model: nn.Module, arguments: Arguments) -> float:
     args, kwargs = arguments
-    return macs(model, dict(kwargs) if kwargs else args)[0]
+    return macs(model, dict(kwargs) if kwargs else args, training=False)[0]
 
 
 def _widths(maps: Mapping[str, TensorMap]) -> Iterator[LayerWidth]:

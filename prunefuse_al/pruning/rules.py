@@ -103,6 +103,7 @@ SPATIAL = {
     "upsample_trilinear3d": 3, "reflection_pad1d": 1, "reflection_pad2d": 2, "replication_pad1d": 1,
     "replication_pad2d": 2, "im2col": 2,
 }  # fmt: skip
+POINTWISE = {"hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_", "hardtanh", "hardtanh_"}  # not tagged by torch
 FILLS = {"bernoulli_", "uniform_", "normal_", "random_", "zero_", "fill_", "exponential_"}
 REDUCTIONS = {
     "mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "prod", "logsumexp", "max", "min", "argmax",
@@ -153,6 +154,12 @@ def pointwise(call: Call) -> list[Labels]:
         # The tensor that is written through the view does not learn of these labels.
         return unknown(call)
     return [merge(call.atoms, operands, tuple(result.shape), call.name) for result in call.results]
+
+
+def restrided(call: Call) -> list[Labels]:
+    """`as_strided_` at the same shape only changes the memory layout; anything else is not understood."""
+    source = call.tensors()[0]
+    return same(call) if list(source.shape) == list(call.argument("size")) else unknown(call)
 
 
 def joined(call: Call) -> list[Labels]:
