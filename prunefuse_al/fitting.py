@@ -75,12 +75,10 @@ class Run:
         if not self.params:
             raise InputError("no parameter of the network requires a gradient: there is nothing to train")
         self.processes = Processes(plan.accelerator)
-        self.rows, self.validation = torch.arange(len(dataset)), plan.validation
+        self.dataset, self.validation = dataset, plan.validation
         if plan.early_stopping is not None and plan.validation is None:
-            labels = labels_of(dataset, read=False)
-            self.rows, held = plan.early_stopping.split(len(dataset), labels, plan.seed)
-            self.validation = subset(dataset, held)
-        self.dataset = dataset if len(self.rows) == len(dataset) else subset(dataset, self.rows)
+            parts = plan.early_stopping.split(len(dataset), labels_of(dataset, read=False), plan.seed)
+            self.dataset, self.validation = (subset(dataset, rows) for rows in parts)
         self.outcome = Outcome()
 
     def go(self) -> Outcome:
@@ -115,10 +113,8 @@ class Run:
         self.eval_forward = self._forward(plan.eval_transform)
         n_outputs = self._probe()
         known = labels_of(self.dataset, read=plan.class_weight == "balanced")
-        self.objective = Objective(
-            plan.loss, class_weight_tensor(plan.class_weight, known, n_outputs or 0), plan.device
-        )
-        self.n_outputs = n_outputs
+        class_weights = class_weight_tensor(plan.class_weight, known, n_outputs or 0)
+        self.objective, self.n_outputs = Objective(plan.loss, class_weights, plan.device), n_outputs
         for labels in (known, labels_of(self.validation, read=False) if self.validation is not None else None):
             if labels is not None and n_outputs is not None:
                 check_labels(labels, n_outputs, self.objective.ignored)
