@@ -70,15 +70,17 @@ class TensorMap:
 
 @dataclass(frozen=True)
 class Stream:
-    """Channels that LayerNorm normalises together, and everything that writes into them.
+    """Channels that LayerNorm or RMSNorm normalises together, and everything that writes into them.
 
     Attributes:
         writers: (tensor name, dimension) of all that adds into the stream.
         norms: (module name, name of its scale) of the normalisations that read it.
+        centred: they subtract the mean (LayerNorm does, RMSNorm does not).
     """
 
     writers: tuple[tuple[str, int], ...]
     norms: tuple[tuple[str, str], ...]
+    centred: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +190,7 @@ class ChannelMap:
         rest = {
             "tensors": {name: [list(t.shape), list(t.inputs)] for name, t in self.tensors.items()},
             "attributes": dict(self.attributes),
-            "streams": [[s.writers, s.norms] for s in self.streams],
+            "streams": [[s.writers, s.norms, s.centred] for s in self.streams],
         }
         return indices, rest
 
@@ -201,8 +203,8 @@ class ChannelMap:
         }
         attributes = {k: tuple(v) if isinstance(v, list) else v for k, v in rest["attributes"].items()}
         streams = tuple(
-            Stream(tuple((n, d) for n, d in writers), tuple((m, w) for m, w in norms))
-            for writers, norms in rest["streams"]
+            Stream(tuple((n, d) for n, d in writers), tuple((m, w) for m, w in norms), centred)
+            for writers, norms, centred in rest["streams"]
         )
         return cls(tensors, attributes, streams)
 

@@ -4,8 +4,8 @@ Batch normalisation needs nothing: it treats each channel alone. LayerNorm takes
 extra channels of the dense network change them. Where all that writes into a normalised stream is linear, and only
 LayerNorm reads it, an exact reparametrisation exists: silence the extra channels (zero rows), centre the writers over
 the proxy's channels (LayerNorm subtracts the mean, so it does not see it), and fold what the silent channels do to the
-variance, a factor n_proxy / n_dense, into scale and epsilon. GroupNorm also averages over positions, which centring
-does not leave alone.
+variance, a factor n_proxy / n_dense, into scale and epsilon. RMSNorm needs no centring. For GroupNorm, which also
+averages over positions, centring is not neutral, and no such form is known.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from .channel_map import ChannelMap, Stream, named_tensors
+
+EPSILONS = {"eps", "epsilon", "variance_epsilon", "layer_norm_epsilon"}
 
 
 def fused_copy(
@@ -42,9 +44,9 @@ def fused_copy(
             tensor.data = state[name].to(tensor.dtype)
     for path, share in eps.items():
         module = out.get_submodule(path)
-        value = getattr(module, "eps", None)
-        if isinstance(value, float):
-            setattr(module, "eps", value * share)  # noqa: B010  # nn.Module types its attributes as tensors
+        for name in EPSILONS & vars(module).keys():
+            value = getattr(module, name)
+            setattr(module, name, value * share if isinstance(value, float) else value)
     return out
 
 
@@ -65,7 +67,7 @@ def reparametrise(state: Mapping[str, Tensor], channel_map: ChannelMap) -> tuple
         if kept is None:
             continue
         for name, dim in stream.writers:
-            out[name] = _write_only_kept(out[name], dim, kept)
+            out[name] = _write_only_kept(out[name], dim, kept, centred=stream.centred)
         share = len(kept) / size
         eps.update({module: share for module, _ in stream.norms})
         for scale in {scale for _, scale in stream.norms}:
@@ -81,9 +83,10 @@ def _widths(stream: Stream, channel_map: ChannelMap) -> tuple[int, Tensor | None
     return tensor_map.shape[-1], tensor_map.kept[-1]
 
 
-def _write_only_kept(tensor: Tensor, dim: int, kept: Tensor) -> Tensor:
-    """Return the writer with its rows outside `kept` silenced and the kept ones at mean zero."""
+def _write_only_kept(tensor: Tensor, dim: int, kept: Tensor, *, centred: bool) -> Tensor:
+    """Return the writer with its rows outside `kept` silenced and the kept ones, if `centred`, at mean zero."""
     moved, index = tensor.movedim(dim, 0), kept.to(tensor.device)
     out = torch.zeros_like(moved)
-    out[index] = moved[index] - moved[index].mean(0)
+    rows = moved[index]
+    out[index] = rows - rows.mean(0) if centred else rows
     return out.movedim(0, dim)

@@ -18,6 +18,7 @@ from .plan import Structure
 
 # Attributes of a user's own modules that may hold a width or a number of heads, and look-alikes that never do.
 WIDTH_NAMES = re.compile(r"head|dim|chan|feat|width|hidden|inner|embed|plane|size|group|split", re.IGNORECASE)
+HEAD_COUNTS = re.compile(r"heads?$", re.IGNORECASE)
 OTHER_NAMES = re.compile(
     r"shift|window|patch|kernel|image|img|input_size|vocab|max|seq|class|label|posit|stride|batch|pool|pad|grid|resol",
     re.IGNORECASE,
@@ -98,13 +99,15 @@ def _guessed(module: nn.Module, sizes: Mapping[int, set[int]]) -> Iterator[tuple
         if name.startswith("_") or name == "training" or not WIDTH_NAMES.search(name) or OTHER_NAMES.search(name):
             continue
         if isinstance(value, int) and not isinstance(value, bool):
-            yield name, _new_size(value, sizes)
+            yield name, _new_size(name, value, sizes)
         elif isinstance(value, tuple | list) and value and all(type(v) is int for v in value):
-            yield name, type(value)(_new_size(v, sizes) for v in value)
+            yield name, type(value)(_new_size(name, v, sizes) for v in value)
 
 
-def _new_size(old: int, sizes: Mapping[int, set[int]]) -> int:
+def _new_size(name: str, old: int, sizes: Mapping[int, set[int]]) -> int:
     options = sizes.get(old, set())
+    if HEAD_COUNTS.search(name):  # heads leave whole: a dimension of the same size that stays is their width
+        options = options - {old}
     return next(iter(options)) if len(options) == 1 else old
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .atoms import FROZEN, varying
 from .labels import Labels, merge
-from .rules import Call, Norm
+from .rules import Call, Statistic
 
 
 def matmul(call: Call) -> list[Labels]:
@@ -188,7 +188,7 @@ def layer_norm(call: Call) -> list[Labels]:
     out = merge(call.atoms, [x, *(call.labels_of(t) for t in tensors[1:])], x.shape, call.name)
     first = len(x.shape) - len(call.argument("normalized_shape"))
     _note_affine(call, tensors[1:])
-    _note_norm(call, x, set(range(first, len(x.shape))), None)
+    _note_norm(call, x, set(range(first, len(x.shape))), call.name_of(call.argument("weight")))
     return [out] + [Labels(tuple(r.shape), free=True) for r in call.results[1:]]
 
 
@@ -202,7 +202,7 @@ def group_norm(call: Call) -> list[Labels]:
     vectors = [_channel_vector(call.labels_of(t), len(x.shape)) for t in tensors[1:]]
     out = merge(call.atoms, [x, *vectors], x.shape, call.name)
     _note_affine(call, tensors[1:])
-    _note_norm(call, x, {1}, groups)
+    _note_norm(call, x, {1}, None)
     return [out] + [Labels(tuple(r.shape), free=True) for r in call.results[1:]]
 
 
@@ -212,8 +212,8 @@ def _note_affine(call: Call, vectors: Sequence[Tensor]) -> None:
             call.atoms.affine.update(call.atoms.owners(plane))
 
 
-def _note_norm(call: Call, x: Labels, dims: set[int], groups: int | None) -> None:
+def _note_norm(call: Call, x: Labels, dims: set[int], scale: str | None) -> None:
     """Record the labels that are normalised together (none where the width is fixed)."""
     planes = [p for p in x.planes if varying(p) & dims]
     labels = planes[0] if planes else torch.full((1,) * len(x.shape), FROZEN)
-    call.norms.append(Norm(call.module, labels, call.name_of(call.argument("weight")), groups))
+    call.statistics.append(Statistic(call.name, call.module, labels, scale))

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..channel_map import ChannelMap, named_tensors
 from ..preserving import fused_copy
 from .example import Arguments, first_output, output_shapes, perturbed, with_rows
 from .plan import Structure
+from .statistics import KeptStatistics
 from .tracing import visible_operations
 
 TOLERANCE = 1e-6  # relative, in double precision
@@ -63,11 +64,9 @@ def inspect(
     plain = replace(channel_map, streams=())
     preserving = fused_copy(dense, thin, plain, cross=0.0, preserve=False)
     distance = _distance(preserving, inputs, expected)
-    if structure.trace.norms:
-        masks = [torch.from_numpy(kept[structure.components[n.labels.numpy()]]) for n in structure.trace.norms]
-        with _KeptNorms(masks):
-            if _distance(preserving, inputs, expected) < TOLERANCE:
-                return Verdict("", plain, distance)
+    replay = KeptStatistics(structure.trace.statistics, lambda labels: kept[structure.components[labels]])
+    if _distance(preserving, inputs, expected, replay) < TOLERANCE:
+        return Verdict("", plain, distance)
     return Verdict(f"the proxy is not a sub-network: relative distance {distance:.2g} with generic weights", plain)
 
 
@@ -151,51 +150,13 @@ def _run(module: nn.Module, inputs: Arguments) -> Tensor:
         return first_output(module(*args, **kwargs))
 
 
-def _distance(module: nn.Module, inputs: Arguments, expected: Tensor) -> float:
-    found = _run(module, inputs)
+def _distance(module: nn.Module, inputs: Arguments, expected: Tensor, mode: KeptStatistics | None = None) -> float:
+    with mode or nullcontext():
+        found = _run(module, inputs)
     # Measured on what differs between rows: a large constant part would hide any difference.
     scale = max(float((expected - expected.mean(0)).abs().max()), 1e-6 * float(expected.abs().max())) or 1.0
     distance = float((found - expected).abs().max()) / scale
     return distance if math.isfinite(distance) else math.inf
-
-
-class _KeptNorms(TorchDispatchMode):
-    """Lets normalisations over channels look at the kept channels only, in the order they were traced."""
-
-    def __init__(self, masks: list[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.masks, self.position = masks, 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = func._schema.name
-        if name not in ("aten::native_layer_norm", "aten::native_group_norm"):
-            return func(*args, **kwargs)
-        mask = self.masks[self.position % len(self.masks)]
-        self.position += 1
-        if name == "aten::native_layer_norm":
-            x, shape, weight, bias, eps = args
-            dims = tuple(range(x.ndim - len(shape), x.ndim))
-            return (_masked_norm(x, mask.to(x.device), dims, weight, bias, eps), *func(*args)[1:])
-        x, weight, bias, groups, eps = args[0], args[1], args[2], args[6], args[7]
-        parts = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
-        own = mask.to(x.device).expand(1, x.shape[1], *[1] * (x.ndim - 2)).reshape(1, groups, -1, *[1] * (x.ndim - 2))
-        out = _masked_norm(parts, own, tuple(range(2, parts.ndim)), None, None, eps).reshape(x.shape)
-        vector = (1, -1, *[1] * (x.ndim - 2))
-        out = out if weight is None else out * weight.view(vector) + bias.view(vector)
-        return (out, *func(*args)[1:])
-
-
-def _masked_norm(
-    x: Tensor, mask: Tensor, dims: tuple[int, ...], weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Tensor:
-    keep = mask.expand(x.shape).to(x)
-    count = keep.sum(dims, keepdim=True)
-    mean = (x * keep).sum(dims, keepdim=True) / count
-    variance = ((x - mean).square() * keep).sum(dims, keepdim=True) / count
-    out = (x - mean) / torch.sqrt(variance + eps)
-    out = out if weight is None else out * weight
-    return out if bias is None else out + bias
 
 
 def _first_line(error: Exception) -> str:

@@ -25,6 +25,7 @@ class Labels:
         planes: label planes, each broadcastable to `shape`.
         parameter: it is computed from parameters and buffers alone.
         free: it was made inside forward from sizes alone, so that it adapts to any width.
+        stretched: dimensions that were expanded from size 1, which adapt as well.
         debts: numbers of the freezes that are due if the tensor is ever used in an output.
     """
 
@@ -32,6 +33,7 @@ class Labels:
     planes: list[Tensor] = field(default_factory=list)
     parameter: bool = False
     free: bool = False
+    stretched: frozenset[int] = frozenset()
     debts: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
@@ -41,7 +43,7 @@ class Labels:
 
     def fixed(self, dim: int) -> bool:
         """True where the tensor has a size along `dim` that pruning cannot change."""
-        if self.free or self.shape[dim] == 1:
+        if self.free or self.shape[dim] == 1 or dim in self.stretched:
             return False
         return all(plane.shape[dim] == 1 for plane in self.planes)
 
@@ -53,7 +55,8 @@ class Labels:
         """Return the same with leading dimensions of size 1, as broadcasting does."""
         lead = (1,) * (ndim - len(self.shape))
         planes = [plane.reshape(lead + tuple(plane.shape)) for plane in self.planes]
-        return Labels(lead + tuple(self.shape), planes, self.parameter, self.free)
+        stretched = frozenset(dim + len(lead) for dim in self.stretched)
+        return Labels(lead + tuple(self.shape), planes, self.parameter, self.free, stretched)
 
 
 def merge(atoms: Atoms, operands: Sequence[Labels], shape: Sequence[int], where: str) -> Labels:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..channel_map import ChannelMap, Stream, TensorMap
 from ..errors import InputError
 from .atoms import Axis
+from .rules import STATISTICS
 from .tracing import Trace
 
 Keep = str | type[nn.Module] | nn.Module
@@ -226,21 +227,28 @@ def channel_map(structure: Structure, kept: np.ndarray, tensors: Mapping[str, Te
 
 
 def _streams(structure: Structure) -> tuple[Stream, ...]:
-    """Collect the normalisations over channels that can be thinned, and what writes into each."""
+    """Collect what LayerNorm and RMSNorm take statistics over, where it can be thinned, and what writes into it."""
     atoms, components = structure.trace.atoms, structure.components
-    norms: dict[tuple[int, ...], list[tuple[str, str]]] = defaultdict(list)
-    for norm in structure.trace.norms:
-        key = tuple(components[norm.labels.reshape(-1).numpy()].tolist())
-        if norm.groups is None and norm.scale is not None and any(component != components[0] for component in key):
-            norms[key].append((norm.module, norm.scale))
+    axes = {
+        number: components[axis.start : axis.start + axis.size]
+        for number, axis in enumerate(atoms.axes)
+        if number not in atoms.contracted | atoms.affine
+    }
+    norms: dict[tuple[int, ...], dict[tuple[str, str], int]] = defaultdict(lambda: defaultdict(int))
+    for statistic in structure.trace.statistics:
+        key = tuple(components[statistic.labels.reshape(-1).numpy()].tolist())
+        # RMSNorm, and hand-written norms, are plain means in a module that owns a scale.
+        scale = f"{statistic.module}.weight" if statistic.operation in STATISTICS else statistic.scale
+        if scale in atoms.registered and any(component != components[0] for component in key):
+            centring = 2 if statistic.operation in ("native_layer_norm", "var", "var_mean") else 1
+            norms[key][statistic.module, atoms.registered[scale]] += centring
     streams = []
     for key, readers in norms.items():
+        scales = {scale for _, scale in readers}
         writers = [
-            (axis.name, axis.dim)
-            for number, axis in enumerate(atoms.axes)
-            if number not in atoms.contracted | atoms.affine
-            and axis.size == len(key)
-            and np.array_equal(components[axis.start : axis.start + axis.size], key)
+            (atoms.axes[number].name, atoms.axes[number].dim)
+            for number, own in axes.items()
+            if atoms.axes[number].name not in scales and len(own) == len(key) and np.array_equal(own, key)
         ]
-        streams.append(Stream(tuple(writers), tuple(dict.fromkeys(readers))))
+        streams.append(Stream(tuple(writers), tuple(readers), centred=max(readers.values()) > 1))
     return tuple(streams)

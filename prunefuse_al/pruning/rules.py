@@ -20,20 +20,21 @@ from .labels import Labels, merge, restructure
 
 
 @dataclass
-class Norm:
-    """One call of a normalisation over channels.
+class Statistic:
+    """One call that takes a statistic over channels: LayerNorm, GroupNorm, or a plain mean, sum, variance, ...
 
     Attributes:
+        operation: bare name of the operation.
         module: name of the module that ran it.
-        labels: int64, broadcastable to the input, of what is normalised together.
-        scale: name of its scale.
-        groups: groups of channels of a GroupNorm, None for LayerNorm.
+        labels: int64, broadcastable to the input, of what the statistic is taken over; a single frozen label where
+            that does not change by pruning.
+        scale: name of the scale of a LayerNorm; GroupNorm has none here, as no exact fusion is known for it.
     """
 
+    operation: str
     module: str
     labels: Tensor
-    scale: str | None
-    groups: int | None
+    scale: str | None = None
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Call:
     labels_of: Callable[[Tensor], Labels]
     name_of: Callable[[Tensor | None], str | None]
     module: str
-    norms: list[Norm]
+    statistics: list[Statistic]
     strict: bool
     new_debts: set[int] = field(default_factory=set)
 
@@ -105,9 +106,12 @@ SPATIAL = {
 }  # fmt: skip
 POINTWISE = {"hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_", "hardtanh", "hardtanh_"}  # not tagged by torch
 FILLS = {"bernoulli_", "uniform_", "normal_", "random_", "zero_", "fill_", "exponential_"}
-REDUCTIONS = {
-    "mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "prod", "logsumexp", "max", "min", "argmax",
-    "argmin", "any", "all", "linalg_vector_norm", "norm", "_softmax", "_log_softmax", "_safe_softmax", "cumsum",
+STATISTICS = {
+    "mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "prod", "logsumexp", "norm",
+    "linalg_vector_norm",
+}  # fmt: skip
+REDUCTIONS = STATISTICS | {
+    "max", "min", "argmax", "argmin", "any", "all", "_softmax", "_log_softmax", "_safe_softmax", "cumsum",
 }  # fmt: skip
 
 
@@ -130,6 +134,10 @@ def structural(call: Call) -> list[Labels]:
     if call.strict and call.name in {"view", "_unsafe_view", "reshape"}:
         sizes = call.argument("size") or call.argument("shape")
         planes = [[p for p in planes[0] if not _at_written_size(call, p, sizes)]]
+    if call.name == "expand":
+        shape, lead = call.results[0].shape, call.results[0].ndim - len(source.shape)
+        stretched = frozenset(d for d in range(lead, len(shape)) if shape[d] > source.shape[d - lead])
+        return [Labels(tuple(shape), planes[0], source.parameter, source.free, stretched)]
     return [_like(result, p, source) for result, p in zip(call.results, planes, strict=True)]
 
 
@@ -190,18 +198,34 @@ def _join(call: Call, sources: list[Labels], system: frozenset[int], dim: int) -
 
 
 def reduction(call: Call) -> list[Labels]:
-    """Sums, means, softmax, ...: labels along a reduced dimension are frozen if the result is used, the others pass."""
+    """Sums, means, softmax, ...: labels of other dimensions pass, those of a reduced one meet their end.
+
+    A statistic over channels (their mean, their norm) is taken over fewer channels in the proxy, which is noted. A
+    softmax over channels, or the number of the largest, means something else with fewer: then they are frozen if the
+    result is ever used. Where a reduced dimension is one of several that a channel spans (the width of a head), the
+    channel leaves as a whole.
+    """
     source = call.labels_of(call.tensors()[0])
     ndim = len(source.shape)
     dims = call.dims(ndim) if ndim else []
+    passed, over = [], torch.full((1,) * ndim, FROZEN)
     for plane in source.planes:
-        if varying(plane) & set(dims):
+        reduced = varying(plane) & set(dims)
+        if not reduced:
+            passed.append(plane)
+        elif len(varying(plane)) > len(reduced):
+            for dim in reduced:
+                plane = call.atoms.tie_along(plane, dim)
+            passed.append(plane)
+        elif call.name in STATISTICS and len(reduced) == 1:
+            over = plane
+        else:
             call.owe(plane, f"is reduced over by {call.name}")
-    source.planes = [plane for plane in source.planes if not varying(plane) & set(dims)]
-    if not call.results or call.results[0].ndim == ndim:
-        return [_like(result, list(source.planes), source) for result in call.results]
-    planes = [p.reshape([n for d, n in enumerate(p.shape) if d not in dims]) for p in source.planes]
-    return [_like(result, list(planes), source) for result in call.results]
+    if call.name in STATISTICS:
+        call.statistics.append(Statistic(call.name, call.module, over))
+    if call.results and call.results[0].ndim != ndim:
+        passed = [p.reshape([n for d, n in enumerate(p.shape) if d not in dims]) for p in passed]
+    return [_like(result, list(passed), source) for result in call.results]
 
 
 def spatial(call: Call) -> list[Labels]:

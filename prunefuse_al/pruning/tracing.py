@@ -19,7 +19,7 @@ from ..channel_map import named_tensors
 from . import contractions, rules
 from .atoms import Atoms
 from .labels import Labels
-from .rules import Call, Norm, Rule
+from .rules import Call, Rule, Statistic
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(rules.VIEWS, rules.structural),
@@ -59,7 +59,7 @@ class Trace:
     """What one forward pass told."""
 
     atoms: Atoms
-    norms: list[Norm] = field(default_factory=list)
+    statistics: list[Statistic] = field(default_factory=list)
     sightings: list[Sighting] = field(default_factory=list)
 
 
@@ -82,7 +82,7 @@ class Tracer(TorchDispatchMode):
         if id(tensor) not in self._seen:
             return Labels(tuple(tensor.shape))
         known = self._seen[id(tensor)][1]
-        return Labels(known.shape, list(known.planes), known.parameter, known.free, known.debts)
+        return Labels(known.shape, list(known.planes), known.parameter, known.free, known.stretched, known.debts)
 
     def name_of(self, tensor: Tensor | None) -> str | None:
         """Return the name of a parameter or buffer, None for any other tensor."""
@@ -96,7 +96,7 @@ class Tracer(TorchDispatchMode):
         results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         call = Call(
             self.trace.atoms, func, args, kwargs, results, self.labels_of, self.name_of, self.modules[-1],
-            self.trace.norms, self.strict,
+            self.trace.statistics, self.strict,
         )  # fmt: skip
         found = rule_for(call)(call)
         debts = frozenset(call.new_debts).union(
@@ -153,11 +153,11 @@ def trace(
     result = Trace(Atoms(tensors))
     tracer = Tracer(result, tensors, strict=strict)
     for training in (False, True) if train_mode else (False,):
-        norms = list(result.norms)
+        seen = list(result.statistics)
         with visible_operations(), _module_stack(model.train(training), tracer.modules), tracer:
             output = model(*args, **kwargs)
         tracer.freeze_output(output)
-        result.norms = norms if training else result.norms  # the gate replays the eval pass
+        result.statistics = seen if training else result.statistics  # the gate replays the eval pass
     return result
 
 

@@ -341,3 +341,44 @@ def test_a_convolution_over_one_input_channel_is_not_depthwise() -> None:
         network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4))
     convolution = prune(network, torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), 0.5).module[0]
     assert (convolution.in_channels, convolution.out_channels, convolution.groups) == (1, 4, 1)
+
+
+# --- statistics over channels
+
+
+def test_rms_norm_is_thinned_and_fused_exactly() -> None:
+    network = Wrapped(
+        lambda m, x: m.head(m.last(m.a(x) + m.c(F.silu(m.b(m.norm(m.a(x))))))), a=nn.Linear(8, 24), norm=nn.RMSNorm(24),
+        b=nn.Linear(24, 40), c=nn.Linear(40, 24), last=nn.RMSNorm(24), head=nn.Linear(24, 3),
+    )  # fmt: skip
+    proxy = prune(network, X, 0.5)
+    assert widths(proxy) == [12, 20, 12, 3]
+    assert proxy.module.norm.normalized_shape == (12,)
+    assert proxy.report().preserve_exact
+    assert torch.allclose(fuse(network, proxy)(X), proxy.module(X), atol=1e-5)
+
+
+def test_a_mean_over_channels_is_thinned_and_its_distance_stated() -> None:
+    network = Wrapped(
+        lambda m, x: m.b((lambda y: y * torch.sigmoid(y.mean(1, keepdim=True)))(torch.relu(m.a(x)))),
+        a=nn.Linear(8, 24), b=nn.Linear(24, 3),
+    )  # fmt: skip
+    report = prune(network, X, 0.5).report()
+    assert [w.proxy for w in report.widths] == [12, 3]
+    assert not report.preserve_exact
+    assert report.preserve_distance > 1e-3
+    assert f"not exact, relative distance {report.preserve_distance:.2g}" in str(report)
+
+
+def test_a_norm_over_the_width_of_a_head_lets_the_head_leave_whole() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:  # cosine attention
+        q, k, v = m.qkv(x).reshape(len(x), -1, 3, m.heads, 4).permute(2, 0, 3, 1, 4)
+        scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-1, -2)
+        return m.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2)).mean(1)
+
+    network = Wrapped(forward, qkv=nn.Linear(8, 48), out=nn.Linear(16, 3))
+    network.heads = 4
+    proxy = prune(network, X.reshape(1, 2, 8), 0.5)
+    assert proxy.module.heads == 2
+    assert widths(proxy) == [24, 3]
+    assert proxy.report().preserve_exact

@@ -1,0 +1,86 @@
+"""Run a dense network so that every statistic over channels looks at the proxy's channels only.
+
+LayerNorm, a mean over channels and their like are taken over more channels in the dense network than in the proxy, so
+the two differ even where each channel sits in its right place. Run this way they must agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .atoms import varying
+from .rules import STATISTICS, Statistic
+
+NORMS = {"native_layer_norm", "native_group_norm"}
+
+
+class KeptStatistics(TorchDispatchMode):
+    """Replays the statistics of a trace, in the order they were seen, over kept channels.
+
+    Args:
+        statistics: those of the trace of the same forward pass.
+        alive: tells which labels, an int64 array, belong to kept channels.
+    """
+
+    def __init__(self, statistics: Sequence[Statistic], alive: Callable[[np.ndarray], np.ndarray]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.masks = [torch.from_numpy(alive(s.labels.numpy())) for s in statistics]
+        self.position = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func._schema.name.split("::")[-1]
+        if name not in STATISTICS | NORMS:
+            return func(*args, **kwargs)
+        mask = self.masks[self.position % len(self.masks)].to(args[0].device)
+        self.position += 1
+        if bool(mask.all()):
+            return func(*args, **kwargs)
+        if name == "native_layer_norm":
+            return (_layer_norm(mask, *args), *func(*args)[1:])
+        if name == "native_group_norm":
+            return (_group_norm(mask, *args), *func(*args)[1:])
+        (dim,) = varying(mask)
+        return func(args[0].index_select(dim, mask.flatten().nonzero().flatten()), *args[1:], **kwargs)
+
+
+def _layer_norm(
+    mask: Tensor, x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    out = _standardised(x, mask, tuple(range(x.ndim - len(shape), x.ndim)), eps)
+    out = out if weight is None else out * weight
+    return out if bias is None else out + bias
+
+
+def _group_norm(
+    mask: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    n: int,
+    c: int,
+    size: int,
+    groups: int,
+    eps: float,
+) -> Tensor:
+    parts = x.reshape(n, groups, c // groups, size)
+    own = mask.flatten().reshape(1, groups, c // groups, 1)
+    out = _standardised(parts, own, (2, 3), eps).reshape(x.shape)
+    vector = (1, -1, *[1] * (x.ndim - 2))
+    out = out if weight is None else out * weight.view(vector)
+    return out if bias is None else out + bias.view(vector)
+
+
+def _standardised(x: Tensor, mask: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    """Subtract the mean and divide by the deviation of the entries where `mask` is true."""
+    keep = mask.expand(x.shape).to(x)
+    count = keep.sum(dims, keepdim=True)
+    mean = (x * keep).sum(dims, keepdim=True) / count
+    variance = ((x - mean).square() * keep).sum(dims, keepdim=True) / count
+    return (x - mean) / torch.sqrt(variance + eps)
