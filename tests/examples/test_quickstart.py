@@ -1,0 +1,88 @@
+"""The quickstart runs from the command line, prints its tables and draws its figure."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("modAL.models")
+pytest.importorskip("matplotlib")
+
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.py"
+SMALL = ["--network", "mlp", "--rounds", "2", "--epochs", "2", "--per-round", "10", "--pool", "200"]
+TINY = [*SMALL, "--seeds", "0", "1", "--device", "cpu", "--out", "figure.png"]
+
+
+def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(QUICKSTART), *options],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quickstart")
+    finished = run(folder, *TINY)
+    assert finished.returncode == 0, finished.stderr
+    return folder, finished.stdout
+
+
+def row(text: str, name: str) -> list[float]:
+    (line,) = re.findall(rf"^ *{re.escape(name)}  +(.*)$", text, flags=re.MULTILINE)
+    return [float(cell) for cell in re.findall(r"[+-]?\d+\.\d+", line)]
+
+
+def test_accuracy_of_every_arm_at_every_budget(done):
+    for labels in (40, 50, 60):
+        cells = row(done[1], str(labels))
+        assert len(cells) == 8  # mean and deviation of four arms
+        assert all(0 <= cell <= 100 for cell in cells)
+
+
+def test_the_loops_start_from_the_same_labels_and_weights(done):
+    (_, _, dense, random) = row(done[1], "40")[::2]
+    assert dense == random
+
+
+def test_the_fused_target_is_compared_with_scratch(done):
+    text = done[1]
+    fused, scratch = row(text, "dense from scratch, 2 epochs"), row(text, "fused, 2 epochs at 0.5 of the rate")
+    difference = row(text, "fused - scratch at 2 epochs, paired by seed")[0]
+    assert difference == pytest.approx(scratch[0] - fused[0], abs=0.11)
+
+
+def test_costs_of_the_stages_add_up(done):
+    text = done[1]
+    stages = [row(text, name) for name in ("train to choose", "score the pool", "prune, rank")]
+    for column in (0, 1):
+        assert row(text, "choosing")[column] == pytest.approx(sum(stage[column] for stage in stages), abs=0.03)
+    share = float(re.findall(r"choosing took (\S+) of the dense loop's MACs", text)[0])
+    assert 0.2 < share < 0.6
+
+
+def test_the_figure_is_drawn(done):
+    assert (done[0] / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert (done[0] / "figure.png").stat().st_size > 20_000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--pruning-ratio", "0"], "--pruning-ratio 0.0: the dense loop runs anyway"),
+        (["--network", "resnet9"], "invalid choice: 'resnet9'"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path, options, message):
+    finished = run(tmp_path, *options)
+    assert finished.returncode == 2
+    assert message in finished.stderr
