@@ -4,7 +4,6 @@ from ._show_versions import show_versions as show_versions
 from ._version import __version__ as __version__
 from .channel_map import ChannelMap as ChannelMap
 from .costs import CostLedger as CostLedger
-from .distillation import Distillation as Distillation
 from .estimator import PruneFuseEstimator as PruneFuseEstimator
 from .fusion import fuse as fuse
 from .pruning import Proxy as Proxy
@@ -12,7 +11,8 @@ from .pruning import prune as prune
 from .scorers import SCORERS as SCORERS
 from .scorers import get_scorer as get_scorer
 from .selector import PrunedProxySelector as PrunedProxySelector
-from .stopping import EarlyStopping as EarlyStopping
+from .training import Distillation as Distillation
+from .training import EarlyStopping as EarlyStopping
 from .training import TorchTrainer as TorchTrainer
 from .types import Selection as Selection
 from .types import Signals as Signals

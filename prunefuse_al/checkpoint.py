@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -164,9 +165,17 @@ def encode(value: Any) -> Any:
 def _encode_object(value: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
     kind = type(value)
     return {
-        "as": f"{kind.__module__}:{kind.__qualname__}",
+        "as": _public_path(kind),
         "items": {key: encode(item) for key, item in fields.items()},
     }
+
+
+def _public_path(kind: type) -> str:
+    """Return "module:name" by the outermost module that exports a class, so that files survive a move within."""
+    parts = kind.__module__.split(".")
+    modules = [".".join(parts[: n + 1]) for n in range(len(parts))]
+    public = next(m for m in modules if getattr(sys.modules.get(m), kind.__qualname__, None) is kind)
+    return f"{public}:{kind.__qualname__}"
 
 
 def decode(value: Any) -> Any:

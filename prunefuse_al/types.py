@@ -102,5 +102,6 @@ def as_rng(rng: RngLike) -> np.random.Generator:
     if rng is None or isinstance(rng, int | np.integer):
         return np.random.default_rng(rng)
     raise InputError(
-        f"rng={rng!r} is a {type(rng).__name__}; pass None, an int, a numpy Generator or RandomState, or a torch Generator"
+        f"rng={rng!r} is a {type(rng).__name__}; "
+        "pass None, an int, a numpy Generator or RandomState, or a torch Generator"
     )

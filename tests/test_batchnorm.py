@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2, resnet18
 
-from prunefuse_al.batchnorm import fold_batchnorm, recalibrate_batchnorm
 from prunefuse_al.errors import NonFiniteError
 from prunefuse_al.signals import collect
+from prunefuse_al.training.batchnorm import fold_batchnorm, recalibrate_batchnorm
 
 X = np.random.default_rng(0).normal(3, 2, (60, 4)).astype(np.float32)
 

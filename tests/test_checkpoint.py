@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from prunefuse_al.checkpoint import decode, encode, read_file, write_file
-from prunefuse_al.distillation import Distillation
 from prunefuse_al.errors import CheckpointError, InputError, NotFittedError
 from prunefuse_al.scorers import Margin
 from prunefuse_al.selector import PrunedProxySelector
 from prunefuse_al.training import EarlyStopping, TorchTrainer
+from prunefuse_al.training.distillation import Distillation
 
 X, Y = blobs(150)
 
@@ -243,4 +243,4 @@ def test_only_this_librarys_classes_are_made() -> None:
     with pytest.raises(CheckpointError, match="cannot be written as JSON"):
         encode(lambda: None)
     with pytest.raises(InputError):
-        decode({"as": "prunefuse_al.distillation:Distillation", "items": {"lambda_": 7.0}})
+        decode({"as": "prunefuse_al.training.distillation:Distillation", "items": {"lambda_": 7.0}})

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
-from prunefuse_al.distillation import Distillation, distillation_loss
 from prunefuse_al.errors import InputError
 from prunefuse_al.training import TorchTrainer
+from prunefuse_al.training.distillation import Distillation, distillation_loss
 
 logits = hnp.arrays(np.float64, (4, 3), elements=st.floats(-1e3, 1e3))
 

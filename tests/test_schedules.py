@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunefuse_al.schedules import SCHEDULES, Cosine, Steps, make_optimizer, make_schedule
+from prunefuse_al.training.schedules import SCHEDULES, Cosine, Steps, make_optimizer, make_schedule
 
 
 def rates(name: str, epochs: int, lr: float = 0.1) -> list[float]:

@@ -14,12 +14,11 @@ import torch
 from fakes import PlainTrainer, blobs, mlp, seeded
 from torch import Tensor, nn
 
-from prunefuse_al import scoring
-from prunefuse_al.distillation import Distillation
 from prunefuse_al.errors import BudgetError, FallbackWarning, FusionError, InputError, NonFiniteError, NotFittedError
 from prunefuse_al.scorers import SCORERS, least_confidence
-from prunefuse_al.selector import PrunedProxySelector
+from prunefuse_al.selector import PrunedProxySelector, scoring
 from prunefuse_al.training import TorchTrainer
+from prunefuse_al.training.distillation import Distillation
 from prunefuse_al.types import RngLike, Selection, Signals
 
 X, Y = blobs(160)

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from prunefuse_al.errors import FallbackWarning, InputError, NonFiniteError, UnsupportedModelError
 from prunefuse_al.training import Distillation, EarlyStopping, TorchTrainer
-from prunefuse_al.transforms import per_sample
+from prunefuse_al.training.transforms import per_sample
 from prunefuse_al.types import Trainer
 
 rng = np.random.default_rng(0)

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from prunefuse_al.errors import InputError
-from prunefuse_al.presets import CIFAR10
 from prunefuse_al.rng import isolated_rng
-from prunefuse_al.transforms import Compose, Normalize, RandomCropFlip, per_sample
+from prunefuse_al.training.presets import CIFAR10
+from prunefuse_al.training.transforms import Compose, Normalize, RandomCropFlip, per_sample
 
 PICTURES = torch.arange(64 * 3 * 6 * 5, dtype=torch.float32).view(64, 3, 6, 5)
 

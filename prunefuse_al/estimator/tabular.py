@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .training import TorchTrainer
+from ..training.trainer import TorchTrainer
 
 HIDDEN = (100, 100)
 

@@ -10,19 +10,19 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from torch import Tensor, nn
 
-from .costs import CostLedger
-from .data import as_dataset
-from .distillation import Distillation
-from .errors import InputError, NotFittedError
+from ..costs import CostLedger
+from ..data import as_dataset
+from ..errors import InputError, NotFittedError
+from ..rng import isolated_rng
+from ..selector.options import entropy_of
+from ..selector.scoring import LOGITS, Float64s, Int64s, probabilities
+from ..selector.selector import PrunedProxySelector
+from ..training.distillation import Distillation
+from ..training.trainer import TorchTrainer
+from ..types import RngLike, Scorer, Signals, Trainer
 from .inputs import count_outputs, read, read_labelled, row_shape
-from .options import entropy_of
-from .rng import isolated_rng
-from .scoring import LOGITS, Float64s, Int64s, probabilities
-from .selector import PrunedProxySelector
 from .tabular import mlp, table_trainer
 from .targets import check_weights, encode, known_classes
-from .training import TorchTrainer
-from .types import RngLike, Scorer, Signals, Trainer
 
 SELECTOR_OPTIONS = (
     "pruning_ratio",

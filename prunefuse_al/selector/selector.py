@@ -14,20 +14,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from .costs import CostLedger
-from .data import as_dataset
-from .distillation import Distillation
-from .errors import FusionError, InputError, NotFittedError
-from .model_checks import check_model
+from ..costs import CostLedger
+from ..data import as_dataset
+from ..errors import FusionError, InputError, NotFittedError
+from ..model_checks import check_model
+from ..pruning import Proxy
+from ..scorers import get_scorer
+from ..scorers._select import check_k
+from ..training.distillation import Distillation
+from ..training.trainer import TorchTrainer
+from ..types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
 from .options import Options, State, entropy_of
-from .pruning import Proxy
 from .saving import load_selector, save_selector
-from .scorers import get_scorer
-from .scorers._select import check_k
 from .scoring import LOGITS, Float64s, Int64s, candidate_rows, labelled_dataset, probabilities, read_signals
 from .steps import fused_target, fusing_needs_data, make_target, rank, train_proxy
-from .training import TorchTrainer
-from .types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
 
 _ANOTHER = (
     "proxy= was given, another network, which has no place in the dense one; `model` is that network, trained, "

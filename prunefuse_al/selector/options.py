@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from .channel_map import ChannelMap, check_cross
-from .distillation import Distillation
-from .errors import InputError
-from .types import RngLike, Scorer, Trainer, as_rng
+from ..channel_map import ChannelMap, check_cross
+from ..errors import InputError
+from ..training.distillation import Distillation
+from ..types import RngLike, Scorer, Trainer, as_rng
 
 STAGES = ("prune", "train_proxy", "query", "train_target", "sync")  # the order is part of what a seed means
 

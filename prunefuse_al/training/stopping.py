@@ -11,7 +11,7 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from .errors import InputError
+from ..errors import InputError
 
 
 @dataclass(frozen=True)

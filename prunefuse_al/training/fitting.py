@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from .arrays import nonfinite_rows
-from .data import BatchLoader, check_finite, labels_of, subset
+from ..arrays import nonfinite_rows
+from ..data import BatchLoader, check_finite, labels_of, subset
+from ..errors import InputError, NonFiniteError
+from ..forward import Forward, explained, forward_for, logits_of, settled
+from ..rng import isolated_rng
 from .distillation import Distillation, distillation_loss
-from .errors import InputError, NonFiniteError
-from .forward import Forward, explained, forward_for, logits_of, settled
 from .losses import Objective, check_labels, class_weight_tensor, hits_of, weighted_mean
 from .placement import Processes, Weights, in_training, repeatable
-from .rng import isolated_rng
 from .stopping import EarlyStopping, Watch
 
 MakeSchedule = Callable[[torch.optim.Optimizer], Any]

@@ -13,13 +13,13 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from .arrays import describe_rows, map_leaves, nonfinite_rows
-from .data import BatchLoader, to_dataset
-from .errors import NonFiniteError
-from .forward import Transform, call, explained, forward_for, logits_of, settled
-from .model_checks import check_model
-from .precision import resolve_device
-from .rng import isolated_rng
+from ..arrays import describe_rows, map_leaves, nonfinite_rows
+from ..data import BatchLoader, to_dataset
+from ..errors import NonFiniteError
+from ..forward import Transform, call, explained, forward_for, logits_of, settled
+from ..model_checks import check_model
+from ..precision import resolve_device
+from ..rng import isolated_rng
 
 
 def recalibrate_batchnorm(

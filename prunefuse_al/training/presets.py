@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .errors import InputError
+from ..errors import InputError
 from .transforms import Compose, Normalize, RandomCropFlip
 
 CIFAR10 = Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))

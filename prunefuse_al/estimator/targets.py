@@ -10,7 +10,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
-from .errors import InputError
+from ..errors import InputError
 
 _SHOWN = 5
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .channel_map import ChannelMap
-from .checkpoint import decode, encode, load_state, read_file, state_tensors, write_file
-from .costs import CostLedger
-from .errors import CheckpointError, PruneFuseError
+from ..channel_map import ChannelMap
+from ..checkpoint import decode, encode, load_state, read_file, state_tensors, write_file
+from ..costs import CostLedger
+from ..errors import CheckpointError, PruneFuseError
+from ..pruning import rebuild
 from .options import Options, State
-from .pruning import rebuild
 
 _MAP = "channel_map/"
 

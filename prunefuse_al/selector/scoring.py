@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .counting import Call, PassCounter
-from .data import as_dataset, split_item, subset
-from .errors import InputError, NonFiniteError
-from .types import Scorer, Signals, Trainer
+from ..counting import Call, PassCounter
+from ..data import as_dataset, split_item, subset
+from ..errors import InputError, NonFiniteError
+from ..types import Scorer, Signals, Trainer
 
 CHUNK = 16_384
 """Rows read at once: what a pool of any size needs in memory is the signals of so many rows and one score per row."""

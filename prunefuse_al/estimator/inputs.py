@@ -10,12 +10,12 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .arrays import leaves
-from .data import as_dataset, labels_of, split_item, subset
-from .errors import InputError
-from .scoring import LOGITS
+from ..arrays import leaves
+from ..data import as_dataset, labels_of, split_item, subset
+from ..errors import InputError
+from ..selector.scoring import LOGITS
+from ..types import Trainer
 from .targets import read_labels
-from .types import Trainer
 
 
 def read_labelled(estimator: Any, X: Any, y: Any, *, reset: bool = False) -> tuple[Any, np.ndarray[Any, Any]]:

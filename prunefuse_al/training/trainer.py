@@ -11,18 +11,18 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import nn
 
-from .data import to_dataset
+from ..data import to_dataset
+from ..errors import InputError
+from ..model_checks import check_model
+from ..precision import resolve_device, resolve_precision
+from ..rng import fresh_seed
+from ..signals import collect
+from ..types import Signals
 from .distillation import Distillation as Distillation
-from .errors import InputError
 from .fitting import Plan, Run
-from .model_checks import check_model
-from .precision import resolve_device, resolve_precision
 from .presets import preset
-from .rng import fresh_seed
 from .schedules import make_optimizer, make_schedule
-from .signals import collect
 from .stopping import EarlyStopping as EarlyStopping
-from .types import Signals
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import InputError
+from ..errors import InputError
 
 ANNEALING: dict[str, Callable[[float], float]] = {
     "none": lambda progress: 1.0,

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from .batchnorm import fold_batchnorm, recalibrate_batchnorm
-from .costs import CostLedger
-from .errors import FallbackWarning, InputError
-from .fusion import fuse
+from ..costs import CostLedger
+from ..errors import FallbackWarning, InputError
+from ..fusion import fuse
+from ..pruning import Proxy, prune
+from ..scorers._select import select_top
+from ..training.batchnorm import fold_batchnorm, recalibrate_batchnorm
+from ..types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer
 from .options import Options, State
-from .pruning import Proxy, prune
-from .scorers._select import select_top
 from .scoring import LOGITS, check_needs, first_call, point_scores, read_signals
-from .types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer
 
 
 def train_proxy(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .precision import home_device
+from ..precision import home_device
 
 
 @contextmanager

@@ -1,0 +1,5 @@
+"""The method as a scikit-learn classifier."""
+
+from .estimator import PruneFuseEstimator as PruneFuseEstimator
+
+__all__ = ["PruneFuseEstimator"]
