@@ -1,20 +1,51 @@
-"""The README's Python blocks run, one after the other, and its commands are those that CI runs."""
+"""The README's Python blocks and its modAL script run, and its commands are those that CI runs."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_python_blocks_run(tmp_path, monkeypatch):
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def run(tmp_path: Path, code: str) -> None:
+    """Run code as a script of its own, as a reader would; any warning is an error."""
+    (tmp_path / "readme.py").write_text(code)
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "readme.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_blocks_run(tmp_path):
     """A block fenced as ```python no-run is for reading only."""
-    monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": "readme"}
-    for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL), 1):
-        exec(compile(block, f"README.md, Python block {number}", "exec"), namespace)
+    assert len(blocks("python")) > 5
+    run(tmp_path, "\n".join(blocks("python")))
+
+
+def test_the_modal_script_runs_once_it_is_switched(tmp_path):
+    pytest.importorskip("modAL.models")
+    (diff,) = blocks("diff")
+    switched = "".join(line[1:] + "\n" for line in diff.splitlines() if not line.startswith("-"))
+    ready = "X_pool, y_pool, network = X[50:], y[50:], model\n"
+    checked = "assert type(target) is type(network) and len(learner.y_training) == 110\n"
+    run(tmp_path, "\n".join([blocks("python")[0], ready, switched, checked]))
 
 
 def test_ci_runs_the_command_that_the_readme_states():
