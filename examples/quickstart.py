@@ -27,7 +27,7 @@ from prunefuse_al import CostLedger, PruneFuseEstimator, TorchTrainer
 from prunefuse_al.adapters.modal import query_strategy
 
 TARGET_STAGES = ("fuse", "recalibrate_target", "train_target")
-SMALL = {"network": "resnet8", "initial": 50, "per_round": 50, "epochs": 15, "batch_size": 32, "threads": 1}
+SMALL = {"network": "resnet8", "initial": 40, "per_round": 40, "epochs": 10, "batch_size": 16, "threads": 1}
 LARGE = {"network": "resnet20", "initial": 500, "per_round": 500, "epochs": 20, "batch_size": 64, "threads": None}
 
 NETWORKS: dict[str, Callable[[int, int, int], nn.Module]] = {  # (channels, classes, size) -> network
@@ -174,12 +174,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--network", choices=NETWORKS, help="default: resnet8 for digits, else resnet20")
     parser.add_argument("--pruning-ratio", type=float, default=0.5, help="share of channels removed (default: 0.5)")
     parser.add_argument("--scorer", default="least_confidence", help="least_confidence (default), margin, entropy")
-    parser.add_argument("--rounds", type=int, default=3, help="queries (default: 3)")
-    parser.add_argument("--initial", type=int, help="random labels to start with; default: 50 for digits, else 500")
-    parser.add_argument("--per-round", type=int, help="labels per query; default: 50 for digits, else 500")
+    parser.add_argument("--rounds", type=int, default=4, help="queries (default: 4)")
+    parser.add_argument("--initial", type=int, help="random labels to start with; default: 40 for digits, else 500")
+    parser.add_argument("--per-round", type=int, help="labels per query; default: 40 for digits, else 500")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="default: 0 1 2 3 4")
-    parser.add_argument("--epochs", type=int, help="of every training; default: 15 for digits, else 20")
-    parser.add_argument("--batch-size", type=int, help="default: 32 for digits, else 64")
+    parser.add_argument("--epochs", type=int, help="of every training; default: 10 for digits, else 20")
+    parser.add_argument("--batch-size", type=int, help="default: 16 for digits, else 64")
     parser.add_argument("--lr", type=float, help="learning rate; default: 0.1 for SGD, 0.001 for AdamW (mlp, vit)")
     parser.add_argument("--fine-tune-lr-scale", type=float, default=0.5, help="on --lr after fusing; default: 0.5")
     parser.add_argument("--out", default="quickstart.png", help="the figure (default: quickstart.png)")
