@@ -1,12 +1,14 @@
 """Optimisers and learning-rate schedules by name; every name also takes a factory of your own.
 
 An optimiser factory is called with the list of trainable parameters. A schedule factory is called with
-`(optimizer, epochs)` and returns a torch scheduler, which is stepped once after every epoch (`ReduceLROnPlateau` gets
-the validation loss, or without a held-out split the training loss): `CosineAnnealingLR` of torch is one.
+`(optimizer, epochs)`, or with the optimiser alone if that is all it asks for, and returns a torch scheduler, which is
+stepped once after every epoch (`ReduceLROnPlateau` gets the validation loss, or without a held-out split the training
+loss). `CosineAnnealingLR` of torch is one, and so are `ReduceLROnPlateau` and `partial(StepLR, step_size=10)`.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from ..errors import InputError
 
+EPOCHS = {"epochs", "T_max", "total_iters", "num_epochs", "n_epochs"}  # what schedulers call the number of epochs
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 ScheduleFactory = Callable[[torch.optim.Optimizer, int], LRScheduler | ReduceLROnPlateau]
 
@@ -119,9 +122,22 @@ def make_optimizer(
 def make_schedule(
     scheduler: str | ScheduleFactory, optimizer: torch.optim.Optimizer, epochs: int
 ) -> LRScheduler | ReduceLROnPlateau:
-    """Return the schedule of `optimizer`, by name or by a factory called with (optimizer, epochs)."""
+    """Return the schedule of `optimizer`, by name or by a factory; see the top of this file for how it is called."""
     if callable(scheduler):
-        return scheduler(optimizer, epochs)
+        factory: Callable[..., LRScheduler | ReduceLROnPlateau] = scheduler
+        return factory(optimizer, epochs) if _asks_for_epochs(factory) else factory(optimizer)
     if scheduler not in SCHEDULES:
         raise InputError(f"scheduler={scheduler!r}; it must be one of {', '.join(SCHEDULES)}, or a factory")
     return SCHEDULES[scheduler](optimizer, epochs)
+
+
+def _asks_for_epochs(factory: Callable[..., Any]) -> bool:
+    """Tell whether the second argument of a factory is the number of epochs; a class must say so by its name."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # built in C
+        return True
+    given = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(given) < 2:
+        return any(p.kind == p.VAR_POSITIONAL for p in parameters)
+    return given[1].name in EPOCHS or (given[1].default is inspect.Parameter.empty and not isinstance(factory, type))

@@ -59,7 +59,7 @@ class TorchTrainer(BaseEstimator):
             0.01), or a factory called with the list of trainable parameters.
         lr: learning rate; None is the named optimiser's own. The same goes for `momentum` and `weight_decay`.
         scheduler: "cosine", "warmup_cosine" (one epoch), "constant", "cifar", "imagenet", or a factory called with
-            (optimizer, epochs) whose result is stepped after every epoch; see `schedules`.
+            (optimizer, epochs), or with the optimiser if it takes no more, whose result is stepped after every epoch.
         loss: "cross_entropy", or a function or module (logits, labels) -> scalar or [n].
         class_weight: None, "balanced" (reads all labels first), a mapping, or one weight for each output.
         transform: applied to each training batch of inputs, on the device, whole batch at once. Transforms of

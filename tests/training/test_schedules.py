@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepLR
 
 from prunefuse_al.training.schedules import SCHEDULES, Cosine, Steps, make_optimizer, make_schedule
 
@@ -57,3 +60,23 @@ def test_named_optimisers_have_the_stated_defaults() -> None:
     groups = [{"params": params, "lr": 1.0}]
     made = make_optimizer(lambda p: torch.optim.SGD(groups, lr=0.1), params, 0.2)
     assert made.param_groups[0]["lr"] == 0.2
+
+
+FACTORIES = {
+    "class that names the epochs": (CosineAnnealingLR, CosineAnnealingLR),
+    "class that does not": (ReduceLROnPlateau, ReduceLROnPlateau),
+    "partial": (partial(StepLR, step_size=2), StepLR),
+    "function of the optimiser": (lambda optimizer: StepLR(optimizer, 2), StepLR),
+    "function of both": (lambda optimizer, epochs: StepLR(optimizer, epochs), StepLR),
+    "function with an option": (lambda optimizer, gamma=0.5: StepLR(optimizer, 2, gamma), StepLR),
+}
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_a_schedule_factory_is_given_what_it_asks_for(name: str) -> None:
+    factory, kind = FACTORIES[name]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    made = make_schedule(factory, optimizer, 7)
+    assert isinstance(made, kind)
+    assert getattr(made, "T_max", 7) == 7
+    assert getattr(made, "step_size", 2) == (7 if name == "function of both" else 2)
