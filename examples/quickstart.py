@@ -1,7 +1,7 @@
 """Active learning with a pruned proxy, next to the same loop with the dense network, and random labels.
 
-    python examples/quickstart.py                                               # digits, no download
-    python examples/quickstart.py --data fashion-mnist --root data --pool 6000  # ResNet-20
+    python examples/quickstart.py  # digits, no download
+    python examples/quickstart.py --data fashion-mnist --root data --pool 6000 --test 2000  # ResNet-20
     python examples/quickstart.py --data pictures.npz --network resnet18 --pruning-ratio 0.7
 
 Needs modAL and matplotlib: pip install "prunefuse_al[modal,plots]". Every loop starts from the same weights and the
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import networks
 import numpy as np
@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     torch.set_num_threads(args.threads or torch.get_num_threads())
     images = load(args.data, args.root)
+    images = replace(images, x_test=images.x_test[: args.test], y_test=images.y_test[: args.test])
     results: list[dict] = []
     warm_up(images, args)
     for seed in args.seeds:
@@ -171,6 +172,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", default="digits", help=f"{', '.join(NAMES)}, or a .npz file (default: digits)")
     parser.add_argument("--root", default="data", help="folder with the data, or where to download it (default: data)")
     parser.add_argument("--pool", type=int, help="use no more than so many training pictures, drawn at random")
+    parser.add_argument("--test", type=int, help="use no more than so many test pictures, the first ones")
     parser.add_argument("--network", choices=NETWORKS, help="default: resnet8 for digits, else resnet20")
     parser.add_argument("--pruning-ratio", type=float, default=0.5, help="share of channels removed (default: 0.5)")
     parser.add_argument("--scorer", default="least_confidence", help="least_confidence (default), margin, entropy")

@@ -87,7 +87,7 @@ def costs(results: Sequence[dict]) -> str:
     ratios = {m: own["choosing"][m] / other["choosing"][m] for m in ("seconds", "macs")}
     verdict = f"choosing took {ratios['macs']:.2f} of the dense loop's MACs and {ratios['seconds']:.2f} of its seconds"
     if ratios["seconds"] > 1.5 * ratios["macs"]:
-        verdict += "\n(in so small a network calling the layers takes longer than computing them)"
+        verdict += "\n(seconds fall less than MACs: calling a layer takes its time, however thin it is)"
     head = "Costs per seed up to the last budget, targets of earlier budgets and testing left out"
     return f"{head}\n{aligned(lines, left=True)}\n{verdict}"
 

@@ -14,7 +14,7 @@ pytest.importorskip("modAL.models")
 pytest.importorskip("matplotlib")
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.py"
-SMALL = ["--network", "mlp", "--rounds", "2", "--epochs", "2", "--per-round", "10", "--pool", "200"]
+SMALL = ["--network", "mlp", "--rounds", "2", "--epochs", "2", "--per-round", "10", "--pool", "200", "--test", "300"]
 TINY = [*SMALL, "--seeds", "0", "1", "--device", "cpu", "--out", "figure.png"]
 
 
@@ -47,6 +47,7 @@ def test_accuracy_of_every_arm_at_every_budget(done):
         cells = row(done[1], str(labels))
         assert len(cells) == 8  # mean and deviation of four arms
         assert all(0 <= cell <= 100 for cell in cells)
+    assert "200 pictures to choose from, 300 to test on" in done[1]
 
 
 def test_the_loops_start_from_the_same_labels_and_weights(done):
