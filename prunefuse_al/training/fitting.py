@@ -111,10 +111,11 @@ class Run:
         self.generator = torch.Generator().manual_seed(plan.seed)
         self.forward = self._forward(plan.transform)
         self.eval_forward = self._forward(plan.eval_transform)
-        n_outputs = self._probe()
+        n_outputs, y = self._probe()
         known = labels_of(self.dataset, read=plan.class_weight == "balanced")
         class_weights = class_weight_tensor(plan.class_weight, known, n_outputs or 0)
         self.objective, self.n_outputs = Objective(plan.loss, class_weights, plan.device), n_outputs
+        self.objective.check_kind(y)
         for labels in (known, labels_of(self.validation, read=False) if self.validation is not None else None):
             if labels is not None and n_outputs is not None:
                 check_labels(labels, n_outputs, self.objective.ignored)
@@ -128,11 +129,14 @@ class Run:
             self.model, plan.device, transform=transform, autocast=plan.autocast, channels_last=plan.channels_last
         )
 
-    def _probe(self) -> int | None:
-        """Pass two rows, in eval mode, so that what cannot work fails now; return the number of outputs."""
+    def _probe(self) -> tuple[int | None, Tensor]:
+        """Pass two rows, in eval mode, so that what cannot work fails now; return the number of outputs, and labels."""
         _, x, y, _ = next(self.loader.batches(torch.arange(min(2, len(self.dataset)))))
         if y is None:
             check_labels(None, 0)
+        assert y is not None
+        if len(nonfinite_rows(x)):
+            check_finite(self.data)  # names all such rows, not only these two
         self.model.eval()
         with torch.no_grad(), explained(self.model, x):
             inputs = self.forward.inputs(x)
@@ -142,7 +146,7 @@ class Run:
                 if taught.shape != logits.shape:
                     shapes = f"the teacher gives {list(taught.shape)}, the network {list(logits.shape)}"
                     raise InputError(f"{shapes}: distillation needs the same outputs")
-        return logits.shape[1] if logits.ndim == 2 else None
+        return logits.shape[1] if logits.ndim == 2 else None, y
 
     def _compiled(self) -> nn.Module:
         if self.plan.compile_options is None:

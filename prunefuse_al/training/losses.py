@@ -57,6 +57,15 @@ class Objective:
             )
         return weighted_mean(value.reshape(len(y), -1).mean(dim=1), weights)
 
+    def check_kind(self, y: Tensor) -> None:
+        """Raise `InputError` for one floating number per row where the loss wants the number of a class."""
+        if isinstance(self.whole, nn.CrossEntropyLoss) and y.is_floating_point() and y.ndim == 1:
+            kind = str(y.dtype).removeprefix("torch.")
+            raise InputError(
+                f"labels are {kind}, one number per row, and cross entropy wants numbers of classes: pass integers "
+                "(y.astype(int)), or soft targets [n c]"
+            )
+
     def weights(self, y: Tensor, w: Tensor | None, like: Tensor) -> Tensor | None:
         """Return the weight of each row, [n], or None where all count the same."""
         weights = None if w is None else w.to(like)

@@ -297,6 +297,8 @@ class Unlabelled(Counting):
         (Unlabelled(), {}, InputError, "labels are needed for training"),
         ((X[:, :4], Y), {}, InputError, r"float32 \[2, 4\].*in_features=5"),
         ((X, np.where(Y > 1, np.nan, Y)), {}, InputError, "labels hold NaN|target|expected"),
+        ((X, Y.astype(np.float32)), {}, InputError, r"labels are float32, one number per row.*pass integers"),
+        ((X * np.float32("inf"), Y), {}, NonFiniteError, r"\(90 of 90\)"),
         ((NAN, Y), {}, NonFiniteError, r"rows 7, 47, 87 \(3 of 90\)"),
         (Counting(NAN.astype(np.float32), Y), {}, NonFiniteError, r"rows 7, 47, 87 \(3 of 90\)"),
         ((X, Y), {"lr": 1e30}, NonFiniteError, r"in epoch 1 of 3.*lr 1e\+30.*end of epoch 0"),
