@@ -79,6 +79,11 @@ class PairedDataset(Dataset[Any]):
         x = split_item(self.dataset[row])[0]
         return (x, self.y[row]) if self.sample_weight is None else (x, self.y[row], self.sample_weight[row])
 
+    def take(self, rows: Tensor) -> tuple[Any, Tensor | None, Tensor | None]:
+        """Return (x, y, sample_weight) of `rows`, int64 [b], where the dataset is read by batches."""
+        weights = None if self.sample_weight is None else self.sample_weight[rows]
+        return self.dataset.take(rows)[0], self.y[rows], weights
+
 
 class RowSubset(Dataset[Any]):
     """Some rows of a dataset, in the order given; see `subset`."""
@@ -280,7 +285,7 @@ def _is_dataset(X: Any) -> bool:
 
 
 def _reads_batches(dataset: Any) -> bool:
-    while isinstance(dataset, RowSubset):
+    while isinstance(dataset, RowSubset | PairedDataset):
         dataset = dataset.dataset
     return isinstance(dataset, ArrayDataset)
 
