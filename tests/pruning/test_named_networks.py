@@ -97,3 +97,38 @@ def test_resnet56_has_the_sizes_the_method_is_known_by(ratio: float, parameters:
     assert report.dense_parameters == 855_578
     assert report.proxy_parameters == parameters
     assert round(report.mac_share, 3) == macs
+
+
+def small_swin(**options: object) -> nn.Module:
+    return torchvision.models.swin_transformer.SwinTransformer(
+        [4, 4], 32, [2, 2], [2, 4], [4, 4], num_classes=10, **options
+    )
+
+
+def small_swin_v2() -> nn.Module:
+    swin = torchvision.models.swin_transformer
+    return small_swin(block=swin.SwinTransformerBlockV2, downsample_layer=swin.PatchMergingV2)
+
+
+FAMILIES: dict[str, tuple[Make, bool]] = {  # network, and whether preserving fusion is exact
+    "resnext50": (lambda: torchvision.models.resnext50_32x4d(num_classes=10), True),
+    "mobilenet_v3_small": (lambda: torchvision.models.mobilenet_v3_small(num_classes=10), True),
+    "efficientnet_b0": (lambda: torchvision.models.efficientnet_b0(num_classes=10), True),
+    "regnet_y_400mf": (lambda: torchvision.models.regnet_y_400mf(num_classes=10), True),
+    "squeezenet1_1": (lambda: torchvision.models.squeezenet1_1(num_classes=10), True),
+    "mnasnet0_5": (lambda: torchvision.models.mnasnet0_5(num_classes=10), True),
+    "googlenet": (lambda: torchvision.models.googlenet(num_classes=10, init_weights=False), True),
+    "swin": (small_swin, False),  # patches are merged before they are normalised
+    "swin_v2": (small_swin_v2, False),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_other_families_are_thinned_whole(name: str) -> None:
+    make, exact = FAMILIES[name]
+    network = built(make)
+    report = prune(network, torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)), 0.5).report()
+    assert 0.2 < report.mac_share < 0.35
+    assert 0.2 < report.parameter_share < 0.35
+    assert report.preserve_exact == exact
