@@ -104,7 +104,9 @@ SPATIAL = {
     "upsample_trilinear3d": 3, "reflection_pad1d": 1, "reflection_pad2d": 2, "replication_pad1d": 1,
     "replication_pad2d": 2, "im2col": 2,
 }  # fmt: skip
-POINTWISE = {"hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_", "hardtanh", "hardtanh_"}  # not tagged by torch
+POINTWISE = {  # not tagged as such by torch
+    "hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_", "hardtanh", "hardtanh_", "_prelu_kernel",
+}  # fmt: skip
 FILLS = {"bernoulli_", "uniform_", "normal_", "random_", "zero_", "fill_", "exponential_"}
 STATISTICS = {
     "mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "prod", "logsumexp", "norm",
@@ -257,7 +259,8 @@ def embedding(call: Call) -> list[Labels]:
         if plane.shape[0] > 1:
             call.atoms.freeze(plane, None)
     lead = (1,) * (call.results[0].ndim - 1)
-    return [_like(call.results[0], [p.reshape((*lead, -1)) for p in table.planes if p.shape[0] == 1], table)]
+    planes = [p.reshape((*lead, -1)) for p in table.planes if p.shape[0] == 1]
+    return [Labels(tuple(call.results[0].shape), planes)]  # what is looked up depends on the data
 
 
 def indexed(call: Call) -> list[Labels]:

@@ -343,6 +343,31 @@ def test_a_convolution_over_one_input_channel_is_not_depthwise() -> None:
     assert (convolution.in_channels, convolution.out_channels, convolution.groups) == (1, 4, 1)
 
 
+@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_text_classifier(cell: Any) -> None:
+    network = Wrapped(
+        lambda m, ids: m.head(m.cell(m.embed(ids))[0][:, -1]), embed=nn.Embedding(50, 16),
+        cell=cell(16, 24, batch_first=True), head=nn.Linear(24, 3),
+    )  # fmt: skip
+    proxy = prune(network, torch.randint(0, 50, (2, 7)), 0.5)
+    assert (proxy.module.embed.embedding_dim, proxy.module.cell.input_size, proxy.module.cell.hidden_size) == (8, 8, 12)
+    assert proxy.channel_map.tensors["embed.weight"].inputs == ()
+    assert proxy.report().preserve_exact
+    ids = torch.randint(0, 50, (3, 9))
+    assert torch.allclose(fuse(network, proxy)(ids), proxy.module(ids), atol=1e-6)
+
+
+def test_instance_norm_and_prelu() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8, affine=True), nn.PReLU(8), nn.Conv2d(8, 4, 3), nn.PReLU(),
+        nn.Flatten(), nn.Linear(4 * 12 * 12, 3),
+    )  # fmt: skip
+    proxy = prune(network, IMAGES, 0.5)
+    assert widths(proxy) == [4, 2, 3]
+    assert (proxy.module[1].num_features, proxy.module[2].num_parameters) == (4, 4)
+    assert proxy.report().preserve_exact
+
+
 # --- statistics over channels
 
 
