@@ -53,6 +53,8 @@ def perturbed(arguments: Arguments, generator: torch.Generator) -> Arguments:
     """Return the arguments in double precision with noise on floating tensors, so that no two rows are alike."""
 
     def change(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and leaf.device.type == "mps":  # has no double precision
+            leaf = leaf.cpu()
         if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
             return leaf
         spread = float(leaf.double().std()) if leaf.numel() > 1 else 0.0

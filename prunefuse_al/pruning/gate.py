@@ -110,7 +110,10 @@ def _backward(module: nn.Module, arguments: Arguments) -> None:
 
 def _generic(module: nn.Module, generator: torch.Generator) -> nn.Module:
     """Return a double-precision copy with values that have no special structure (no zeros, ones or ties)."""
-    out = copy.deepcopy(module).double().eval()
+    out = copy.deepcopy(module)
+    if any(p.device.type == "mps" for p in out.parameters()):  # has no double precision
+        out = out.cpu()
+    out = out.double().eval()
     with torch.no_grad():
         done: set[int] = set()
         for name, tensor in named_tensors(out).items():
