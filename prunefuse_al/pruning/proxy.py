@@ -135,10 +135,8 @@ def prune(
             found = without_frozen_widths(found)
         if pruning_ratio > 0 and not found.groups:
             break
-        parameters = {n: t for n, t in model.named_parameters()}
-        scores = component_scores(
-            importance, parameters, found.trace.atoms, found.components, np.random.default_rng(seed)
-        )
+        parameters, rng = dict(model.named_parameters()), np.random.default_rng(seed)
+        scores = component_scores(importance, parameters, found.trace.atoms, found.components, rng)
         kept = kept_channels(
             found, scores, pruning_ratio, scope=scope, round_to=round_to, equal_widths=attempt.equal_widths
         )
@@ -171,7 +169,7 @@ def _structures(model: nn.Module, arguments: Arguments, keep: Any) -> Iterator[t
     for attempt in _ATTEMPTS:
         try:
             watched = trace(model, *arguments, strict=attempt.strict, train_mode=attempt.train_mode)
-        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+        except Exception as error:
             if attempt.train_mode:
                 continue
             shapes = [list(a.shape) for a in (*arguments[0], *arguments[1].values()) if hasattr(a, "shape")]

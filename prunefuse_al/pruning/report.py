@@ -29,7 +29,6 @@ class PruningReport:
         preserve_exact: `fuse(cross="preserve")` gives the proxy's function to rounding.
         preserve_distance: largest difference |target(x) - proxy(x)| over the largest |proxy(x)|, measured with random
             weights at fusion.
-        notes: anything else worth knowing.
     """
 
     pruning_ratio: float
@@ -41,7 +40,6 @@ class PruningReport:
     kept_whole: dict[str, str]
     preserve_exact: bool
     preserve_distance: float
-    notes: tuple[str, ...] = ()
 
     @property
     def parameter_share(self) -> float:
@@ -69,7 +67,7 @@ class PruningReport:
             lines.append('fuse(cross="preserve"): exact')
         else:
             lines.append(f'fuse(cross="preserve"): not exact, relative distance {self.preserve_distance:.2g}')
-        return "\n".join([*lines, *self.notes])
+        return "\n".join(lines)
 
 
 def _row(name: str, dense: int, proxy: int, column: int) -> str:

@@ -165,6 +165,9 @@ def test_nothing_to_prune_is_an_error_that_says_why() -> None:
 def test_inputs_that_do_not_fit_are_refused_with_their_shapes() -> None:
     with pytest.raises(errors.PruningError, match=r"does not run on example_inputs \[\[2, 5\]\].*mat1 and mat2"):
         prune(mlp(), torch.zeros(2, 5), 0.5)
+    attention = nn.MultiheadAttention(8, 2)  # asserts instead of raising
+    with pytest.raises(errors.PruningError, match=r"does not run on example_inputs .*AssertionError"):
+        prune(attention, (torch.zeros(3, 2, 5),) * 3, 0.5)
     with pytest.raises(errors.InputError, match="pass a batch of inputs as a tensor"):
         prune(mlp(), "images", 0.5)
     with pytest.raises(errors.InputError, match="at least one row"):
