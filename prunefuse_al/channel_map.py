@@ -91,11 +91,14 @@ class ChannelMap:
         tensors: name -> `TensorMap`; tied tensors stand under each of their names.
         attributes: "module.path:attribute" -> value it has in the proxy (widths, head counts, groups).
         streams: channels normalised together, for function-preserving fusion.
+        copies: "tensor:dimension" -> int64 [2, m], positions outside the proxy and the kept positions they start as
+            copies of, for function-preserving fusion. A map has streams, copies, or neither.
     """
 
     tensors: Mapping[str, TensorMap]
     attributes: Mapping[str, Any] = field(default_factory=dict)
     streams: tuple[Stream, ...] = ()
+    copies: Mapping[str, Tensor] = field(default_factory=dict)
 
     def extract(self, state: State) -> dict[str, Tensor]:
         """Cut the proxy's values out of a dense state.
@@ -126,6 +129,14 @@ class ChannelMap:
         Raises:
             FusionError: a name or shape does not fit the map.
         """
+        self.check(proxy_state, dense_state)
+        out = {name: dense.detach().clone() for name, dense in dense_state.items()}
+        for name, tensor in out.items():
+            self.place(name, proxy_state[name], tensor, cross=cross)
+        return out
+
+    def check(self, proxy_state: State, dense_state: State) -> None:
+        """Raise `FusionError` unless names and shapes of both states are those the map was made for."""
         self._check(proxy_state, dense=False)
         self._check(dense_state, dense=True)
         if proxy_state.keys() != dense_state.keys():
@@ -133,17 +144,15 @@ class ChannelMap:
                 f"scatter(): proxy and dense states differ in {sorted(proxy_state.keys() ^ dense_state.keys())[:5]}; "
                 "pass the state of the proxy that was cut from this network"
             )
-        return {name: self._place(name, proxy_state[name], dense, cross) for name, dense in dense_state.items()}
 
-    def _place(self, name: str, proxy: Tensor, dense: Tensor, cross: float) -> Tensor:
+    def place(self, name: str, proxy: Tensor, out: Tensor, *, cross: float = 1.0) -> None:
+        """Put one of the proxy's tensors in its place in a dense one, `out`, which is changed; see `scatter`."""
         tensor_map = self.tensors[name]
-        out = dense.detach().clone()
         if cross != 1.0 and tensor_map.inputs and not tensor_map.whole:
-            outputs = [d for d in range(dense.ndim) if d not in tensor_map.inputs]
+            outputs = [d for d in range(out.ndim) if d not in tensor_map.inputs]
             rows = tensor_map.mesh(out.device, outputs)
             out[rows] = out[rows] * cross  # the kept columns among them are overwritten below
         out[tensor_map.mesh(out.device)] = proxy.detach().to(out)
-        return out
 
     def compose(self, inner: ChannelMap) -> ChannelMap:
         """Return the map dense -> second proxy, where `self` cut the first proxy and `inner` cut the second from it.
@@ -163,7 +172,25 @@ class ChannelMap:
                     f"from {list(inner.tensors[name].shape)}; the inner map must come from the outer map's proxy"
                 )
         tensors = {name: outer.compose(inner.tensors[name]) for name, outer in self.tensors.items()}
-        return ChannelMap(tensors, {**self.attributes, **inner.attributes}, self.streams)
+        attributes = {**self.attributes, **inner.attributes}
+        if self.copies or inner.copies:
+            return ChannelMap(tensors, attributes, copies=self._composed_copies(inner))
+        return ChannelMap(tensors, attributes, self.streams)
+
+    def _composed_copies(self, inner: ChannelMap) -> dict[str, Tensor]:
+        """Return the copies of both maps, from the dense network's view; none unless both are exact by them."""
+        if self.copies.keys() != inner.copies.keys():
+            return {}
+        composed = {}
+        for key, own in self.copies.items():
+            name, _, dim = key.rpartition(":")
+            kept = self.tensors[name].kept[int(dim)]
+            size = self.tensors[name].shape[int(dim)]
+            second = inner.copies[key] if kept is None else kept[inner.copies[key]]
+            source = torch.arange(size)
+            source[second[0]] = second[1]
+            composed[key] = torch.cat([second, torch.stack([own[0], source[own[1]]])], 1)
+        return composed
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -171,6 +198,8 @@ class ChannelMap:
             and dict(self.tensors) == dict(other.tensors)
             and dict(self.attributes) == dict(other.attributes)
             and self.streams == other.streams
+            and self.copies.keys() == other.copies.keys()
+            and all(torch.equal(own, other.copies[key]) for key, own in self.copies.items())
         )
 
     __hash__ = None  # type: ignore[assignment]  # holds tensors
@@ -187,6 +216,7 @@ class ChannelMap:
             for dim, kept in enumerate(t.kept)
             if kept is not None
         }
+        indices |= {f"{key}:copies": pairs for key, pairs in self.copies.items()}
         rest = {
             "tensors": {name: [list(t.shape), list(t.inputs)] for name, t in self.tensors.items()},
             "attributes": dict(self.attributes),
@@ -206,7 +236,8 @@ class ChannelMap:
             Stream(tuple((n, d) for n, d in writers), tuple((m, w) for m, w in norms), centred)
             for writers, norms, centred in rest["streams"]
         )
-        return cls(tensors, attributes, streams)
+        copies = {key.removesuffix(":copies"): pairs for key, pairs in indices.items() if key.endswith(":copies")}
+        return cls(tensors, attributes, streams, copies)
 
     def _check(self, state: State, *, dense: bool) -> None:
         kind = "dense network" if dense else "proxy"

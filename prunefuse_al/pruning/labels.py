@@ -75,12 +75,13 @@ def merge(atoms: Atoms, operands: Sequence[Labels], shape: Sequence[int], where:
                 _freeze_on_fixed(atoms, left, right, where)
             if i < j:
                 _tie_planes(atoms, left.planes, right.planes)
-    planes: list[Tensor] = []
-    for plane in sorted((p for a in aligned for p in a.planes), key=lambda p: -len(varying(p))):
-        _absorb(planes, plane)
+    planes: list[tuple[int, Tensor]] = []
+    labelled = [(number, plane) for number, operand in enumerate(aligned) for plane in operand.planes]
+    for number, plane in sorted(labelled, key=lambda item: -len(varying(item[1]))):
+        _absorb(planes, number, plane)
     return Labels(
         tuple(shape),
-        planes,
+        [plane for _, plane in planes],
         all(o.parameter or o.free for o in operands),
         bool(operands) and all(o.free for o in operands),
     )
@@ -96,18 +97,23 @@ def _freeze_on_fixed(atoms: Atoms, left: Labels, right: Labels, where: str) -> N
 def _tie_planes(atoms: Atoms, left: Sequence[Tensor], right: Sequence[Tensor]) -> None:
     for a in left:
         for b in right:
-            if varying(a) & varying(b):
+            shared = varying(a) & varying(b)
+            if shared and shared != varying(a) and shared == varying(b):
+                atoms.tie_if_free(a, b)
+            elif shared and shared != varying(b) and shared == varying(a):
+                atoms.tie_if_free(b, a)
+            elif shared:
                 atoms.tie(a, b)
 
 
-def _absorb(planes: list[Tensor], plane: Tensor) -> None:
-    """Add a plane to a list unless one that varies along the same dimensions (and more) is there already."""
-    for number, other in enumerate(planes):
-        if varying(plane) <= varying(other):
+def _absorb(planes: list[tuple[int, Tensor]], operand: int, plane: Tensor) -> None:
+    """Add a plane to a list unless one of another operand varies along the same dimensions (and more) already."""
+    for position, (owner, other) in enumerate(planes):
+        if owner != operand and varying(plane) <= varying(other):
             if varying(plane) == varying(other):  # neutral positions of one may be labelled in the other
-                planes[number] = torch.where(other == NEUTRAL, plane, other)
+                planes[position] = owner, torch.where(other == NEUTRAL, plane, other)
             return
-    planes.append(plane)
+    planes.append((operand, plane))
 
 
 def restructure(operation: Callable[[Tensor], Tensor | Sequence[Tensor]], labels: Labels) -> list[list[Tensor]]:
