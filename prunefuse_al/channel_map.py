@@ -44,14 +44,9 @@ class TensorMap:
         """True when nothing of the tensor is removed."""
         return self.shape == self.proxy_shape
 
-    def mesh(self, device: torch.device, dims: Iterable[int] | None = None) -> tuple[Tensor, ...]:
-        """Return open index grids (as `numpy.ix_`) over the kept entries of `dims` (default all), whole elsewhere."""
-        chosen = set(range(len(self.shape)) if dims is None else dims)
-        grids = []
-        for dim, (size, kept) in enumerate(zip(self.shape, self.kept, strict=True)):
-            index = torch.arange(size) if kept is None or dim not in chosen else kept
-            grids.append(index.to(device).view([-1 if d == dim else 1 for d in range(len(self.shape))]))
-        return tuple(grids)
+    def thinned(self, device: torch.device) -> list[tuple[int, Tensor]]:
+        """Return (dimension, kept indices on `device`) of every dimension that loses something."""
+        return [(dim, kept.to(device)) for dim, kept in enumerate(self.kept) if kept is not None]
 
     def compose(self, inner: TensorMap) -> TensorMap:
         """Return the map of pruning by `self`, then pruning the result by `inner`."""
@@ -113,7 +108,7 @@ class ChannelMap:
             FusionError: a name or shape differs from the dense network the map was made for.
         """
         self._check(state, dense=True)
-        return {name: value[self.tensors[name].mesh(value.device)].clone() for name, value in state.items()}
+        return {name: _read(value, self.tensors[name].thinned(value.device)) for name, value in state.items()}
 
     def scatter(self, proxy_state: State, dense_state: State, *, cross: float = 1.0) -> dict[str, Tensor]:
         """Put the proxy's values back at the positions they came from.
@@ -148,11 +143,11 @@ class ChannelMap:
     def place(self, name: str, proxy: Tensor, out: Tensor, *, cross: float = 1.0) -> None:
         """Put one of the proxy's tensors in its place in a dense one, `out`, which is changed; see `scatter`."""
         tensor_map = self.tensors[name]
-        if cross != 1.0 and tensor_map.inputs and not tensor_map.whole:
-            outputs = [d for d in range(out.ndim) if d not in tensor_map.inputs]
-            rows = tensor_map.mesh(out.device, outputs)
-            out[rows] = out[rows] * cross  # the kept columns among them are overwritten below
-        out[tensor_map.mesh(out.device)] = proxy.detach().to(out)
+        dims = tensor_map.thinned(out.device)
+        outputs = [(dim, index) for dim, index in dims if dim not in tensor_map.inputs]
+        if cross != 1.0 and len(outputs) < len(dims):  # the kept columns among these rows are overwritten below
+            _write(out, outputs, _read(out, outputs) * cross)
+        _write(out, dims, proxy.detach().to(out))
 
     def compose(self, inner: ChannelMap) -> ChannelMap:
         """Return the map dense -> second proxy, where `self` cut the first proxy and `inner` cut the second from it.
@@ -273,6 +268,27 @@ def check_cross(cross: str | float) -> float:
     if isinstance(cross, int | float) and not isinstance(cross, bool) and abs(cross) < float("inf"):
         return float(cross)
     raise InputError(f'cross={cross!r} is not known; pass "preserve", "copy" or a finite number')
+
+
+def _read(tensor: Tensor, dims: list[tuple[int, Tensor]]) -> Tensor:
+    """Return a new tensor of the entries at the given indices of some dimensions, all of the others."""
+    out = tensor
+    for dim, index in dims:
+        out = out.index_select(dim, index)
+    return out.clone() if out is tensor else out
+
+
+def _write(tensor: Tensor, dims: list[tuple[int, Tensor]], value: Tensor) -> None:
+    """Write `value` to the entries that `_read` reads, in place."""
+    if not dims:
+        tensor.copy_(value)
+        return
+    (dim, index), rest = dims[0], dims[1:]
+    if rest:
+        part = tensor.index_select(dim, index)
+        _write(part, rest, value)
+        value = part
+    tensor.index_copy_(dim, index, value)
 
 
 def _compose_index(outer: Tensor | None, inner: Tensor | None) -> Tensor | None:

@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..channel_map import ChannelMap, named_tensors
+from ..counting import batch_rows, operation_flops
 from ..preserving import put_back
 from .example import Arguments, first_output, output_shapes, perturbed, with_rows
 from .plan import Structure
@@ -38,12 +40,14 @@ class Verdict:
         channel_map: the map, with the streams or copies that make preserving fusion exact.
         preserve_distance: relative distance of the preserving fusion, generic weights.
         exact: that distance is rounding.
+        macs: multiply-accumulates of the proxy, per row.
     """
 
     reason: str
     channel_map: ChannelMap
     preserve_distance: float = 0.0
     exact: bool = False
+    macs: int = 0
 
 
 def inspect(
@@ -59,7 +63,8 @@ def inspect(
         arguments: example inputs.
         kept: bool [components], which channels stay.
     """
-    reason = _runs(proxy, structure.trace.answers, arguments) or _trains(model, proxy, arguments)
+    thin = copy.deepcopy(proxy)  # for every check in turn, each of which overwrites what the one before left
+    reason = _runs(thin, structure.trace.answers, arguments) or _trains(model, thin, arguments)
     if reason:
         return Verdict(reason, channel_map)
     generator = torch.Generator().manual_seed(0)
@@ -67,7 +72,7 @@ def inspect(
     verdict = Verdict("", channel_map)
     for dtype, tolerance in PRECISIONS:
         try:
-            verdict = _Comparison(model, proxy, inputs, dtype, tolerance).verdict(channel_map, structure, kept)
+            verdict = _Comparison(model, thin, inputs, dtype, tolerance).verdict(channel_map, structure, kept)
         except Exception as error:
             what = f"cannot be checked in {str(dtype).removeprefix('torch.')}: {_first_line(error)}"
             verdict = Verdict(f"the proxy {what}", channel_map)
@@ -80,14 +85,17 @@ class _Comparison:
     """One comparison of target and proxy on the same generic values, in one precision."""
 
     def __init__(
-        self, model: nn.Module, proxy: nn.Module, inputs: Arguments, dtype: torch.dtype, tolerance: float
+        self, model: nn.Module, thin: nn.Module, inputs: Arguments, dtype: torch.dtype, tolerance: float
     ) -> None:
         self.model, self.dtype, self.tolerance = model, dtype, tolerance
         self.inputs = _converted(inputs, dtype)
-        self.thin = _plain_copy(proxy, dtype)
+        self.thin = _converted_network(thin, dtype)
         _make_generic(self.thin)
         _calibrate(self.thin, self.inputs)
-        self.expected = _run(self.thin, self.inputs)
+        counter = _FlopCounter()
+        with counter:
+            self.expected = _run(self.thin, self.inputs)
+        self.macs = round(counter.flops / 2 / batch_rows(*self.inputs))
 
     def verdict(self, channel_map: ChannelMap, structure: Structure, kept: Any) -> Verdict:
         """Show that the proxy is a sub-network, and find what makes the preserving fusion exact.
@@ -97,20 +105,21 @@ class _Comparison:
         plain = replace(channel_map, streams=(), copies={})
         copied, streamed = replace(channel_map, streams=()), replace(channel_map, copies={})
         replay = KeptStatistics(structure.trace.statistics, lambda labels: kept[structure.components[labels]])
+        fits = lambda found, distance, exact=False: Verdict("", found, distance, exact, self.macs)  # noqa: E731
         shown = bool(channel_map.copies) and self._distance(plain, replay) < self.tolerance
         if shown and (distance := self._distance(copied)) < self.tolerance:
-            return Verdict("", copied, distance, exact=True)
+            return fits(copied, distance, exact=True)
         for candidate in (streamed, plain) if channel_map.streams else (plain,):
             distance = self._distance(candidate)
             if distance < self.tolerance:
-                return Verdict("", candidate, distance, exact=True)
+                return fits(candidate, distance, exact=True)
         if shown or self._distance(plain, replay) < self.tolerance:
-            return Verdict("", plain, distance)
+            return fits(plain, distance)
         return Verdict(f"the proxy is not a sub-network: relative distance {distance:.2g} with generic weights", plain)
 
     def _target(self, channel_map: ChannelMap) -> nn.Module:
         """Return the preserving fusion; its dense copy is the only one that is alive."""
-        dense = _plain_copy(self.model, self.dtype)
+        dense = _converted_network(copy.deepcopy(self.model), self.dtype)
         _make_generic(dense)
         put_back(dense, self.thin, channel_map, cross=0.0, preserve=True)
         return dense
@@ -128,9 +137,9 @@ class _Comparison:
         return distance if math.isfinite(distance) else math.inf
 
 
-def _runs(proxy: nn.Module, answers: list[tuple[int, ...]], arguments: Arguments) -> str:
+def _runs(thin: nn.Module, answers: list[tuple[int, ...]], arguments: Arguments) -> str:
     """Return why the proxy does not run, as a user runs it, like the dense network did, or ""."""
-    thin = copy.deepcopy(proxy).eval()
+    thin.eval()
     args, kwargs = arguments
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
         try:
@@ -140,13 +149,13 @@ def _runs(proxy: nn.Module, answers: list[tuple[int, ...]], arguments: Arguments
     return "" if found == answers else f"the proxy gives {found} where the network gives {answers}"
 
 
-def _trains(model: nn.Module, proxy: nn.Module, arguments: Arguments) -> str:
+def _trains(model: nn.Module, thin: nn.Module, arguments: Arguments) -> str:
     """Return why the proxy cannot be trained where the dense network can, or ""."""
     try:
-        _backward(proxy, arguments)
+        _backward(thin, arguments)
     except Exception as error:
         try:
-            _backward(model, arguments)
+            _backward(copy.deepcopy(model), arguments)
         except Exception:  # not on these inputs, which may be too small for an auxiliary head
             return ""
         return f"the proxy does not run in train mode: {_first_line(error)}"
@@ -154,16 +163,30 @@ def _trains(model: nn.Module, proxy: nn.Module, arguments: Arguments) -> str:
 
 
 def _backward(module: nn.Module, arguments: Arguments) -> None:
-    module = copy.deepcopy(module).train()
+    module.train()
     args, kwargs = with_rows(arguments, 2)
-    with visible_operations():
+    with visible_operations(module):
         outputs = [t for t in tree_leaves(module(*args, **kwargs)) if isinstance(t, Tensor) and t.requires_grad]
         if outputs:
             torch.stack([t.float().square().mean() for t in outputs]).sum().backward()
+    module.zero_grad()
 
 
-def _plain_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    out = copy.deepcopy(module)
+class _FlopCounter(TorchDispatchMode):
+    """Counts operations as the tracer does: of a network whose every operation is visible."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.flops += operation_flops(func, args, kwargs or {}, out)
+        return out
+
+
+def _converted_network(out: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return `out` itself, in eval mode and another precision."""
     if dtype == torch.float64 and any(p.device.type == "mps" for p in out.parameters()):  # has no double precision
         out = out.cpu()
     return out.to(dtype).eval()

@@ -41,6 +41,14 @@ class Labels:
         self.free = self.free or (bool(planes) and all(bool((p == NEUTRAL).all()) for p in planes))
         self.planes = [plane for plane in planes if bool((plane > FROZEN).any())]
 
+    def copy(self, shape: tuple[int, ...] | None = None, planes: list[Tensor] | None = None) -> Labels:
+        """Return the same labels, which are not looked through again, with another shape and planes of one."""
+        out = object.__new__(Labels)
+        out.__dict__.update(self.__dict__)
+        out.shape = self.shape if shape is None else shape
+        out.planes = list(self.planes if planes is None else planes)
+        return out
+
     def fixed(self, dim: int) -> bool:
         """True where the tensor has a size along `dim` that pruning cannot change."""
         if self.free or self.shape[dim] == 1 or dim in self.stretched:
@@ -54,9 +62,9 @@ class Labels:
     def aligned(self, ndim: int) -> Labels:
         """Return the same with leading dimensions of size 1, as broadcasting does."""
         lead = (1,) * (ndim - len(self.shape))
-        planes = [plane.reshape(lead + tuple(plane.shape)) for plane in self.planes]
-        stretched = frozenset(dim + len(lead) for dim in self.stretched)
-        return Labels(lead + tuple(self.shape), planes, self.parameter, self.free, stretched)
+        out = self.copy(lead + tuple(self.shape), [plane.reshape(lead + tuple(plane.shape)) for plane in self.planes])
+        out.stretched = frozenset(dim + len(lead) for dim in self.stretched)
+        return out
 
 
 def merge(atoms: Atoms, operands: Sequence[Labels], shape: Sequence[int], where: str) -> Labels:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from ..channel_map import ChannelMap, TensorMap
-from ..counting import batch_rows, macs, parameter_count
+from ..counting import batch_rows, parameter_count
 from ..errors import InputError, NoEffectWarning, PruningError
 from ..model_checks import check_model
 from ..types import RngLike, as_rng
@@ -139,17 +139,12 @@ def _report(model: nn.Module, found: Found, arguments: Arguments, ratio: float) 
         dense_parameters=parameter_count(model),
         proxy_parameters=parameter_count(found.module),
         dense_macs=round(reading.trace.flops / 2 / batch_rows(*arguments)),
-        proxy_macs=round(_forward_macs(found.module, arguments)),
+        proxy_macs=verdict.macs,
         widths=tuple(_widths(maps)),
         kept_whole=whole,
         preserve_exact=verdict.exact,
         preserve_distance=verdict.preserve_distance,
     )
-
-
-def _forward_macs(model: nn.Module, arguments: Arguments) -> float:
-    args, kwargs = arguments
-    return macs(model, dict(kwargs) if kwargs else args, training=False)[0]
 
 
 def _widths(maps: Mapping[str, TensorMap]) -> Iterator[LayerWidth]:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from ..channel_map import named_tensors
+from ..counting import operation_flops
 from . import contractions, rules
 from .atoms import Atoms
 from .example import answers, output_shapes
@@ -95,8 +95,7 @@ class Tracer(TorchDispatchMode):
         """Return a copy of what is known of a tensor; one never seen has a fixed size."""
         if id(tensor) not in self._seen:
             return Labels(tuple(tensor.shape))
-        known = self._seen[id(tensor)][1]
-        return Labels(known.shape, list(known.planes), known.parameter, known.free, known.stretched, known.debts)
+        return self._seen[id(tensor)][1].copy()
 
     def name_of(self, tensor: Tensor | None) -> str | None:
         """Return the name of a parameter or buffer, None for any other tensor."""
@@ -112,8 +111,7 @@ class Tracer(TorchDispatchMode):
             self.trace.atoms, func, args, kwargs, results, self.labels_of, self.name_of, self.modules[-1],
             self.trace.statistics,
         )  # fmt: skip
-        if func._overloadpacket in flop_registry:
-            self.trace.flops += int(flop_registry[func._overloadpacket](*args, **kwargs, out_val=out))
+        self.trace.flops += operation_flops(func, args, kwargs, out)
         found = rule_for(call)(call)
         debts = frozenset(call.new_debts).union(
             *(self._seen[id(t)][1].debts for t in call.tensors() if id(t) in self._seen)

@@ -164,7 +164,7 @@ def torchvision_families() -> Iterator[Family]:
     yield one("efficientnet_b0")
     block = models.convnext.CNBlockConfig
     yield one("convnext_tiny", lambda: models.ConvNeXt([block(32, 64, 2), block(64, None, 2)], num_classes=10))
-    yield one("vgg16_bn", lambda: models.VGG(models.vgg.make_layers([16, "M", 512, "M"], True), 10), 32, 64)
+    yield one("vgg16_bn", lambda: small_vgg(models), 32, 64)
     yield one("googlenet", None, 64, 64, init_weights=False)
     yield one("inception_v3", None, 160, 160, init_weights=False)
     yield one("regnet_y_400mf")
@@ -181,6 +181,13 @@ def torchvision_families() -> Iterator[Family]:
         lambda: maxvit.MaxVit((64, 64), 16, 4, [32, 64], [1, 1], 16, 0.0, num_classes=10),
         64, 224,
     )  # fmt: skip
+
+
+def small_vgg(models: Any) -> nn.Module:
+    network = models.VGG(models.vgg.make_layers([16, "M", 32, "M"], True), 10)
+    network.avgpool = nn.AdaptiveAvgPool2d(2)
+    network.classifier = nn.Sequential(nn.Linear(128, 64), nn.ReLU(True), nn.Dropout(), nn.Linear(64, 10))
+    return network
 
 
 def timm_families() -> Iterator[Family]:
@@ -209,14 +216,24 @@ def timm_families() -> Iterator[Family]:
     yield replace(one("nfnet", "nfnet_l0", 64, 64), small=lambda: timm.create_model("test_nfnet", num_classes=10))
     yield one("nf_resnet", "nf_resnet50", 64, 64, width_factor=0.25, depths=(1, 1, 2, 1))
     yield one("efficientnetv2", "tf_efficientnetv2_b0", 64, 64)
-    yield one("coatnet", "coatnet_0_rw_224", 224, img_size=224)
+    small = lambda: small_coatnet(timm)  # noqa: E731
+    yield replace(one("coatnet", "coatnet_0_rw_224", 64), small=small)
 
 
 def small_poolformer(timm: Any) -> nn.Module:
+    options = dict(mlp_act=nn.GELU, mlp_bias=True, downsample_norm=None, norm_layers=timm.layers.GroupNorm1)
+    scales = dict(layer_scale_init_values=1e-5, res_scale_init_values=None, use_mlp_head=False)
     return timm.models.metaformer.MetaFormer(
-        num_classes=10, depths=(1, 1, 1, 1), dims=(16, 32, 40, 64), downsample_norm=None, mlp_act=nn.GELU, mlp_bias=True,
-        norm_layers=timm.layers.GroupNorm1, layer_scale_init_values=1e-5, res_scale_init_values=None, use_mlp_head=False,
-    )  # fmt: skip
+        num_classes=10, depths=(1, 1, 1, 1), dims=(16, 32, 40, 64), **options, **scales
+    )
+
+
+def small_coatnet(timm: Any) -> nn.Module:
+    maxxvit = timm.models.maxxvit
+    config = timm.models.maxxvit.model_cfgs["coatnet_0_rw"]
+    return maxxvit.MaxxVit(
+        replace(config, embed_dim=(32, 64, 64, 64), depths=(1, 1, 1, 1)), img_size=64, num_classes=10
+    )
 
 
 def transformers_families() -> Iterator[Family]:
