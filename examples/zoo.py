@@ -82,6 +82,7 @@ class TextClassifier(nn.Module):
         self.head = nn.Linear(width * (2 if bidirectional else 1), 4)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map token numbers [n t] to logits [n 4]."""
         return self.head(self.recurrent(self.embedding(x))[0].mean(1))
 
 
@@ -100,6 +101,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(width, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map pictures [n 3 h w] to a class for each pixel [n classes h w]."""
         first = self.down1(x)
         second = self.down2(nn.functional.max_pool2d(first, 2))
         out = self.bottom(nn.functional.max_pool2d(second, 2))

@@ -77,10 +77,15 @@ def width_attributes(
     seen = _seen_sizes(structure, kept)
     attributes: dict[str, Any] = {}
     for path, module in model.named_modules():
-        known = _known(module, {n: shapes[f"{path}.{n}" if path else n] for n, _ in _own_tensors(module)})
+        known = _known(module, {_plain_name(n): shapes[f"{path}.{n}" if path else n] for n, _ in _own_tensors(module)})
         values = known if known is not None else dict(_guessed(module, seen.get(path, {})))
         attributes.update({f"{path}:{k}": v for k, v in values.items() if getattr(module, k) != v})
     return attributes
+
+
+def _plain_name(name: str) -> str:
+    """Return the name that a tensor, or the part of it with its shape, has where it is not parametrised."""
+    return re.sub(r"^parametrizations\.(\w+)\.original1?$", r"\1", name)
 
 
 def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -209,6 +209,17 @@ def batch_norm(call: Call) -> list[Labels]:
     return [out] + [Labels(tuple(r.shape), free=True) for r in call.results[1:]]
 
 
+def weight_norm(call: Call) -> list[Labels]:
+    """Direction and length of each row (`torch.nn.utils.parametrizations.weight_norm`).
+
+    The length of a row does not change by columns that are zero, so what fusing switches off leaves it alone.
+    """
+    direction, length = (call.labels_of(t) for t in call.tensors())
+    weight, lengths = call.results
+    out = merge(call.atoms, [direction, length], tuple(weight.shape), call.name)
+    return [out, Labels(tuple(lengths.shape), list(length.planes), parameter=True)]
+
+
 def layer_norm(call: Call) -> list[Labels]:
     """Layer normalisation over the trailing dimensions."""
     tensors = call.tensors()

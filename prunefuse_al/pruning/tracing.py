@@ -40,6 +40,7 @@ RULES: dict[str, Rule] = {
         ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"),
         contractions.batch_norm,
     ),
+    "_weight_norm_interface": contractions.weight_norm,
     "native_layer_norm": contractions.layer_norm,
     "native_group_norm": contractions.group_norm,
     "constant_pad_nd": rules.pad,
