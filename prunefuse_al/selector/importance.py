@@ -1,4 +1,4 @@
-"""Measures of importance that read data, for a selector: its labelled rows, as its trainer hands them to the network."""
+"""Measures of importance that read data, for a selector: its labelled rows, as its trainer hands them on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .options import Options
 from .scoring import LOGITS
 
 ROWS = 256
-"""Labelled rows the loss is read on: its gradient hardly changes with more, and each costs a pass of the dense network."""
+"""Labelled rows that the loss is read on, drawn by the seed; each costs a pass of the dense network, there and back."""
 
 
 def with_data(options: Options, model: nn.Module, data: Any) -> Any:
