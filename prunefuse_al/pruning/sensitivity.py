@@ -36,7 +36,32 @@ class Sensitivity:
 
 
 @dataclass(frozen=True, eq=False)
-class Taylor:
+class _OnData:
+    """Labelled data and a loss, checked when they are given."""
+
+    inputs: Any = field(repr=False)
+    labels: Any = field(default=None, repr=False)
+    loss: Loss | None = None
+
+    def __post_init__(self) -> None:
+        self.data()
+
+    def data(self) -> Any:
+        """Return inputs and labels as a dataset, or raise `InputError`."""
+        data = as_dataset(self.inputs, self.labels)
+        with isolated_rng(0):  # a Dataset may draw
+            unlabelled = split_item(data[0])[1] is None
+        if unlabelled:
+            name = type(self).__name__
+            raise InputError(
+                f"{name}: there are {len(data)} inputs and no labels; pass {name}(inputs, labels), or a Dataset whose "
+                "items are (input, label)"
+            )
+        return data
+
+
+@dataclass(frozen=True, eq=False)
+class Taylor(_OnData):
     """First-order importance (Molchanov et al. 2019, arXiv 1906.10771): (sum of gradient x weight)^2 of a channel.
 
     The estimate of how the squared loss changes when a channel leaves, with the gradient of the mean loss.
@@ -58,21 +83,14 @@ class Taylor:
         8
     """
 
-    inputs: Any = field(repr=False)
-    labels: Any = field(default=None, repr=False)
-    loss: Loss | None = None
-
-    def __post_init__(self) -> None:
-        _labelled(self)
-
     def measure(self, model: nn.Module) -> Sensitivity:
         """Return gradient x weight of every parameter."""
-        gradients = mean_gradients(model, _labelled(self), self.loss)
+        gradients = mean_gradients(model, self.data(), self.loss)
         return Sensitivity({name: gradients[name] * p.detach() for name, p in model.named_parameters()}, squared=True)
 
 
 @dataclass(frozen=True, eq=False)
-class Hessian:
+class Hessian(_OnData):
     """Second-order importance: optimal brain damage's 1/2 h w^2 (LeCun et al. 1989), added over a channel.
 
     The diagonal h is that of the empirical Fisher matrix, the mean over rows of squared gradients, as in Fisher pruning
@@ -88,16 +106,9 @@ class Hessian:
         InputError: there are no labels, or lengths differ.
     """
 
-    inputs: Any = field(repr=False)
-    labels: Any = field(default=None, repr=False)
-    loss: Loss | None = None
-
-    def __post_init__(self) -> None:
-        _labelled(self)
-
     def measure(self, model: nn.Module) -> Sensitivity:
         """Return half of Fisher diagonal x squared weight of every parameter."""
-        fisher = mean_squared_gradients(model, _labelled(self), self.loss)
+        fisher = mean_squared_gradients(model, self.data(), self.loss)
         entries = {name: fisher[name] * p.detach().square() / 2 for name, p in model.named_parameters()}
         return Sensitivity(entries, squared=False)
 
@@ -121,20 +132,6 @@ def mean_squared_gradients(model: nn.Module, data: Any, loss: Loss | None = None
             for name, p in network.named_parameters():
                 total[name] += _gradient(p).square() / len(data)
         return total
-
-
-def _labelled(source: Taylor | Hessian) -> Any:
-    """Return inputs and labels as a dataset."""
-    data = as_dataset(source.inputs, source.labels)
-    with isolated_rng(0):  # a Dataset may draw
-        unlabelled = split_item(data[0])[1] is None
-    if unlabelled:
-        name = type(source).__name__
-        raise InputError(
-            f"{name}: there are {len(data)} inputs and no labels; pass {name}(inputs, labels), or a Dataset whose "
-            "items are (input, label)"
-        )
-    return data
 
 
 @contextmanager
