@@ -210,7 +210,8 @@ def _even(values: np.ndarray) -> np.ndarray:
 
 def _along(tensor: Tensor, dim: int) -> np.ndarray:
     """Return the sums over all other dimensions, float64 [size of dim]."""
-    values: np.ndarray = tensor.movedim(dim, 0).reshape(tensor.shape[dim], -1).sum(1).cpu().numpy()
+    others = [d for d in range(tensor.ndim) if d != dim]
+    values: np.ndarray = (tensor.sum(others) if others else tensor).cpu().numpy()
     return values
 
 
