@@ -4,7 +4,7 @@
     python examples/benchmarks/torch_pruning.py [--full] [--only NAME ...]
 
 Every family of `examples/zoo.py` is cut to half its channels by both, each in a process of its own with a time limit.
-Both are told the same: a model and example inputs (Torch-Pruning also which layer makes the logits, as it has to be told).
+Both are told the same: a model and example inputs (Torch-Pruning also which layer makes the logits: it has to be told).
 Both results are judged in the same way:
 
 * crashes: it raises, or does not come back within the limit;

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..costs import CostLedger
 from ..data import as_dataset
 from ..errors import InputError, NotFittedError
+from ..pruning import GlobalScope
 from ..rng import isolated_rng
 from ..selector.options import entropy_of
 from ..selector.scoring import LOGITS, Float64s, Int64s, probabilities
@@ -102,7 +103,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         warm_start: bool = False,
         dataset: Any = None,
         keep: Any = (),
-        scope: str = "local",
+        scope: str | GlobalScope = "local",
         round_to: int | None = None,
         random_state: RngLike = None,
     ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ def matmul(call: Call) -> list[Labels]:
     if len(left.shape) == 1 or len(right.shape) == 1:
         left, right = _as_matrix(left, row=True), _as_matrix(right, row=False)
     shape = (*left.shape[:-1], right.shape[-1])
-    _note_sum(call, len(tensors) - 2, -1)
+    _note_sum(call, {-2: -1, -1: -2})
     out = contract(call, left, right, shape)
     planes = [p.reshape(_match(p.shape, shape, result)) for p in out.planes]
     out = Labels(tuple(result.shape), planes, out.parameter, out.free)
@@ -29,16 +29,22 @@ def matmul(call: Call) -> list[Labels]:
     return [out]
 
 
-def _note_sum(call: Call, operand: int, dim: int) -> None:
-    """Record the planes of a computed weight that are summed over; in a matrix product either operand may be it."""
-    for number, d in ((operand, dim), (operand + 1, -2)) if dim == -1 else ((operand, dim),):
-        labels = call.labels_of(call.tensors()[number])
+def _note_sum(call: Call, summed: Mapping[int, int]) -> None:
+    """Record the planes of a computed weight that are summed over.
+
+    Args:
+        call: the operation.
+        summed: argument that may be a weight -> the dimension of it that is summed over. A matrix product counts its
+            arguments from the end, because one with a bias may stand for one without.
+    """
+    for operand, dim in summed.items():
+        labels = call.labels_of(call.args[operand])
         if labels.parameter:
-            d = d % len(labels.shape) if len(labels.shape) > 1 else 0
-            planes = tuple(p for p in labels.planes if d in varying(p))
-            call.statistics.append(Statistic(call.name, call.module, planes, operand=number))
+            dim = dim % len(labels.shape) if len(labels.shape) > 1 else 0
+            planes = tuple(p for p in labels.planes if dim in varying(p))
+            call.statistics.append(Statistic(call.name, call.module, planes, operand=operand))
             return
-    call.statistics.append(Statistic(call.name, call.module, (), operand=operand))
+    call.statistics.append(Statistic(call.name, call.module, (), operand=min(summed)))
 
 
 def _as_matrix(labels: Labels, *, row: bool) -> Labels:
@@ -103,7 +109,7 @@ def convolution(call: Call) -> list[Labels]:
     groups, transposed = call.argument("groups"), call.argument("transposed")
     _settle_positions(call, x, {1})
     _settle_positions(call, weight, {0, 1})
-    _note_sum(call, 1, 0 if transposed else 1)
+    _note_sum(call, {1: 0 if transposed else 1})
     entering = _channels(x, 1)
     rows, columns = _channels(weight, 0), _channels(weight, 1)
     if groups > 1:

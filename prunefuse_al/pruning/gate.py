@@ -104,17 +104,20 @@ class _Comparison:
         """
         plain = replace(channel_map, streams=(), copies={})
         copied, streamed = replace(channel_map, streams=()), replace(channel_map, copies={})
+
+        def fits(found: ChannelMap, distance: float, exact: bool) -> Verdict:
+            return Verdict("", found, distance, exact, self.macs)
+
         replay = KeptStatistics(structure.trace.statistics, lambda labels: kept[structure.components[labels]])
-        fits = lambda found, distance, exact=False: Verdict("", found, distance, exact, self.macs)  # noqa: E731
         shown = bool(channel_map.copies) and self._distance(plain, replay) < self.tolerance
         if shown and (distance := self._distance(copied)) < self.tolerance:
-            return fits(copied, distance, exact=True)
+            return fits(copied, distance, True)
         for candidate in (streamed, plain) if channel_map.streams else (plain,):
             distance = self._distance(candidate)
             if distance < self.tolerance:
-                return fits(candidate, distance, exact=True)
+                return fits(candidate, distance, True)
         if shown or self._distance(plain, replay) < self.tolerance:
-            return fits(plain, distance)
+            return fits(plain, distance, False)
         return Verdict(f"the proxy is not a sub-network: relative distance {distance:.2g} with generic weights", plain)
 
     def _target(self, channel_map: ChannelMap) -> nn.Module:
@@ -229,7 +232,7 @@ def _calibrate(module: nn.Module, inputs: Arguments) -> None:
         return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.momentum = 0.9
+        norm.momentum = 1.0
         norm.train()
     _run(module, inputs)
     for norm, momentum in zip(norms, momenta, strict=True):

@@ -16,10 +16,11 @@ from ..errors import InputError, NoEffectWarning, PruningError
 from ..model_checks import check_model
 from ..types import RngLike, as_rng
 from .example import Arguments, as_arguments, with_rows
-from .importance import Importance, check_importance, component_scores
-from .plan import Keep, Structure, kept_channels
+from .importance import Importance, channel_scores, check_importance, measured
+from .plan import Keep, Structure
 from .report import LayerWidth, PruningReport
-from .search import Found, nothing_prunable, widest
+from .search import Choice, Found, nothing_prunable, widest
+from .widths import GlobalScope, asked_sizes, check_scope, choose_widths, kept_channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ def prune(
     pruning_ratio: float = 0.5,
     *,
     importance: Importance = "l2",
-    scope: str = "local",
+    scope: str | GlobalScope = "local",
     keep: Keep | Sequence[Keep] = (),
     round_to: int | None = None,
     random_state: RngLike = None,
@@ -68,13 +69,19 @@ def prune(
         model: the dense network, at initialisation or trained; not touched (values, mode, hooks, gradients).
         example_inputs: a batch as the network is called: a tensor, a tuple (positional) or a dict (by name).
         pruning_ratio: fraction of channels removed, 0 <= p < 1. A layer of n channels keeps int(n * (1 - p)), at
-            least 1. p = 0.5 leaves about a quarter of parameters and multiply-accumulates.
-        importance: "l2", "l1", "random", or a callable (name, tensor, dim) -> float [size of dim], higher stays.
-            Of equally important channels the first stay.
-        scope: "local" removes the fraction from every layer, "global" over all layers (a tenth of each stays).
-        keep: what not to thin: module names or patterns ("layer1.*"), module types, or modules of `model`. Outputs of
-            the network are found by themselves and never thinned.
-        round_to: widths become the nearest multiple of this, never 0; layers narrower than it are not rounded.
+            least 1, but for `round_to`. p = 0.5 leaves about a quarter of parameters and multiply-accumulates.
+        importance: which channels stay: "l2", "l1", "random", "bn_scale", "lamp" or "fpgm" (see `pruning.measures`); a
+            `Taylor` or `Hessian` with labelled data; or a callable (name, tensor, dim) -> float [size of dim], higher
+            stays. Always added over everything a channel owns. Of equally important channels the first stay.
+        scope: "local" removes the fraction from every layer. "global" removes it from all channels together, the
+            weakest first; a tenth of each layer stays (`GlobalScope` sets another floor), a head counts as the channels
+            it holds, and channels tied over layers count once.
+        keep: what not to thin: names of modules or tensors, or patterns ("layer1.*"), module types, or modules of
+            `model`. Their outputs stay; what they read may leave. Outputs of the network are found by themselves and
+            never thinned.
+        round_to: widths become the nearest multiple of this, never 0; layers narrower than it are not rounded, nor are
+            heads. None rounds to multiples of 8 where that moves a width by at most a thirty-second of itself, so that
+            wide layers fill vector units; 1 turns that off. The report states the width asked and the width taken.
         random_state: seed or generator for importance="random".
 
     Returns:
@@ -99,36 +106,44 @@ def prune(
     _check_options(pruning_ratio, importance, scope, round_to)
     arguments = with_rows(as_arguments(example_inputs, model), 2)
     seed = int(as_rng(random_state).integers(2**63))
-    parameters = dict(model.named_parameters())
+    measure = measured(importance, model) if pruning_ratio else "random"  # with nothing to choose, nothing is measured
 
-    def choose(reading: Structure, equal_widths: bool) -> np.ndarray:
-        rng = np.random.default_rng(seed)
-        scores = component_scores(importance, parameters, reading.trace.atoms, reading.components, rng)
-        return kept_channels(reading, scores, pruning_ratio, scope=scope, round_to=round_to, equal_widths=equal_widths)
+    def choose(reading: Structure, equal_widths: bool, careful: bool) -> Choice:
+        scores = channel_scores(measure, model, reading, np.random.default_rng(seed))
+        # The careful readings take the plain widths: whatever stood in the way, rounding is not part of it.
+        rounding = 1 if careful and round_to is None else round_to
+        widths = choose_widths(
+            reading.groups, scores, pruning_ratio, scope=scope, round_to=rounding, equal_widths=equal_widths
+        )
+        return Choice(kept_channels(reading, scores, widths.taken), widths.asked)
 
     found = widest(model, arguments, keep, choose)
     if pruning_ratio > 0 and not found.structure.groups:
         raise PruningError(nothing_prunable(found.structure))
-    report = _report(model, found, arguments, pruning_ratio)
+    report = _report(model, found, arguments, float(pruning_ratio))
     _warn(report)
     return Proxy(found.module, found.verdict.channel_map, report)
 
 
-def _check_options(ratio: float, importance: Importance, scope: str, round_to: int | None) -> None:
+def _check_options(ratio: float, importance: Importance, scope: object, round_to: int | None) -> None:
     if isinstance(ratio, bool) or not isinstance(ratio, int | float | np.number) or not 0 <= ratio < 1:
         raise InputError(
             f"pruning_ratio={ratio!r} is not in [0, 1): it is the fraction of channels to remove, for example 0.5"
         )
     check_importance(importance)
-    if scope not in ("local", "global"):
-        raise InputError(f'scope={scope!r} is not known; pass "local" or "global"')
-    if round_to is not None and (not isinstance(round_to, int | np.integer) or round_to < 1):
+    check_scope(scope)
+    if round_to is not None and (
+        isinstance(round_to, bool) or not isinstance(round_to, int | np.integer) or round_to < 1
+    ):
         raise InputError(f"round_to={round_to!r} must be a positive integer, for example 8, or None")
 
 
 def _report(model: nn.Module, found: Found, arguments: Arguments, ratio: float) -> PruningReport:
     verdict, reading = found.verdict, found.structure
-    axes = reading.trace.atoms.axes
+    atoms = reading.trace.atoms
+    unmet = {n: 1 - ratio for n, reason in reading.reasons.items() if not reason.startswith(_EXPECTED)}
+    asked = asked_sizes(reading, found.asked, unmet)
+    axes = atoms.axes
     maps = verdict.channel_map.tensors
     whole = {}
     for number, reason in sorted(reading.reasons.items()):
@@ -140,20 +155,23 @@ def _report(model: nn.Module, found: Found, arguments: Arguments, ratio: float) 
         proxy_parameters=parameter_count(found.module),
         dense_macs=round(reading.trace.flops / 2 / batch_rows(*arguments)),
         proxy_macs=verdict.macs,
-        widths=tuple(_widths(maps)),
+        widths=tuple(_widths(maps, asked, atoms.registered)),
         kept_whole=whole,
         preserve_exact=verdict.exact,
         preserve_distance=verdict.preserve_distance,
     )
 
 
-def _widths(maps: Mapping[str, TensorMap]) -> Iterator[LayerWidth]:
+def _widths(
+    maps: Mapping[str, TensorMap], asked: Mapping[tuple[str, int], int], registered: Mapping[str, str]
+) -> Iterator[LayerWidth]:
     """Yield the output width of every weight: the thinned dimension that is not summed over, else the first such."""
     for name, tensor_map in maps.items():
         outputs = [d for d, size in enumerate(tensor_map.shape) if d not in tensor_map.inputs and size > 1]
         if len(tensor_map.shape) > 1 and outputs:
             dim = next((d for d in outputs if tensor_map.kept[d] is not None), outputs[0])
-            yield LayerWidth(name, tensor_map.shape[dim], tensor_map.proxy_shape[dim])
+            dense = tensor_map.shape[dim]
+            yield LayerWidth(name, dense, tensor_map.proxy_shape[dim], asked.get((registered[name], dim), dense))
 
 
 _EXPECTED = ("reads an input", "kept on request")
@@ -162,13 +180,13 @@ _EXPECTED = ("reads an input", "kept on request")
 def _warn(report: PruningReport) -> None:
     """Say so when far fewer channels left than was asked: layers that were kept whole count, outputs do not."""
     kept = {name: reason for name, reason in report.kept_whole.items() if not reason.startswith(_EXPECTED)}
-    counted = [w for w in report.widths if w.proxy < w.dense or f"{w.name}, dimension 0" in kept]
-    removed = 1 - sum(w.proxy for w in counted) / max(1, sum(w.dense for w in counted))
-    if counted and removed < 0.7 * report.pruning_ratio:
+    counted = [w for w in report.widths if w.asked < w.dense]
+    dense, asked, proxy = (sum(getattr(w, name) for w in counted) for name in ("dense", "asked", "proxy"))
+    if dense - proxy < 0.7 * (dense - asked):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(kept.items())[:3])
         warnings.warn(
-            f"pruning_ratio={report.pruning_ratio:g} was asked, but only {removed:.2f} of the channels could leave "
-            f"({reasons or 'layers are narrower than round_to'}); see proxy.report()",
+            f"pruning_ratio={report.pruning_ratio:g} was asked, but only {1 - proxy / dense:.2f} of the channels could "
+            f"leave ({reasons or 'widths were rounded, or layers have few channels or heads'}); see proxy.report()",
             NoEffectWarning,
             stacklevel=3,
         )

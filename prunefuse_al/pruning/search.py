@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,17 +21,27 @@ from .twins import copies
 MOST_TRIALS = 60
 """How many thinnings are put to the gate to find out which groups cannot be thinned, before the rest is kept whole."""
 
-Choose = Callable[[Structure, bool], np.ndarray]
-"""From a reading, and whether equal widths must stay equal, to bool [components]: which channels stay."""
+
+@dataclass(frozen=True)
+class Choice:
+    """Which channels stay, bool [components], and the channels asked for in each group of the reading."""
+
+    kept: np.ndarray
+    asked: Sequence[float]
+
+
+Choose = Callable[[Structure, bool, bool], Choice]
+"""From a reading, whether equal widths must stay equal, and whether something has failed already."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A thinning that passed the gate: the proxy, what the gate says of it, and the reading behind it."""
+    """A thinning put to the gate: the proxy, the verdict, the reading behind it, channels asked for in each group."""
 
     module: nn.Module
     verdict: Verdict
     structure: Structure
+    asked: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -42,16 +52,18 @@ class _Trial:
     arguments: Arguments
     choose: Choose
 
-    def __call__(self, reading: Structure, equal_widths: bool) -> Found:
-        kept = self.choose(reading, equal_widths)
+    def __call__(self, reading: Structure, equal_widths: bool, careful: bool) -> Found:
+        choice = self.choose(reading, equal_widths, careful)
+        kept = choice.kept
         cut = channel_map(reading, kept, named_tensors(self.model))
         attributes = width_attributes(self.model, cut, reading, kept)
         cut = replace(cut, attributes=attributes, copies=copies(reading, kept))
         module = rebuild(self.model, cut)
-        return Found(module, inspect(self.model, module, cut, reading, self.arguments, kept), reading)
+        verdict = inspect(self.model, module, cut, reading, self.arguments, kept)
+        return Found(module, verdict, reading, choice.asked)
 
 
-def widest(model: nn.Module, arguments: Arguments, keep: Keep | Sequence[Keep], choose: Choose) -> Found:
+def widest(model: nn.Module, arguments: Arguments, keep: Keep | Iterable[Keep], choose: Choose) -> Found:
     """Return the thinning of `model` that removes most and passes the gate.
 
     All groups of channels are tried together first: as they are, then so that equal widths stay equal, then having
@@ -62,8 +74,8 @@ def widest(model: nn.Module, arguments: Arguments, keep: Keep | Sequence[Keep], 
         PruningError: the network does not run, or none of its groups can be thinned.
     """
     trial, found = _Trial(model, arguments, choose), None
-    for reading, equal_widths in _readings(model, arguments, keep):
-        found = trial(reading, equal_widths)
+    for reading, equal_widths, careful in _readings(model, arguments, keep):
+        found = trial(reading, equal_widths, careful)
         if not found.verdict.reason:
             return found
     assert found is not None  # the first reading raises where there is none
@@ -73,7 +85,7 @@ def widest(model: nn.Module, arguments: Arguments, keep: Keep | Sequence[Keep], 
     return largest
 
 
-def _readings(model: nn.Module, arguments: Arguments, keep: Any) -> Iterator[tuple[Structure, bool]]:
+def _readings(model: nn.Module, arguments: Arguments, keep: Any) -> Iterator[tuple[Structure, bool, bool]]:
     for train_mode in (False, True):
         try:
             watched = trace(model, *arguments, train_mode=train_mode)
@@ -86,7 +98,7 @@ def _readings(model: nn.Module, arguments: Arguments, keep: Any) -> Iterator[tup
             ) from error
         reading = structure(watched, protected_axes(watched, model, keep))
         for equal_widths in (True,) if train_mode else (False, True):
-            yield reading, equal_widths
+            yield reading, equal_widths, train_mode
 
 
 def _by_halving(trial: _Trial, refused: Found) -> Found:
@@ -100,7 +112,7 @@ def _by_halving(trial: _Trial, refused: Found) -> Found:
             return _without(best, part, f"was not tried, after {MOST_TRIALS} others that failed")
         left[0] -= 1
         reading = replace(best.structure, groups=[*best.structure.groups, *part])
-        found = trial(reading, equal_widths=True)
+        found = trial(reading, equal_widths=True, careful=True)
         if not found.verdict.reason:
             return found
         if len(part) == 1:

@@ -49,13 +49,15 @@ class KeptStatistics(TorchDispatchMode):
         if bool(mask.all()):
             return func(*args, **kwargs)
         if operand is not None:
-            return func(*(a * mask if i == operand else a for i, a in enumerate(args)), **kwargs)
+            masked = list(args)
+            masked[operand] = args[operand] * mask
+            return func(*masked, **kwargs)
         if name == "native_layer_norm":
-            return (_layer_norm(mask, *args), *func(*args)[1:])
+            return (_layer_norm(mask, *args).contiguous(), *func(*args)[1:])
         if name == "native_group_norm":
-            return (_group_norm(mask, *args), *func(*args)[1:])
+            return (_group_norm(mask, *args).contiguous(), *func(*args)[1:])
         if name in BATCH_NORMS:
-            return (_batch_norm(mask, func, args), *func(*args)[1:])
+            return (_batch_norm(mask, func, args).contiguous(), *func(*args)[1:])
         (dim,) = varying(mask)
         return func(args[0].index_select(dim, mask.flatten().nonzero().flatten()), *args[1:], **kwargs)
 

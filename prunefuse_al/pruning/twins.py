@@ -61,4 +61,5 @@ def _positions(own: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     order = np.argsort(own, kind="stable")
     starts = np.searchsorted(own[order], pairs)
     count = int((own == pairs[0, 0]).sum())
-    return order[starts[:, :, None] + np.arange(count)].reshape(2, -1).astype(np.int64)
+    positions: np.ndarray = order[starts[:, :, None] + np.arange(count)].reshape(2, -1).astype(np.int64)
+    return positions

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..channel_map import ChannelMap, check_cross
 from ..errors import InputError
+from ..pruning import GlobalScope
 from ..training.distillation import Distillation
 from ..types import RngLike, Scorer, Trainer, as_rng
 
@@ -34,7 +35,7 @@ class Options:
     recalibrate: bool
     fold_batchnorm: bool
     keep: Any
-    scope: str
+    scope: str | GlobalScope
     round_to: int | None
     entropy: int
 

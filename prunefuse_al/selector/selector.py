@@ -18,7 +18,7 @@ from ..costs import CostLedger
 from ..data import as_dataset
 from ..errors import FusionError, InputError, NotFittedError
 from ..model_checks import check_model
-from ..pruning import Proxy
+from ..pruning import GlobalScope, Proxy
 from ..scorers import get_scorer
 from ..scorers._select import check_k
 from ..training.distillation import Distillation
@@ -46,7 +46,7 @@ class PrunedProxySelector:
         pruning_ratio: fraction of channels removed, 0 <= p < 1; 0 is the dense baseline.
         scorer: name in `SCORERS`, or any `Scorer`.
         trainer: any `Trainer`; None is `TorchTrainer()`.
-        importance: which channels stay, see `prune`.
+        importance: which channels stay, see `prune`; "taylor" and "hessian" are measured on 256 of the labelled rows.
         sync_every: None for V1; T for V2: before every T-th further round the proxy is fused, the target trained
             on what is labelled, and a new proxy cut from it.
         cross: what fusing does to the other weights, see `fuse`.
@@ -63,8 +63,8 @@ class PrunedProxySelector:
             been trained, and of the target unless ``cross="preserve"``, which keeps them exact.
         fold_batchnorm: score pools with BatchNorm folded into the layer before it, where that is exact.
         keep: layers never thinned, see `prune`.
-        scope: ``"local"`` or ``"global"``, see `prune`.
-        round_to: round widths to a multiple of this, see `prune`.
+        scope: ``"local"``, ``"global"`` or a `GlobalScope`, see `prune`.
+        round_to: round widths to a multiple of this; None where it costs nothing, 1 never; see `prune`.
 
     Raises:
         InputError: an option is out of range or unknown.
@@ -106,7 +106,7 @@ class PrunedProxySelector:
         recalibrate: bool = True,
         fold_batchnorm: bool = True,
         keep: Any = (),
-        scope: str = "local",
+        scope: str | GlobalScope = "local",
         round_to: int | None = None,
     ) -> None:
         self.options = Options(

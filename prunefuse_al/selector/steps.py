@@ -23,6 +23,7 @@ from ..pruning import Proxy, prune
 from ..scorers._select import select_top
 from ..training.batchnorm import fold_batchnorm, recalibrate_batchnorm
 from ..types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer
+from .importance import with_data
 from .options import Options, State
 from .scoring import LOGITS, check_needs, first_call, point_scores, read_signals
 
@@ -66,7 +67,7 @@ def cut(options: Options, ledger: CostLedger, state: State, other: nn.Module | N
             state.dense,
             called_with(options.trainer, state.dense, data) if example is None else example,
             options.pruning_ratio,
-            importance=options.importance,
+            importance=with_data(options, state.dense, data),
             scope=options.scope,
             keep=options.keep,
             round_to=options.round_to,
