@@ -206,6 +206,17 @@ def _global_shares(groups: Sequence[Group], scores: np.ndarray, ratio: float, fl
     return [max(floor, float(part.mean())) for part in parts]
 
 
+def outside(structure: Structure, within: ChannelMap) -> np.ndarray:
+    """Return the components of which a map of the network keeps nothing."""
+    gone = []
+    for axis in structure.trace.atoms.axes:
+        kept = within.tensors[axis.name].kept[axis.dim]
+        if kept is not None:
+            removed = np.setdiff1d(np.arange(axis.size), kept.numpy())
+            gone.append(structure.components[axis.start + removed])
+    return np.unique(np.concatenate(gone)) if gone else np.array([], dtype=np.int64)
+
+
 def channel_map(structure: Structure, kept: np.ndarray, tensors: Mapping[str, Tensor]) -> ChannelMap:
     """Return the map (without attributes) of keeping the given components."""
     atoms = structure.trace.atoms

@@ -24,6 +24,7 @@ from .plan import (
     Structure,
     channel_map,
     kept_channels,
+    outside,
     protected_axes,
     structure,
     without_frozen_widths,
@@ -85,6 +86,7 @@ def prune(
     keep: Keep | Sequence[Keep] = (),
     round_to: int | None = None,
     random_state: RngLike = None,
+    within: ChannelMap | None = None,
 ) -> Proxy:
     """Thin a network: remove whole channels, heads and widths, leaving a smaller dense network.
 
@@ -105,6 +107,7 @@ def prune(
             the network are found by themselves and never thinned.
         round_to: widths become the nearest multiple of this, never 0; layers narrower than it are not rounded.
         random_state: seed or generator for importance="random".
+        within: a map of `model` with a smaller ratio: channels that it removes leave first, however important.
 
     Returns:
         A `Proxy` with `module`, `channel_map` and `report()`.
@@ -137,6 +140,8 @@ def prune(
             break
         parameters, rng = dict(model.named_parameters()), np.random.default_rng(seed)
         scores = component_scores(importance, parameters, found.trace.atoms, found.components, rng)
+        if within is not None:
+            scores[outside(found, within)] = np.nextafter(scores.min(), -np.inf)
         kept = kept_channels(
             found, scores, pruning_ratio, scope=scope, round_to=round_to, equal_widths=attempt.equal_widths
         )
