@@ -189,7 +189,7 @@ def test_a_loop_of_ones_own_keeps_the_protocol_or_is_told() -> None:
         ({"trainer": trainer(epochs=3)}, "ends after 3 epochs, but TorchTrainer trains for 3"),
         ({"progressive": 20}, r"progressive=20; pass ProgressivePruning"),
         ({"proxy": mlp(6, 4, 3)}, "progressive= prunes the dense network.*one of the two"),
-        ({"sync_every": 2, "sync_importance": "same"}, "sync_importance='same' keeps them"),
+        ({"sync_every": 2, "sync_importance": "same"}, "sync_importance='same' says how to choose before"),
     ],
 )
 def test_what_does_not_go_together_is_refused_at_the_door(options: dict[str, Any], message: str) -> None:
@@ -230,5 +230,7 @@ def test_maps_that_are_not_nested_are_told_apart() -> None:
     assert half.relative_to(half).tensors == half.relative_to(half).whole().tensors
     with pytest.raises(FusionError, match=r"'0.weight' keeps \[11, 6\] of \[16, 6\], but not out of the \[8, 6\]"):
         third.relative_to(half)
+    with pytest.raises(InputError, match="within= is a map of another network"):
+        prune(mlp(6, 12, 16, 3), X[:2], 0.5, within=half)
     with pytest.raises(FusionError, match="the maps differ in"):
         third.relative_to(prune(mlp(6, 16, 3), X[:2], 0.5).channel_map)

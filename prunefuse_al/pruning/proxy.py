@@ -131,6 +131,10 @@ def prune(
     _check_options(pruning_ratio, importance, scope, round_to)
     arguments = with_rows(as_arguments(example_inputs, model), 2)
     tensors = named_tensors(model)
+    if within is not None and {n: m.shape for n, m in within.tensors.items()} != {
+        n: t.shape for n, t in tensors.items()
+    }:
+        raise InputError("within= is a map of another network; pass the channel_map of a proxy cut from this one")
     seed = int(as_rng(random_state).integers(2**63))
     refusals: list[str] = []
     for attempt, found in _structures(model, arguments, keep):

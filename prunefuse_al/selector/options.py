@@ -66,8 +66,11 @@ class Options:
     def _check_progressive(self, progressive: ProgressivePruning) -> None:
         if not isinstance(progressive, ProgressivePruning):
             raise InputError(f"progressive={progressive!r}; pass ProgressivePruning(...) or None")
-        if self.sync_importance == "same":
-            raise InputError("progressive= chooses channels as it trains; sync_importance='same' keeps them: give one")
+        if self.sync_importance is not None:
+            raise InputError(
+                f"progressive= chooses channels by `importance` while a proxy is trained, and sync_importance="
+                f"{self.sync_importance!r} says how to choose before that: give one of the two"
+            )
         name, epochs = type(self.trainer).__name__, getattr(self.trainer, "epochs", None)
         parameters = inspect.signature(self.trainer.fit).parameters.values()
         if not any(p.name == "on_epoch" or p.kind is p.VAR_KEYWORD for p in parameters):

@@ -211,7 +211,7 @@ class PrunedProxySelector:
     def fit(
         self, labelled: Any, y: Any = None, sample_weight: Any = None, *, warm_start: bool | None = None
     ) -> PrunedProxySelector:
-        """Prune if needed, then train the proxy; returns the selector.
+        """Prune if needed, then train the proxy, and in V2's turn the target; returns the selector.
 
         Args:
             labelled: arrays, tensors, memmaps or a map-style Dataset, with labels in it or in `y`.
