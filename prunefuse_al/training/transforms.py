@@ -69,10 +69,7 @@ class RandomCropFlip:
         columns = torch.where(mirrored, columns.flip(1), columns) + shifts[1]  # [n w]
         padded = F.pad(x, [self.padding] * 4)
         each = torch.arange(n, device=x.device).view(n, 1, 1)
-        shifted = padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-        # Not contiguous(): with one channel that returns strides which torch takes for channels last, and its
-        # convolutions of few channels then write past their memory (seen on a CPU, torch 2.14).
-        return shifted.clone(memory_format=torch.contiguous_format)
+        return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
 @dataclass(frozen=True)
