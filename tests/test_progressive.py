@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from prunefuse_al import ProgressivePruning, PrunedProxySelector, TorchTrainer, prune
 from prunefuse_al.channel_map import named_tensors
-from prunefuse_al.errors import FusionError, InputError
+from prunefuse_al.errors import FusionError, InputError, PruningError
 from prunefuse_al.pruning import rebuild
 from prunefuse_al.training import Distillation
 
@@ -149,6 +149,25 @@ def test_globally_the_weights_of_the_moment_decide_on_the_widths() -> None:
     chosen = selector(scope="global").fit(X, Y)
     kept = [chosen.model.get_submodule(name).out_features for name in ("0", "2")]
     assert sum(kept) == pytest.approx(14, abs=1)
+
+
+def test_a_step_that_leads_too_far_is_left_out_and_a_wrong_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More careful readings of a network may keep more whole at one ratio than at another."""
+    instead: dict[float, float] = {}
+
+    def other_widths(model: nn.Module, inputs: Any, ratio: float, **options: Any) -> Any:
+        return prune(model, inputs, instead.get(round(ratio, 2), ratio), **options)
+
+    monkeypatch.setattr("prunefuse_al.selector.progressive.prune", other_widths)
+    instead[0.17] = 0.7
+    chosen = selector().fit(X, Y)
+    assert widths(chosen.model) == widths(prune(mlp(*WIDTHS), X[:2], 0.5).module)
+    dense, *rest = (row.parameters for row in chosen.costs.rows() if row.stage == "prune")
+    assert rest[0] == sum(p.numel() for p in mlp(*WIDTHS).parameters()) > rest[1] > rest[2] == dense
+    instead[0.5] = 0.4
+    with pytest.raises(PruningError, match="cannot be reached step by step in this network; leave progressive= out"):
+        chosen.fit(X, Y)
+    assert chosen.round == 1
 
 
 class OwnLoop(PlainTrainer):
