@@ -92,7 +92,10 @@ def test_the_proxy_is_fused_into_the_network_it_was_cut_from(network: str) -> No
     values, kept = named_tensors(copied), chosen.proxy.channel_map.tensors
     for name, dense in named_tensors(state.dense).items():
         expected = dense.detach().clone()
-        expected[kept[name].mesh(expected.device)] = named_tensors(chosen.model)[name].detach()
+        indices = [torch.arange(n) if k is None else k for n, k in zip(dense.shape, kept[name].kept, strict=True)]
+        expected[torch.meshgrid(*indices, indexing="ij") if indices else ()] = named_tensors(chosen.model)[
+            name
+        ].detach()
         assert torch.equal(values[name], expected), name
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -83,24 +83,6 @@ def structure(trace: Trace, protected: Mapping[int, str]) -> Structure:
         else:
             groups.append(Group(tuple((atoms.axes[n], c) for n, c in signature), np.array(channels)))
     return Structure(trace, components, groups, reasons)
-
-
-def without_frozen_widths(found: Structure) -> Structure:
-    """Keep whole every group whose width equals that of a dimension which is kept whole (the code may equate them)."""
-    frozen = {
-        axis.size
-        for axis in found.trace.atoms.axes
-        if (found.components[axis.start : axis.start + axis.size] == found.components[0]).all()
-    }
-    groups, reasons = [], dict(found.reasons)
-    for group in found.groups:
-        if any(size in frozen for size, _ in group.whole_axes()):
-            for number, axis in enumerate(found.trace.atoms.axes):
-                if any(axis is own for own, _ in group.axes):
-                    reasons.setdefault(number, "has the width of a dimension that is kept whole")
-        else:
-            groups.append(group)
-    return replace(found, groups=groups, reasons=reasons)
 
 
 def protected_axes(trace: Trace, model: nn.Module, keep: Sequence[Keep]) -> dict[int, str]:
@@ -247,7 +229,9 @@ def _streams(structure: Structure) -> tuple[Stream, ...]:
     }
     norms: dict[tuple[int, ...], dict[tuple[str, str], int]] = defaultdict(lambda: defaultdict(int))
     for statistic in structure.trace.statistics:
-        key = tuple(components[statistic.labels.reshape(-1).numpy()].tolist())
+        if len(statistic.planes) != 1:
+            continue
+        key = tuple(components[statistic.planes[0].reshape(-1).numpy()].tolist())
         # RMSNorm, and hand-written norms, are plain means in a module that owns a scale.
         scale = f"{statistic.module}.weight" if statistic.operation in STATISTICS else statistic.scale
         if scale in atoms.registered and any(component != components[0] for component in key):

@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from ..channel_map import ChannelMap, TensorMap, named_tensors
-from ..counting import macs, parameter_count
+from ..counting import batch_rows, parameter_count
 from ..errors import InputError, NoEffectWarning, PruningError
 from ..model_checks import check_model
 from ..types import RngLike, as_rng
-from .build import rebuild, width_attributes
 from .example import Arguments, as_arguments, with_rows
-from .gate import Verdict, inspect
 from .importance import Importance, check_importance, component_scores
-from .plan import (
-    Keep,
-    Structure,
-    channel_map,
-    kept_channels,
-    outside,
-    protected_axes,
-    structure,
-    without_frozen_widths,
-)
+from .plan import Keep, Structure, kept_channels, outside
 from .report import LayerWidth, PruningReport
-from .tracing import trace
+from .search import Found, nothing_prunable, widest
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,25 +44,6 @@ class Proxy:
         if self.pruning_report is None:
             raise PruningError("report(): this proxy was not made by prune(), so nothing was measured")
         return self.pruning_report
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    """One way to plan: later ones assume less about the code of the network."""
-
-    equal_widths: bool = False
-    train_mode: bool = False
-    strict: bool = False
-    pinned: bool = False
-
-
-_ATTEMPTS = (
-    _Attempt(),
-    _Attempt(equal_widths=True),
-    _Attempt(equal_widths=True, train_mode=True),
-    _Attempt(equal_widths=True, train_mode=True, strict=True),
-    _Attempt(equal_widths=True, train_mode=True, strict=True, pinned=True),
-)
 
 
 def prune(
@@ -130,35 +100,24 @@ def prune(
     check_model(model)
     _check_options(pruning_ratio, importance, scope, round_to)
     arguments = with_rows(as_arguments(example_inputs, model), 2)
-    tensors = named_tensors(model)
-    if within is not None and {n: m.shape for n, m in within.tensors.items()} != {
-        n: t.shape for n, t in tensors.items()
-    }:
-        raise InputError("within= is a map of another network; pass the channel_map of a proxy cut from this one")
     seed = int(as_rng(random_state).integers(2**63))
-    refusals: list[str] = []
-    for attempt, found in _structures(model, arguments, keep):
-        if attempt.pinned:
-            found = without_frozen_widths(found)
-        if pruning_ratio > 0 and not found.groups:
-            break
-        parameters, rng = dict(model.named_parameters()), np.random.default_rng(seed)
-        scores = component_scores(importance, parameters, found.trace.atoms, found.components, rng)
+    parameters = dict(model.named_parameters())
+    if within is not None:
+        _check_within(within, model)
+
+    def choose(reading: Structure, equal_widths: bool) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        scores = component_scores(importance, parameters, reading.trace.atoms, reading.components, rng)
         if within is not None:
-            scores[outside(found, within)] = np.nextafter(scores.min(), -np.inf)
-        kept = kept_channels(
-            found, scores, pruning_ratio, scope=scope, round_to=round_to, equal_widths=attempt.equal_widths
-        )
-        cut = channel_map(found, kept, tensors)
-        cut = replace(cut, attributes=width_attributes(model, cut, found, kept))
-        module = rebuild(model, cut)
-        verdict = inspect(model, module, cut, found, arguments, kept)
-        if not verdict.reason:
-            report = _report(model, module, verdict, found, arguments, pruning_ratio)
-            _warn(report)
-            return Proxy(module, verdict.channel_map, report)
-        refusals.append(verdict.reason)
-    raise PruningError(_nothing_prunable(found, refusals))
+            scores[outside(reading, within)] = np.nextafter(scores.min(), -np.inf)
+        return kept_channels(reading, scores, pruning_ratio, scope=scope, round_to=round_to, equal_widths=equal_widths)
+
+    found = widest(model, arguments, keep, choose)
+    if pruning_ratio > 0 and not found.structure.groups:
+        raise PruningError(nothing_prunable(found.structure))
+    report = _report(model, found, arguments, pruning_ratio)
+    _warn(report)
+    return Proxy(found.module, found.verdict.channel_map, report)
 
 
 def _check_options(ratio: float, importance: Importance, scope: str, round_to: int | None) -> None:
@@ -173,46 +132,31 @@ def _check_options(ratio: float, importance: Importance, scope: str, round_to: i
         raise InputError(f"round_to={round_to!r} must be a positive integer, for example 8, or None")
 
 
-def _structures(model: nn.Module, arguments: Arguments, keep: Any) -> Iterator[tuple[_Attempt, Structure]]:
-    """Yield ever more careful readings of the network."""
-    for attempt in _ATTEMPTS:
-        try:
-            watched = trace(model, *arguments, strict=attempt.strict, train_mode=attempt.train_mode)
-        except Exception as error:
-            if attempt.train_mode:
-                continue
-            shapes = [list(a.shape) for a in (*arguments[0], *arguments[1].values()) if hasattr(a, "shape")]
-            raise PruningError(
-                f"prune(): the network does not run on example_inputs {shapes}: {type(error).__name__}: {error}"
-            ) from error
-        yield attempt, structure(watched, protected_axes(watched, model, keep))
+def _check_within(within: ChannelMap, model: nn.Module) -> None:
+    own = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+    if {name: tensor.shape for name, tensor in within.tensors.items()} != own:
+        raise InputError("within= is a map of another network; pass the channel_map of a proxy cut from this one")
 
 
-def _report(
-    model: nn.Module, module: nn.Module, verdict: Verdict, found: Structure, arguments: Arguments, ratio: float
-) -> PruningReport:
-    axes = found.trace.atoms.axes
+def _report(model: nn.Module, found: Found, arguments: Arguments, ratio: float) -> PruningReport:
+    verdict, reading = found.verdict, found.structure
+    axes = reading.trace.atoms.axes
     maps = verdict.channel_map.tensors
     whole = {}
-    for number, reason in sorted(found.reasons.items()):
+    for number, reason in sorted(reading.reasons.items()):
         thinned = maps[axes[number].name].kept[axes[number].dim] is not None
         whole[f"{axes[number].name}, dimension {axes[number].dim}"] = f"{reason} (in part)" if thinned else reason
     return PruningReport(
         pruning_ratio=float(ratio),
         dense_parameters=parameter_count(model),
-        proxy_parameters=parameter_count(module),
-        dense_macs=round(_forward_macs(model, arguments)),
-        proxy_macs=round(_forward_macs(module, arguments)),
+        proxy_parameters=parameter_count(found.module),
+        dense_macs=round(reading.trace.flops / 2 / batch_rows(*arguments)),
+        proxy_macs=verdict.macs,
         widths=tuple(_widths(maps)),
         kept_whole=whole,
-        preserve_exact=verdict.preserve_distance < 1e-6,
+        preserve_exact=verdict.exact,
         preserve_distance=verdict.preserve_distance,
     )
-
-
-def _forward_macs(model: nn.Module, arguments: Arguments) -> float:
-    args, kwargs = arguments
-    return macs(model, dict(kwargs) if kwargs else args, training=False)[0]
 
 
 def _widths(maps: Mapping[str, TensorMap]) -> Iterator[LayerWidth]:
@@ -240,14 +184,3 @@ def _warn(report: PruningReport) -> None:
             NoEffectWarning,
             stacklevel=3,
         )
-
-
-def _nothing_prunable(found: Structure, refusals: list[str]) -> str:
-    axes = found.trace.atoms.axes
-    reasons = [f"{axes[n].name}, dimension {axes[n].dim}, {reason}" for n, reason in list(found.reasons.items())[:5]]
-    text = "prune(): nothing in this network can be thinned"
-    if reasons:
-        text += ": " + "; ".join(reasons)
-    if refusals:
-        text += f"; what was tried failed: {refusals[-1]}"
-    return text + ". Pass a network with at least one hidden layer, or use pruning_ratio=0 or your own proxy"

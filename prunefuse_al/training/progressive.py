@@ -132,7 +132,9 @@ def _thinned_memory(optimizer: str, memory: Mapping[str, Any], kept: TensorMap) 
             own = _own_map(value, kept)
             if own is None:
                 raise InputError(_unknown_memory(optimizer, f"{name!r} of shape {list(value.shape)}", kept))
-            thinned[name] = value[own.mesh(value.device)].clone()
+            for dim, index in own.thinned(value.device):
+                value = value.index_select(dim, index)
+            thinned[name] = value
         elif isinstance(value, list | tuple | dict) and value:
             raise InputError(_unknown_memory(optimizer, f"{name!r}, a {type(value).__name__}", kept))
     return thinned
