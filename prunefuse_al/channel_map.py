@@ -53,6 +53,11 @@ class TensorMap:
         kept = tuple(_compose_index(a, b) for a, b in zip(self.kept, inner.kept, strict=True))
         return TensorMap(self.shape, kept, tuple(sorted({*self.inputs, *inner.inputs})))
 
+    def relative_to(self, outer: TensorMap) -> TensorMap:
+        """Return the map that leads from what `outer` keeps to what `self` keeps, which must be a part of it."""
+        kept = tuple(_relative_index(n, a, b) for n, a, b in zip(self.shape, self.kept, outer.kept, strict=True))
+        return TensorMap(outer.proxy_shape, kept, self.inputs)
+
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, TensorMap)
@@ -187,6 +192,33 @@ class ChannelMap:
             composed[key] = torch.cat([second, torch.stack([own[0], source[own[1]]])], 1)
         return composed
 
+    def relative_to(self, outer: ChannelMap) -> ChannelMap:
+        """Return the inner map, so that ``outer.compose(inner)`` is this map.
+
+        Raises:
+            FusionError: this map keeps something that `outer` removes, or is of another network.
+        """
+        if self.tensors.keys() != outer.tensors.keys():
+            raise FusionError(
+                f"relative_to(): the maps differ in {sorted(self.tensors.keys() ^ outer.tensors.keys())[:5]}; "
+                "both must come from the same dense network"
+            )
+        tensors = {}
+        for name, own in self.tensors.items():
+            try:
+                tensors[name] = own.relative_to(outer.tensors[name])
+            except ValueError as error:
+                raise FusionError(
+                    f"relative_to(): {name!r} keeps {list(own.proxy_shape)} of {list(own.shape)}, but not out of the "
+                    f"{list(outer.tensors[name].proxy_shape)} that the outer map keeps"
+                ) from error
+        return ChannelMap(tensors, self.attributes)  # what fusing needs to know is said of the dense network alone
+
+    def whole(self) -> ChannelMap:
+        """Return the map of the same dense network that keeps everything."""
+        tensors = {name: TensorMap(t.shape, (None,) * len(t.shape), t.inputs) for name, t in self.tensors.items()}
+        return ChannelMap(tensors)
+
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, ChannelMap)
@@ -295,6 +327,16 @@ def _compose_index(outer: Tensor | None, inner: Tensor | None) -> Tensor | None:
     if outer is None or inner is None:
         return inner if outer is None else outer
     return outer[inner]
+
+
+def _relative_index(size: int, kept: Tensor | None, outer: Tensor | None) -> Tensor | None:
+    if outer is None:
+        return kept
+    kept = torch.arange(size) if kept is None else kept
+    position = torch.searchsorted(outer, kept).clamp(max=len(outer) - 1)
+    if not torch.equal(outer[position], kept):
+        raise ValueError("not a part of the outer map")
+    return None if len(kept) == len(outer) else position
 
 
 def _same_index(size: int, a: Tensor | None, b: Tensor | None) -> bool:

@@ -16,9 +16,10 @@ from .counting import PassCounter, parameter_count
 from .counting import macs as macs
 from .errors import InputError
 
-SELECTION_STAGES = frozenset({"prune", "train_proxy", "recalibrate", "score", "rank", "sync"})
+_SYNC_STAGES = frozenset({"sync_fuse", "sync_recalibrate", "sync"})
+SELECTION_STAGES = frozenset({"prune", "train_proxy", "recalibrate", "score", "rank"}) | _SYNC_STAGES
 """Stages that are paid to choose samples; the others make or use the target."""
-_NO_COUNTERPART = frozenset({"recalibrate", "sync"})  # dense active learning has no such stage
+_NO_COUNTERPART = frozenset({"recalibrate"}) | _SYNC_STAGES  # dense active learning has no such stage
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,10 @@ class CostRow:
     """One stage of one round.
 
     Attributes:
-        round: number of the `fit` it belongs to, from 1.
-        stage: ``"prune"``, ``"train_proxy"``, ``"recalibrate"``, ``"score"``, ``"rank"``, ``"sync"`` (selection),
-            ``"fuse"``, ``"train_target"``, ``"predict"``.
+        round: number of the `fit` it belongs to, from 1; 0 for what was asked before the first.
+        stage: ``"prune"``, ``"train_proxy"``, ``"recalibrate"``, ``"score"``, ``"rank"``, and of V2 ``"sync_fuse"``,
+            ``"sync_recalibrate"``, ``"sync"`` (selection); ``"fuse"``, ``"recalibrate_target"``, ``"train_target"``;
+            ``"predict"``.
         network: whose parameters are stated: ``"proxy"``, ``"target"`` or ``"dense"``.
         seconds: wall time; counting MACs is not in it.
         samples: rows that passed forward through the network.
@@ -60,9 +62,12 @@ class CostRow:
 class Stage:
     """What is being measured: networks are named with `watch` once they exist."""
 
-    def __init__(self) -> None:
+    def __init__(self, dense: nn.Module | None, cache: dict[tuple[str, str], tuple[float, float]]) -> None:
         self.network: nn.Module | None = None
         self.watched: list[tuple[nn.Module, PassCounter]] = []
+        self.samples = self.forward_macs = self.backward_macs = self.dense_macs = 0
+        self.excluded = 0.0
+        self._dense, self._cache = dense, cache
         self._hooks: list[Any] = []
 
     def watch(self, *modules: nn.Module) -> None:
@@ -76,6 +81,26 @@ class Stage:
     def describe(self, module: nn.Module) -> None:
         """State whose parameters the row reports, without counting rows."""
         self.network = module
+
+    def settle(self) -> None:
+        """Count what has passed with the networks as they are now; to be called before their widths change."""
+        for position, (module, counter) in enumerate([(module, counter.taken()) for module, counter in self.watched]):
+            forward, backward = counter.total_macs(module, self._cache)
+            self.forward_macs, self.backward_macs = self.forward_macs + forward, self.backward_macs + backward
+            if position == 0:  # helpers, such as a teacher, have no counterpart in the dense loop
+                self.samples += counter.samples
+                self.dense_macs += sum(counter.total_macs(self._dense or module, self._cache))
+        for _, counter in self.watched:  # the copies that were run to count went through the hooks as well
+            counter.taken()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leave the seconds of a block out of this stage: it is not part of it, or has a row of its own."""
+        start = _now()
+        try:
+            yield
+        finally:
+            self.excluded += _now() - start
 
     def close(self) -> None:
         """Take the hooks off."""
@@ -112,28 +137,19 @@ class CostLedger:
             network: the role of the network it is about.
             dense: network whose cost for the same rows is stated beside; None: the watched network's own.
         """
-        stage = Stage()
+        stage = Stage(dense, self._cache)
         _reset_peak()
         start = _now()
         try:
             yield stage
-            seconds = _now() - start
+            seconds = _now() - start - stage.excluded
         finally:
             stage.close()
-        self._rows.append(self._row(stage, name, round, network, dense, seconds, _peak_memory()))
-
-    def _row(
-        self, stage: Stage, name: str, round: int, network: str, dense: nn.Module | None, seconds: float, peak: int
-    ) -> CostRow:
-        forward = backward = dense_macs = 0
-        for position, (module, counter) in enumerate(stage.watched):
-            own_forward, own_backward = counter.total_macs(module, self._cache)
-            forward, backward = forward + own_forward, backward + own_backward
-            if position == 0:  # helpers, such as a teacher, have no counterpart in the dense loop
-                dense_macs = sum(counter.total_macs(dense or module, self._cache))
-        samples = stage.watched[0][1].samples if stage.watched else 0
+        peak = _peak_memory()
+        stage.settle()
         parameters = parameter_count(stage.network) if stage.network is not None else 0
-        return CostRow(round, name, network, seconds, samples, forward, backward, dense_macs, parameters, peak)
+        counted = (stage.samples, stage.forward_macs, stage.backward_macs, stage.dense_macs)
+        self._rows.append(CostRow(round, name, network, seconds, *counted, parameters, peak))
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -235,6 +251,8 @@ class CostLedger:
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in table]
         share = self.ratio()
         closing = "nothing counted yet" if share != share else f"selection took {share:.1%} of the dense network's MACs"
+        if share > 1:
+            closing += ": choosing with the dense network would have cost less"
         return "\n".join([*lines, closing])
 
     def _repr_html_(self) -> str:

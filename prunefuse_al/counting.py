@@ -124,6 +124,14 @@ class PassCounter:
         count._torchdynamo_disable = True  # type: ignore[attr-defined]  # or a compiled network re-compiles at each count
         return count
 
+    def taken(self) -> PassCounter:
+        """Return what was counted so far and start again; hooks go on counting into this object."""
+        counted = PassCounter()
+        counted.rows, counted.calls = dict(self.rows), dict(self.calls)
+        self.rows.clear()
+        self.calls.clear()
+        return counted
+
     @property
     def samples(self) -> int:
         """Rows that passed, training and inference together."""

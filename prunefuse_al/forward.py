@@ -68,7 +68,14 @@ class Forward:
                     "transform, for example TorchTrainer(transform=t, eval_transform=t) with t = lambda x: x / 255"
                 )
             leaf = leaf.to(self.dtype)
-        return leaf.contiguous(memory_format=torch.channels_last) if self.channels_last and leaf.ndim == 4 else leaf
+        if leaf.ndim != 4:
+            return leaf
+        if self.channels_last:
+            return leaf.contiguous(memory_format=torch.channels_last)
+        # A picture of one channel is contiguous whatever that channel's stride, and by a stride of 1 torch takes it for
+        # channels last: its convolutions of few channels then write past their memory (seen on a CPU, torch 2.14).
+        grey = leaf.shape[1] == 1 == leaf.stride(1)
+        return leaf.clone(memory_format=torch.contiguous_format) if grey else leaf
 
 
 def forward_for(

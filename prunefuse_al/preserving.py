@@ -42,6 +42,23 @@ def fused_copy(
     return out
 
 
+def epsilons(model: nn.Module) -> dict[str, float]:
+    """Return "module:name" -> value of every `eps`: fusing scales some, and a state dictionary does not hold them."""
+    return {
+        f"{path}:{name}": value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if name in EPSILONS and isinstance(value, float)
+    }
+
+
+def set_epsilons(model: nn.Module, values: Mapping[str, float]) -> None:
+    """Put back what `epsilons` returned for a network of the same architecture."""
+    for place, value in values.items():
+        path, _, name = place.partition(":")
+        setattr(model.get_submodule(path), name, value)
+
+
 def put_back(dense: nn.Module, proxy: nn.Module, channel_map: ChannelMap, *, cross: float, preserve: bool) -> None:
     """Write the proxy's values into `dense`, in place, one tensor at a time; see `fused_copy`."""
     values = named_tensors(proxy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 
 import pytest
@@ -197,3 +198,23 @@ def test_a_compiled_network_is_counted_without_recompiling() -> None:
         for _ in range(20):
             fast(torch.zeros(3, 4))
     assert (ledger.rows()[0].samples, graphs) == (63, after_one)
+
+
+def test_rows_are_counted_at_the_widths_they_passed_and_what_is_aside_has_no_seconds() -> None:
+    ledger, net, x = CostLedger(), mlp(8, 6, 3), torch.zeros(5, 8)
+    with ledger.stage("train_proxy", round=1, network="proxy", dense=mlp(8, 20, 3)) as stage:
+        stage.watch(net)
+        net(x)
+        stage.settle()
+        with stage.aside():
+            time.sleep(0.2)
+            first: nn.Linear = net[0]  # type: ignore[assignment]
+            last: nn.Linear = net[2]  # type: ignore[assignment]
+            first.weight.data, first.bias.data = first.weight.data[:2], first.bias.data[:2]
+            last.weight.data = last.weight.data[:, :2]
+        net(x)
+    (row,) = ledger.rows()
+    assert row.samples == 10
+    assert row.forward_macs == 5 * (8 * 6 + 6 * 3) + 5 * (8 * 2 + 2 * 3)
+    assert row.dense_macs == 3 * 10 * (8 * 20 + 20 * 3) - 10 * 8 * 20
+    assert row.seconds < 0.2

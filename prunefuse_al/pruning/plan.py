@@ -140,6 +140,17 @@ def _is_meant(entry: Keep, name: str, module: nn.Module) -> bool:
     return isinstance(module, entry) if isinstance(entry, type) else module is entry
 
 
+def outside(structure: Structure, within: ChannelMap) -> np.ndarray:
+    """Return the components of which a map of the network keeps nothing."""
+    gone = []
+    for axis in structure.trace.atoms.axes:
+        kept = within.tensors[axis.name].kept[axis.dim]
+        if kept is not None:
+            removed = np.setdiff1d(np.arange(axis.size), kept.numpy())
+            gone.append(structure.components[axis.start + removed])
+    return np.unique(np.concatenate(gone)) if gone else np.array([], dtype=np.int64)
+
+
 def channel_map(structure: Structure, kept: np.ndarray, tensors: Mapping[str, Tensor]) -> ChannelMap:
     """Return the map (without attributes) of keeping the given components."""
     atoms = structure.trace.atoms

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..channel_map import ChannelMap, TensorMap
+from ..channel_map import ChannelMap, TensorMap, named_tensors
 from ..counting import batch_rows, parameter_count
 from ..errors import InputError, NoEffectWarning, PruningError
 from ..model_checks import check_model
 from ..types import RngLike, as_rng
 from .example import Arguments, as_arguments, with_rows
 from .importance import Importance, channel_scores, check_importance, measured
-from .plan import Keep, Structure
+from .plan import Keep, Structure, outside
 from .report import LayerWidth, PruningReport
 from .search import Choice, Found, nothing_prunable, widest
 from .widths import GlobalScope, asked_sizes, check_scope, choose_widths, kept_channels
@@ -57,6 +57,7 @@ def prune(
     keep: Keep | Sequence[Keep] = (),
     round_to: int | None = None,
     random_state: RngLike = None,
+    within: ChannelMap | None = None,
 ) -> Proxy:
     """Thin a network: remove whole channels, heads and widths, leaving a smaller dense network.
 
@@ -83,6 +84,7 @@ def prune(
             heads. None rounds to multiples of 8 where that moves a width by at most a thirty-second of itself, so that
             wide layers fill vector units; 1 turns that off. The report states the width asked and the width taken.
         random_state: seed or generator for importance="random".
+        within: a map of `model` with a smaller ratio: channels that it removes leave first, however important.
 
     Returns:
         A `Proxy` with `module`, `channel_map` and `report()`.
@@ -106,10 +108,14 @@ def prune(
     _check_options(pruning_ratio, importance, scope, round_to)
     arguments = with_rows(as_arguments(example_inputs, model), 2)
     seed = int(as_rng(random_state).integers(2**63))
+    if within is not None:
+        _check_within(within, model)
     measure = measured(importance, model) if pruning_ratio else "random"  # with nothing to choose, nothing is measured
 
     def choose(reading: Structure, equal_widths: bool, careful: bool) -> Choice:
         scores = channel_scores(measure, model, reading, np.random.default_rng(seed))
+        if within is not None:
+            scores[outside(reading, within)] = np.nextafter(scores.min(), -np.inf)
         # The careful readings take the plain widths: whatever stood in the way, rounding is not part of it.
         rounding = 1 if careful and round_to is None else round_to
         widths = choose_widths(
@@ -136,6 +142,12 @@ def _check_options(ratio: float, importance: Importance, scope: object, round_to
         isinstance(round_to, bool) or not isinstance(round_to, int | np.integer) or round_to < 1
     ):
         raise InputError(f"round_to={round_to!r} must be a positive integer, for example 8, or None")
+
+
+def _check_within(within: ChannelMap, model: nn.Module) -> None:
+    own = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+    if {name: tensor.shape for name, tensor in within.tensors.items()} != own:
+        raise InputError("within= is a map of another network; pass the channel_map of a proxy cut from this one")
 
 
 def _report(model: nn.Module, found: Found, arguments: Arguments, ratio: float) -> PruningReport:
