@@ -46,10 +46,18 @@ class Signals:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What a scorer picked: `indices` int64 [k], best first, unique; `scores` float [k] or None."""
+    """What a scorer picked.
+
+    Attributes:
+        indices: int64 [k], best first, unique.
+        scores: float [k], or None where the scorer has none.
+        labels: which labels the scorer went by: "given" ones, those "predicted" by the network on a pool, or None where
+            it went by none (or where it was not a selector that asked).
+    """
 
     indices: Tensor
     scores: Tensor | None = None
+    labels: str | None = None
 
 
 @runtime_checkable

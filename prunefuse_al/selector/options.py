@@ -11,6 +11,7 @@ from torch import nn
 from ..channel_map import ChannelMap, check_cross
 from ..errors import InputError
 from ..training.distillation import Distillation
+from ..training.recording import Snapshot
 from ..types import RngLike, Scorer, Trainer, as_rng
 
 STAGES = ("prune", "train_proxy", "query", "train_target", "sync")  # the order is part of what a seed means
@@ -63,6 +64,8 @@ class State:
         report: what `prune` says about it.
         trained: the proxy after training.
         round: successful fits.
+        begun: the network, untrained in this round, and the seed that the last training began with.
+        snapshots: states of the proxy along its training, where a scorer has asked for them.
     """
 
     dense: nn.Module
@@ -71,6 +74,8 @@ class State:
     report: Any = None
     trained: nn.Module | None = None
     round: int = 0
+    begun: tuple[nn.Module, int] | None = None
+    snapshots: tuple[Snapshot, ...] = ()
 
 
 def entropy_of(random_state: RngLike) -> int:

@@ -22,13 +22,22 @@ from ..fusion import fuse
 from ..pruning import Proxy, prune
 from ..scorers._select import select_top
 from ..training.batchnorm import fold_batchnorm, recalibrate_batchnorm
+from ..training.recording import Recorder
 from ..types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer
 from .options import Options, State
-from .scoring import LOGITS, check_needs, first_call, point_scores, read_signals
+from .past import Past
+from .scoring import CHUNK, LOGITS, check_needs, first_call, point_scores, read_signals
 
 
 def train_proxy(
-    options: Options, ledger: CostLedger, state: State, other: nn.Module | None, data: Any, *, warm: bool
+    options: Options,
+    ledger: CostLedger,
+    state: State,
+    other: nn.Module | None,
+    data: Any,
+    *,
+    warm: bool,
+    recorder: Recorder | None = None,
 ) -> tuple[State, Any]:
     """Return the next state, with a proxy trained on `data`, and what the trainer returned.
 
@@ -39,6 +48,7 @@ def train_proxy(
         other: a network to train instead of a pruned one, or None.
         data: dataset with labels.
         warm: go on from the last trained proxy.
+        recorder: watches the training, or None.
     """
     number = state.round + 1
     if options.sync_every and state.round and state.round % options.sync_every == 0 and state.channel_map is not None:
@@ -46,13 +56,17 @@ def train_proxy(
         state = State(make_target(options, ledger, state, data, "sync"), round=state.round)
     if state.start is None:
         state = cut(options, ledger, state, other, data)
-    proxy = copy.deepcopy(state.trained if warm and state.trained is not None else state.start)
-    assert proxy is not None
+    begun = state.trained if warm and state.trained is not None else state.start
+    assert begun is not None
+    proxy = copy.deepcopy(begun)
+    # Without warm starts a round is a function of its data; with them, batches must not repeat themselves.
+    seed = options.seed("train_proxy", number if warm else 0)
+    watched: dict[str, Any] = {} if recorder is None else {"recorder": recorder}
     with ledger.stage("train_proxy", round=number, network="proxy", dense=state.dense) as stage:
         stage.watch(proxy)
-        # Without warm starts a round is a function of its data; with them, batches must not repeat themselves.
-        history = options.trainer.fit(proxy, data, seed=options.seed("train_proxy", number if warm else 0))
-    return replace(state, trained=proxy, round=number), history
+        history = options.trainer.fit(proxy, data, seed=seed, **watched)
+    snapshots = () if recorder is None else recorder.snapshots
+    return replace(state, trained=proxy, round=number, begun=(begun, seed), snapshots=snapshots), history
 
 
 def cut(options: Options, ledger: CostLedger, state: State, other: nn.Module | None, data: Any) -> State:
@@ -86,6 +100,7 @@ def rank(
     candidates: tuple[Any, Tensor, int],
     labelled: Any,
     rng: RngLike,
+    past: Past | None = None,
 ) -> Selection:
     """Return what `scorer` picks with the trained proxy.
 
@@ -95,21 +110,28 @@ def rank(
         state: with a trained proxy.
         scorer: who picks.
         candidates: the pool, the rows that may be picked, int64 [m], and how many to pick.
-        labelled: dataset of what is labelled, for scorers that read its features.
+        labelled: dataset of what is labelled, for scorers that read its features; None: nothing is.
         rng: breaks ties and draws.
+        past: what is known besides the trained proxy's answers: its training, given labels.
     """
     (data, rows, k), needs = candidates, check_needs(scorer)
     signals, scores = Signals(rows), None
     if needs:
-        with scoring(options, ledger, state, data, needs) as network:
+        with scoring(options, ledger, state, data, needs, past) as network:
+            if past is not None:
+                past = past.with_gradients(options.trainer, network, data, rows.split(CHUNK))
             if isinstance(scorer, PointScorer):  # a score per row is all that stays in memory
-                scores = point_scores(scorer, options.trainer, network, data, rows)
+                scores = point_scores(scorer, options.trainer, network, data, rows, past)
             else:
-                signals = all_signals(options, network, data, rows, needs, labelled)
+                signals = all_signals(options, network, data, rows, needs, labelled, past)
     with ledger.stage("rank", round=state.round, network="proxy"):
         if scores is not None:
-            return select_top(type(scorer).__name__, scores, signals, k, rng)
-        return scorer.select(signals, k, rng=rng)
+            picked = select_top(type(scorer).__name__, scores, signals, k, rng)
+        else:
+            picked = scorer.select(signals, k, rng=rng)
+    if not needs & {"labels", "dynamics"}:
+        return picked
+    return replace(picked, labels="predicted" if past is None or past.labels is None else "given")
 
 
 def make_target(options: Options, ledger: CostLedger, state: State, data: Any, stage_name: str) -> nn.Module:
@@ -153,7 +175,7 @@ def fusing_needs_data(options: Options, state: State) -> bool:
 
 @contextlib.contextmanager
 def scoring(
-    options: Options, ledger: CostLedger, state: State, data: Any, needs: frozenset[str]
+    options: Options, ledger: CostLedger, state: State, data: Any, needs: frozenset[str], past: Past | None = None
 ) -> Iterator[nn.Module]:
     """Measure scoring and yield the network to score with: BatchNorm folded where only logits are read."""
     assert state.trained is not None
@@ -161,21 +183,28 @@ def scoring(
         network = state.trained
         if options.fold_batchnorm and needs == LOGITS and batchnorms(network):
             network = fold_batchnorm(network, called_with(options.trainer, network, data)) or network
-        stage.watch(network)
+        stage.watch(network, *([] if past is None else [past.network]))
         yield network
 
 
 def all_signals(
-    options: Options, network: nn.Module, data: Any, rows: Tensor, needs: frozenset[str], labelled: Any
+    options: Options,
+    network: nn.Module,
+    data: Any,
+    rows: Tensor,
+    needs: frozenset[str],
+    labelled: Any,
+    past: Past | None = None,
 ) -> Signals:
     """Return everything in `needs` about `rows` of a pool, and about what is labelled where that is asked."""
-    signals = read_signals(options.trainer, network, data, rows, needs)
+    signals = read_signals(options.trainer, network, data, rows, needs, past)
     if "labelled_features" not in needs:
         return signals
+    if labelled is None:
+        width = 0 if signals.features is None else signals.features.shape[1]
+        return replace(signals, labelled_features=torch.empty(0, width))
     known = read_signals(options.trainer, network, labelled, torch.arange(len(labelled)), frozenset({"features"}))
-    return Signals(
-        rows, signals.logits, signals.features, signals.mc_logits, signals.labels, labelled_features=known.features
-    )
+    return replace(signals, labelled_features=known.features)
 
 
 def called_with(trainer: Trainer, model: nn.Module, data: Any) -> Any:

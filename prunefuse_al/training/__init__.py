@@ -3,6 +3,8 @@
 from .batchnorm import fold_batchnorm as fold_batchnorm
 from .batchnorm import recalibrate_batchnorm as recalibrate_batchnorm
 from .distillation import Distillation as Distillation
+from .recording import Recorder as Recorder
+from .recording import Snapshot as Snapshot
 from .stopping import EarlyStopping as EarlyStopping
 from .trainer import TorchTrainer as TorchTrainer
 from .trainer import TrainingHistory as TrainingHistory
@@ -10,6 +12,8 @@ from .trainer import TrainingHistory as TrainingHistory
 __all__ = [
     "Distillation",
     "EarlyStopping",
+    "Recorder",
+    "Snapshot",
     "TorchTrainer",
     "TrainingHistory",
     "fold_batchnorm",

@@ -21,6 +21,7 @@ from ..rng import isolated_rng
 from .distillation import Distillation, distillation_loss
 from .losses import Objective, check_labels, class_weight_tensor, hits_of, weighted_mean
 from .placement import Processes, Weights, in_training, repeatable
+from .recording import Recorder
 from .stopping import EarlyStopping, Watch
 
 MakeSchedule = Callable[[torch.optim.Optimizer], Any]
@@ -68,17 +69,20 @@ class Outcome:
 class Run:
     """One training of one network on one dataset."""
 
-    def __init__(self, plan: Plan, model: nn.Module, dataset: Any, teacher: nn.Module | None) -> None:
-        self.plan, self.model, self.data = plan, model, dataset
+    def __init__(
+        self, plan: Plan, model: nn.Module, dataset: Any, teacher: nn.Module | None, recorder: Recorder | None
+    ) -> None:
+        self.plan, self.model, self.data, self.recorder = plan, model, dataset, recorder
         self.teacher = teacher if plan.distillation is not None else None
         self.params = [p for p in model.parameters() if p.requires_grad]
         if not self.params:
             raise InputError("no parameter of the network requires a gradient: there is nothing to train")
         self.processes = Processes(plan.accelerator)
-        self.dataset, self.validation = dataset, plan.validation
+        self.dataset, self.validation, self.kept = dataset, plan.validation, torch.arange(len(dataset))
         if plan.early_stopping is not None and plan.validation is None:
             parts = plan.early_stopping.split(len(dataset), labels_of(dataset, read=False), plan.seed)
             self.dataset, self.validation = (subset(dataset, rows) for rows in parts)
+            self.kept = parts[0]
         self.outcome = Outcome()
 
     def go(self) -> Outcome:
@@ -122,6 +126,8 @@ class Run:
         self.optimizer = plan.make_optimizer(self.params)
         self.schedule = plan.make_schedule(self.optimizer)
         self.scaler = torch.amp.GradScaler(plan.device.type) if plan.autocast == torch.float16 else None
+        if self.recorder is not None:
+            self.recorder.begin(len(self.data), plan.epochs)
 
     def _forward(self, transform: Any) -> Forward:
         plan = self.plan
@@ -168,6 +174,8 @@ class Run:
                 if self.validation is not None:
                     row |= self._evaluate(epoch)
                 self.last_good.keep()
+                if self.recorder is not None:
+                    self.recorder.end_epoch(epoch, self.model, row["lr"], self.processes.total)
                 self.outcome.epochs.append(row)
                 self._step_schedule(row)
                 bar.update()
@@ -196,7 +204,7 @@ class Run:
                 self._check_batch(x, y)
             assert y is not None
             with explained(self.model, x) if not losses else nullcontext():
-                loss, hit = self._step(x, y, w, share)
+                loss, hit = self._step(rows, x, y, w, share)
             losses.append(loss)
             hits.append(hit)
             sizes.append(len(rows))
@@ -204,11 +212,13 @@ class Run:
         self.processes.align_buffers(self.model)
         return self._summary(epoch, torch.stack(losses), torch.stack(hits), sizes)
 
-    def _step(self, x: Any, y: Tensor, w: Tensor | None, share: float) -> tuple[Tensor, Tensor]:
+    def _step(self, rows: Tensor, x: Any, y: Tensor, w: Tensor | None, share: float) -> tuple[Tensor, Tensor]:
         plan, device = self.plan, self.plan.device
         inputs, y = self.forward.inputs(x), y.to(device, non_blocking=True)
         w = None if w is None else w.to(device, non_blocking=True)
         logits = self._logits(self.net, inputs)
+        if self.recorder is not None:
+            self.recorder.see(self.kept[rows], logits, y)
         loss = self.objective(logits, y, w)
         if share and self.teacher is not None:
             with torch.no_grad():
