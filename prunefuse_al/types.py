@@ -88,7 +88,11 @@ class Trainer(Protocol):
     """Trains a network in place and reads signals from it; `TorchTrainer` is ours, any other may be passed in."""
 
     def fit(self, model: nn.Module, data: Any, *, teacher: nn.Module | None = None, seed: int | None = None) -> Any:
-        """Train `model` in place on `data`, a map-style dataset of (input, label[, weight])."""
+        """Train `model` in place on `data`, a map-style dataset of (input, label[, weight]).
+
+        Scorers of training dynamics also work with a trainer whose `fit` takes ``recorder=None`` and calls it as
+        `training.Recorder` says.
+        """
         ...
 
     def infer(self, model: nn.Module, data: Any, needs: frozenset[str]) -> Signals:

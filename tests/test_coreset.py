@@ -53,6 +53,18 @@ def test_dynamics_are_those_of_the_training_with_given_labels() -> None:
     torch.testing.assert_close(kept.scores, -aum[kept.indices])
 
 
+def test_what_is_known_is_not_asked_again() -> None:
+    passed = {}
+    for name in ("aum", "entropy", "moderate", "grand"):
+        chosen = selector(name)
+        chosen.coreset((X, Y), 0.2)
+        (row,) = (row for row in chosen.costs.rows() if row.stage == "score")
+        passed[name] = row.macs
+    assert passed["aum"] == 0  # the training has told
+    assert passed["moderate"] == passed["entropy"] > 0
+    assert passed["grand"] == 10 * passed["entropy"]
+
+
 def test_given_labels_stand_where_a_pool_has_predicted_ones() -> None:
     wrong = torch.randint(3, (90,), generator=torch.Generator().manual_seed(0))
     chosen = selector("moderate")

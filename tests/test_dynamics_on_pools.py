@@ -144,6 +144,11 @@ def test_a_loaded_selector_says_what_it_lacks(tmp_path: Any) -> None:
     assert twin.query(X, 5, POOL).tolist() == chosen.query(X, 5, POOL).tolist()
 
 
+def test_dynamics_are_not_had_from_one_look() -> None:
+    with pytest.raises(InputError, match=r"dynamics.*select\(\) and coreset\(\)"):
+        fitted("aum").signals(X, frozenset({"dynamics"}))
+
+
 def test_a_query_that_fails_leaves_no_trace() -> None:
     chosen = fitted()
     rows = chosen.costs.rows()

@@ -50,23 +50,31 @@ def distances_to_medians(features: Tensor, labels: Tensor) -> Tensor:
     found = torch.empty(len(features), dtype=torch.float64)
     order = labels.argsort(stable=True)
     sizes = torch.unique_consecutive(labels[order], return_counts=True)[1].tolist()
+    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    gathered = torch.empty(max(sizes), features.shape[1], dtype=dtype)  # room for one class, used again by the next:
+    columns = torch.empty(gathered.numel(), dtype=dtype)  # asking the system for memory takes longer than to fill it
     for rows in order.split(sizes):
-        members = features[rows]  # [m d]
-        members = members if members.dtype == torch.float64 else members.float()
-        found[rows] = torch.from_numpy(_distances(members.numpy(), median(members).numpy()))
+        members = gathered[: len(rows)]  # [m d]
+        if features.dtype == dtype:
+            torch.index_select(features, 0, rows, out=members)
+        else:
+            members.copy_(features[rows])
+        centre = _median(columns[: members.numel()].view(-1, len(rows)).copy_(members.T).numpy())
+        found[rows] = torch.from_numpy(_distances(members.numpy(), centre))
     return found
 
 
-def median(rows: Tensor) -> Tensor:
-    """Return the element-wise median of rows [m d], m >= 1, float64 [d]; of an even number, the middle of two."""
-    columns = rows.T.contiguous().numpy()  # [d m]: NumPy selects fast along memory, which torch does not
-    if np.may_share_memory(columns, rows.numpy()):
-        columns = columns.copy()
-    half = len(rows) // 2
-    columns.partition(half, axis=1)  # one place at a time is what is fast
+def _median(columns: Floats) -> Floats:
+    """Return the median of each row of [d m], m >= 1, float64 [d]; of an even number, the middle of two. Reorders them.
+
+    NumPy selects fast along memory, one place at a time; torch does not.
+    """
+    half = columns.shape[1] // 2
+    columns.partition(half, axis=1)
     upper = columns[:, half].astype(np.float64)
-    lower = upper if len(rows) % 2 else columns[:, :half].max(1).astype(np.float64)
-    return torch.from_numpy(lower / 2 + upper / 2)  # halved first: the sum of extreme values may overflow
+    lower = upper if columns.shape[1] % 2 else columns[:, :half].max(1).astype(np.float64)
+    middle: Floats = lower / 2 + upper / 2  # halved first: the sum of extreme values may overflow
+    return middle
 
 
 def _distances(rows: Floats, centre: Floats) -> Floats:

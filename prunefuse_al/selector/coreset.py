@@ -64,8 +64,7 @@ def choose(
     state, scorer = traced(options, ledger, state, scorer, data)
     past = None
     if labels is not None:
-        assert state.trained is not None
-        past = past_of(state, scorer) or Past(state.trained, (), frozenset())
+        past = past_of(state, scorer) or Past()
         recorded = {} if recorder is None else recorder.dynamics
         past = replace(past, labels=labels, recorded=recorded)
     picked = rank(options, ledger, state, scorer, (data, torch.arange(len(data)), k), None, rng, past)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..data import subset
 from ..scorers._dynamics import EARLY, answers, gradient_norms, gradient_products, gradient_sum
 from ..training.recording import Snapshot, Tally
-from ..types import Trainer
+from ..types import Signals, Trainer
 
 _LAST_LAYER = frozenset({"grand", "moso"})  # dynamics that read the input of the last layer
 
@@ -26,7 +26,7 @@ class Past:
     """The training of a network, and labels where they are given.
 
     Attributes:
-        network: a network of the same shape, into which the states are put in turn.
+        network: a network of the same shape, into which the states are put in turn; None: none are asked.
         snapshots: the states.
         names: which training dynamics are asked for.
         labels: given labels of all rows of the data, int64 [n]; None: what the trained network predicts.
@@ -35,23 +35,25 @@ class Past:
         n: how many rows those are.
     """
 
-    network: nn.Module
-    snapshots: tuple[Snapshot, ...]
-    names: frozenset[str]
+    network: nn.Module | None = None
+    snapshots: tuple[Snapshot, ...] = ()
+    names: frozenset[str] = frozenset()
     labels: Tensor | None = None
     recorded: Mapping[str, Tensor] = field(default_factory=dict)
     gradients: tuple[Tensor, ...] = ()
     n: int = 0
 
     def labels_of(self, rows: Tensor, logits: Tensor | None) -> Tensor:
-        """Return labels, int64 [b], of `rows`: given, or the likeliest class in logits [b c]."""
+        """Return labels, int64 [b], of `rows`: given ones, or the likeliest class in logits [b c]."""
         if self.labels is not None:
             return self.labels[rows]
         assert logits is not None  # they are asked for where labels are needed
         return logits.argmax(1)
 
-    def dynamics(self, trainer: Trainer, data: Any, rows: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the dynamics asked for of `rows`, float64 [b] each."""
+    def dynamics(self, trainer: Trainer, data: Any, signals: Signals) -> dict[str, Tensor]:
+        """Return the dynamics asked for, float64 [b] each, of the rows of `data` and with the labels in `signals`."""
+        rows, labels = signals.indices, signals.labels
+        assert labels is not None
         found = {name: self.recorded[name][rows] for name in self.names & self.recorded.keys()}
         missing = self.names - found.keys()
         return found | (self._replay(trainer, subset(data, rows), labels, missing) if missing else {})
@@ -65,14 +67,15 @@ class Past:
             data: the rows' dataset.
             chunks: row numbers, int64 [b] each, read at once.
         """
-        if "moso" not in self.names:
+        if "moso" not in self.names - self.recorded.keys():
             return self
         sums: list[Any] = [0] * len(self.snapshots)
         for rows in chunks:
             part = subset(data, rows)
-            labels = self.labels_of(rows, trainer.infer(model, part, frozenset({"logits"})).logits)
-            for position, (_, logits, features) in enumerate(self._ask(trainer, part, _LAST_LAYER)):
-                sums[position] += gradient_sum(logits, features, labels)
+            logits = trainer.infer(model, part, frozenset({"logits"})).logits if self.labels is None else None
+            labels = self.labels_of(rows, logits)
+            for position, (_, outputs, features) in enumerate(self._ask(trainer, part, _LAST_LAYER)):
+                sums[position] += gradient_sum(outputs, features, labels)
         n = sum(map(len, chunks))
         return replace(self, gradients=tuple(total / n for total in sums), n=n)
 
@@ -92,6 +95,7 @@ class Past:
     def _ask(self, trainer: Trainer, data: Any, names: frozenset[str]) -> Iterator[tuple[Snapshot, Tensor, Tensor]]:
         """Yield each state, with logits and, where `names` read them, features of `data` in it."""
         needs = frozenset({"logits", "features"} if names & _LAST_LAYER else {"logits"})
+        assert self.network is not None
         for snapshot in self.snapshots:
             self.network.load_state_dict(snapshot.weights)
             said = trainer.infer(self.network, data, needs)

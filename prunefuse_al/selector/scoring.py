@@ -99,19 +99,25 @@ def read_signals(
 def _chunks(
     trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: frozenset[str], past: Past | None = None
 ) -> Iterator[Signals]:
-    asked = needs & _INFERRED | (LOGITS if needs & {"labels", "dynamics"} else frozenset())
+    if "dynamics" in needs and past is None:
+        raise InputError(
+            "dynamics are of a training, not of one look at data: scorers get them in select() and coreset()"
+        )
+    past = past or Past()
+    by_label = needs & {"labels", "dynamics"}
+    asked = needs & _INFERRED | (LOGITS if by_label and past.labels is None else frozenset())
     for chunk in rows.split(CHUNK):
         try:
-            signals = replace(trainer.infer(model, subset(data, chunk), asked), indices=chunk)
+            signals = (
+                replace(trainer.infer(model, subset(data, chunk), asked), indices=chunk) if asked else Signals(chunk)
+            )
         except NonFiniteError as error:  # the trainer counts rows within the chunk; name them as the caller does
             bad = list(islice(_nonfinite(trainer, model, data, chunk, asked), 5))
             raise NonFiniteError(f"rows {bad} of the data are the first that give NaN or infinity; {error}") from error
-        if "labels" in needs and signals.logits is not None:  # what the network believes, unless they are given
-            labels = signals.logits.argmax(1) if past is None else past.labels_of(chunk, signals.logits)
-            signals = replace(signals, labels=labels)
-        if "dynamics" in needs and past is not None:
-            labels = past.labels_of(chunk, signals.logits)
-            signals = replace(signals, dynamics=past.dynamics(trainer, data, chunk, labels))
+        if by_label:
+            signals = replace(signals, labels=past.labels_of(chunk, signals.logits))
+            if "dynamics" in needs:
+                signals = replace(signals, dynamics=past.dynamics(trainer, data, signals))
         yield signals
 
 

@@ -183,7 +183,7 @@ def scoring(
         network = state.trained
         if options.fold_batchnorm and needs == LOGITS and batchnorms(network):
             network = fold_batchnorm(network, called_with(options.trainer, network, data)) or network
-        stage.watch(network, *([] if past is None else [past.network]))
+        stage.watch(network, *([] if past is None or past.network is None else [past.network]))
         yield network
 
 

@@ -61,7 +61,7 @@ def past_of(state: State, scorer: Scorer) -> Past | None:
     """Return what is asked of a pool about the training of the proxy, or None where `scorer` reads nothing of it."""
     if "dynamics" not in scorer.needs:
         return None
-    return Past(copy.deepcopy(state.trained), state.snapshots, dynamics_of(scorer))  # type: ignore[arg-type]
+    return Past(copy.deepcopy(state.trained), state.snapshots, dynamics_of(scorer))
 
 
 def _trained_again(options: Options, ledger: CostLedger, state: State, labelled: Any) -> State:
