@@ -28,7 +28,8 @@ class Signals:
         features: float [n d], input of the last linear layer in eval mode.
         mc_logits: float [t n c], outputs of t passes with only dropout layers in train mode.
         labels: int64 [n], given labels, or predicted ones where the caller says so.
-        dynamics: named float [n] tensors recorded while training (for example ``"aum"``).
+        dynamics: named float [n] tensors of how the network answered while it was trained: "aum", "correct", "el2n",
+            "forgetting", "grand", "moso".
         labelled_features: float [m d], features of what is labelled already.
     """
 
@@ -66,7 +67,10 @@ class Scorer(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Names of the `Signals` fields it reads."""
+        """Names of the `Signals` fields it reads.
+
+        A scorer that reads dynamics may name them in a further attribute `dynamics`; else all are worked out.
+        """
         ...
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:

@@ -94,6 +94,7 @@ def test_the_subset_may_be_named() -> None:
         (((X, Y), 1.5), r"fraction=1\.5; it is the share"),
         (((X, Y), True), "fraction=True"),
         ((X, 0.5), "coreset: the data has no labels; pass y"),
+        (((X, Y - 1), 0.5), "coreset: 30 labels are negative, such as -1; drop samples"),
         (((X, torch.nn.functional.one_hot(Y, 3).float()), 0.5), r"coreset: labels are torch\.float32 \[90, 3\]"),
     ],
 )

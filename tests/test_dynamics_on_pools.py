@@ -123,6 +123,35 @@ def test_a_trainer_that_records_nothing_is_told_before_it_trains() -> None:
     assert chosen.query(X, 5, POOL).shape == (5,)
 
 
+class Reports(PlainTrainer):
+    """A training loop of one's own that tells a recorder what it sees."""
+
+    def fit(self, model: Any, data: Any, *, teacher: Any = None, seed: Any = None, recorder: Any = None) -> float:
+        x, y = (torch.stack(column) for column in zip(*(data[i] for i in range(len(data))), strict=True))
+        model.train()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        if recorder is not None:
+            recorder.begin(len(data), 6)
+        for epoch in range(1, 7):
+            logits = model(x)
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(logits, y)
+            loss.backward()
+            optimizer.step()
+            if recorder is not None:
+                recorder.see(torch.arange(len(data)), logits, y)
+                recorder.end_epoch(epoch, model, 0.1)
+        return float(loss.detach())
+
+
+@pytest.mark.parametrize("name", ["moso", "ccs"])
+def test_a_trainer_of_ones_own_may_record(name: str) -> None:
+    picked = fitted(name, trainer=Reports()).select(X, 9, POOL)
+    late = fitted(trainer=Reports()).select(X, 9, POOL, scorer=name)
+    assert torch.equal(picked.indices, late.indices)
+    assert selector(name, trainer=Reports()).coreset((X, Y), 0.1).labels == "given"
+
+
 @pytest.mark.parametrize("name", ["ccs", "d2"])
 def test_ccs_and_d2_fall_back_on_the_margin_and_say_so(name: str) -> None:
     chosen = fitted(name, trainer=PlainTrainer())

@@ -78,6 +78,9 @@ def _class_numbers(data: Any) -> Tensor:
         raise InputError(
             f"coreset: labels are {labels.dtype} {list(labels.shape)}; the number of a class for each sample is needed"
         )
+    if (least := int(labels.min())) < 0:
+        count = int((labels < 0).sum())
+        raise InputError(f"coreset: {count:,} labels are negative, such as {least}; drop samples without a class")
     return labels
 
 

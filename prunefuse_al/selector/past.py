@@ -48,7 +48,7 @@ class Past:
         if self.labels is not None:
             return self.labels[rows]
         assert logits is not None  # they are asked for where labels are needed
-        return logits.argmax(1)
+        return logits.argmax(1).cpu()
 
     def dynamics(self, trainer: Trainer, data: Any, signals: Signals) -> dict[str, Tensor]:
         """Return the dynamics asked for, float64 [b] each, of the rows of `data` and with the labels in `signals`."""
@@ -100,7 +100,8 @@ class Past:
             self.network.load_state_dict(snapshot.weights)
             said = trainer.infer(self.network, data, needs)
             assert said.logits is not None
-            yield snapshot, said.logits, said.logits if said.features is None else said.features
+            logits = said.logits.cpu()
+            yield snapshot, logits, logits if said.features is None else said.features.cpu()
 
 
 def early_ones(snapshots: tuple[Snapshot, ...]) -> int:

@@ -77,6 +77,8 @@ def _alone(values: Tensor) -> Tensor:
 class Recorder:
     """Watches one training, from the forward passes it makes anyway; pass it to `TorchTrainer.fit`.
 
+    A trainer of your own calls `begin`, then `see` for every batch and `end_epoch` after every epoch.
+
     Args:
         snapshots: how many states of the network to keep, at the ends of evenly spaced epochs; 0 keeps none.
 
