@@ -23,7 +23,7 @@ from data import NAMES, Images, load
 from modAL.models import ActiveLearner
 from torch import nn
 
-from prunefuse_al import CostLedger, PruneFuseEstimator, TorchTrainer
+from prunefuse_al import SCORERS, CostLedger, PruneFuseEstimator, TorchTrainer
 from prunefuse_al.adapters.modal import query_strategy
 
 TARGET_STAGES = ("fuse", "recalibrate_target", "train_target")
@@ -89,6 +89,7 @@ def run_seed(images: Images, args: argparse.Namespace, seed: int) -> dict:
             dense,  # is copied: every estimator starts from the same weights
             pruning_ratio,
             classes=np.arange(images.classes),
+            scorer=args.scorer,  # known before training, so that what it reads of a training is kept
             trainer=make_trainer(images, args, epochs),
             fine_tune_lr_scale=args.fine_tune_lr_scale,
             random_state=seed,
@@ -175,7 +176,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--test", type=int, help="use no more than so many test pictures, the first ones")
     parser.add_argument("--network", choices=NETWORKS, help="default: resnet8 for digits, else resnet20")
     parser.add_argument("--pruning-ratio", type=float, default=0.5, help="share of channels removed (default: 0.5)")
-    parser.add_argument("--scorer", default="least_confidence", help="least_confidence (default), margin, entropy")
+    parser.add_argument("--scorer", choices=SCORERS, default="least_confidence", help="default: least_confidence")
     parser.add_argument("--rounds", type=int, default=4, help="queries (default: 4)")
     parser.add_argument("--initial", type=int, help="random labels to start with; default: 40 for digits, else 500")
     parser.add_argument("--per-round", type=int, help="labels per query; default: 40 for digits, else 500")

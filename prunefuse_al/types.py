@@ -28,7 +28,8 @@ class Signals:
         features: float [n d], input of the last linear layer in eval mode.
         mc_logits: float [t n c], outputs of t passes with only dropout layers in train mode.
         labels: int64 [n], given labels, or predicted ones where the caller says so.
-        dynamics: named float [n] tensors recorded while training (for example ``"aum"``).
+        dynamics: named float [n] tensors of how the network answered while it was trained: "aum", "correct", "el2n",
+            "forgetting", "grand", "moso".
         labelled_features: float [m d], features of what is labelled already.
     """
 
@@ -46,10 +47,18 @@ class Signals:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What a scorer picked: `indices` int64 [k], best first, unique; `scores` float [k] or None."""
+    """What a scorer picked.
+
+    Attributes:
+        indices: int64 [k], best first, unique.
+        scores: float [k], or None where the scorer has none.
+        labels: which labels the scorer went by: "given" ones, those "predicted" by the network on a pool, or None where
+            it went by none (or where it was not a selector that asked).
+    """
 
     indices: Tensor
     scores: Tensor | None = None
+    labels: str | None = None
 
 
 @runtime_checkable
@@ -58,7 +67,10 @@ class Scorer(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Names of the `Signals` fields it reads."""
+        """Names of the `Signals` fields it reads.
+
+        A scorer that reads dynamics may name them in a further attribute `dynamics`; else all are worked out.
+        """
         ...
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
@@ -85,6 +97,9 @@ class Trainer(Protocol):
         A trainer takes part in progressive pruning if it has a further argument ``on_epoch=None`` and, unless that is
         None, calls ``on_epoch(epoch, optimizer)`` before every epoch, from 0: the network may come back thinner. Where
         the answer is True, weights that were kept of earlier epochs must not be gone back to.
+
+        Scorers of training dynamics also work with a trainer whose `fit` takes ``recorder=None`` and calls it as
+        `training.Recorder` says.
         """
         ...
 

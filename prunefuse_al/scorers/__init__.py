@@ -11,6 +11,22 @@ import difflib
 
 from ..errors import InputError
 from ..types import Scorer
+from ._ccs import CCS as CCS
+from ._ccs import ccs as ccs
+from ._d2 import D2 as D2
+from ._d2 import d2 as d2
+from ._dynamics import AUM as AUM
+from ._dynamics import EL2N as EL2N
+from ._dynamics import Forgetting as Forgetting
+from ._dynamics import GraNd as GraNd
+from ._dynamics import MoSo as MoSo
+from ._dynamics import aum as aum
+from ._dynamics import el2n as el2n
+from ._dynamics import forgetting as forgetting
+from ._dynamics import grand as grand
+from ._dynamics import moso as moso
+from ._moderate import Moderate as Moderate
+from ._moderate import moderate as moderate
 from ._random import Random as Random
 from ._uncertainty import Entropy as Entropy
 from ._uncertainty import LeastConfidence as LeastConfidence
@@ -24,6 +40,14 @@ SCORERS: dict[str, type[Scorer]] = {
     "least_confidence": LeastConfidence,
     "margin": Margin,
     "entropy": Entropy,
+    "forgetting": Forgetting,
+    "aum": AUM,
+    "el2n": EL2N,
+    "grand": GraNd,
+    "moso": MoSo,
+    "moderate": Moderate,
+    "ccs": CCS,
+    "d2": D2,
 }
 
 

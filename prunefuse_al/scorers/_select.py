@@ -30,7 +30,9 @@ def check_k(name: str, k: SupportsIndex, n: int) -> int:
 
 def check_finite(name: str, what: str, values: Tensor, indices: Tensor) -> None:
     """Raise `NonFiniteError` naming the samples whose row of `values` [n ...] holds NaN or infinity."""
-    if torch.isfinite(values).all():
+    # A sum is finite only if all its terms are: one cheap pass for the usual case.
+    wide = torch.promote_types(values.dtype, torch.float32) if values.is_floating_point() else values.dtype
+    if torch.isfinite(values.sum(dtype=wide)) or torch.isfinite(values).all():
         return
     bad = ~torch.isfinite(values).flatten(1).all(1) if values.ndim > 1 else ~torch.isfinite(values)  # [n]
     named = indices.to(bad.device)[bad].tolist()
@@ -53,6 +55,49 @@ def read_logits(name: str, signals: Signals) -> Tensor:
         )
     check_finite(name, "logits", logits, signals.indices)
     return logits
+
+
+def read_features(name: str, signals: Signals) -> Tensor:
+    """Return `signals.features` [n d], checked: present, one row per sample, finite."""
+    features = signals.features
+    if features is None:
+        raise InputError(f"{name} reads signals.features, but it is None; collect what scorer.needs names")
+    if features.ndim != 2 or features.shape[0] != len(signals):
+        raise InputError(
+            f"{name}: features have shape {list(features.shape)} for {len(signals):,} samples; "
+            "expected [samples, width]"
+        )
+    check_finite(name, "features", features, signals.indices)
+    return features
+
+
+def read_labels(name: str, signals: Signals) -> Tensor:
+    """Return `signals.labels`, int64 [n], checked: present, whole numbers, one per sample."""
+    labels = signals.labels
+    if labels is None:
+        raise InputError(f"{name} reads signals.labels, but it is None; collect what scorer.needs names")
+    if labels.shape != (len(signals),) or labels.is_floating_point():
+        raise InputError(
+            f"{name}: labels have shape {list(labels.shape)} and dtype {labels.dtype} for {len(signals):,} samples; "
+            "expected the number of a class for each"
+        )
+    return labels.long()
+
+
+def read_dynamics(name: str, signals: Signals, key: str) -> Tensor:
+    """Return `signals.dynamics[key]`, float [n] in at least single precision, checked: present, finite."""
+    if signals.dynamics is None:
+        raise InputError(f"{name} reads signals.dynamics[{key!r}], but dynamics is None; record them while training")
+    if key not in signals.dynamics:
+        known = ", ".join(sorted(signals.dynamics)) or "nothing"
+        raise InputError(f"{name} reads signals.dynamics[{key!r}], but what was recorded is: {known}")
+    values = signals.dynamics[key]
+    if values.shape != (len(signals),):
+        raise InputError(
+            f"{name}: dynamics[{key!r}] has shape {list(values.shape)} for {len(signals):,} samples; expected [samples]"
+        )
+    check_finite(name, f"dynamics[{key!r}]", values, signals.indices)
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def top_k(scores: Tensor, k: int, *, rng: RngLike = None) -> Tensor:

@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..pruning import GlobalScope
 from ..training.distillation import Distillation
 from ..training.progressive import ProgressivePruning
+from ..training.recording import Snapshot
 from ..types import RngLike, Scorer, Trainer, as_rng
 
 STAGES = ("prune", "train_proxy", "query", "train_target", "sync")  # the order is part of what a seed means
@@ -108,6 +109,8 @@ class State:
         trained: the proxy after training.
         round: successful fits.
         synced: the target trained at the end of this round, from which the next round's proxy is cut (V2).
+        begun: the network, untrained in this round, and the seed that the last training began with.
+        snapshots: states of the proxy along its training, where a scorer has asked for them.
     """
 
     dense: nn.Module
@@ -117,6 +120,8 @@ class State:
     trained: nn.Module | None = None
     round: int = 0
     synced: nn.Module | None = None
+    begun: tuple[nn.Module, int] | None = None
+    snapshots: tuple[Snapshot, ...] = ()
 
 
 def entropy_of(random_state: RngLike) -> int:

@@ -15,6 +15,7 @@ from ..counting import Call, PassCounter
 from ..data import as_dataset, split_item, subset
 from ..errors import InputError, NonFiniteError
 from ..types import Scorer, Signals, Trainer
+from .past import Past
 
 CHUNK = 16_384
 """Rows read at once: what a pool of any size needs in memory is the signals of so many rows and one score per row."""
@@ -23,7 +24,7 @@ Int64s = np.ndarray[Any, np.dtype[np.int64]]
 Float64s = np.ndarray[Any, np.dtype[np.float64]]
 LOGITS = frozenset({"logits"})
 _INFERRED = frozenset({"logits", "features", "mc_logits"})
-_KNOWN = _INFERRED | {"labels", "labelled_features"}
+_KNOWN = _INFERRED | {"labels", "labelled_features", "dynamics"}
 
 
 def candidate_rows(candidates: Any, n: int) -> Tensor:
@@ -70,34 +71,53 @@ def check_needs(scorer: Scorer) -> frozenset[str]:
     return frozenset(scorer.needs)
 
 
-def point_scores(scorer: Any, trainer: Trainer, model: nn.Module, data: Any, rows: Tensor) -> Tensor:
+def point_scores(
+    scorer: Any, trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, past: Past | None = None
+) -> Tensor:
     """Return the scores, float [m], of `rows` of `data`, computed chunk by chunk."""
-    needs = check_needs(scorer)
-    return torch.cat([scorer.score(signals).detach().cpu() for signals in _chunks(trainer, model, data, rows, needs)])
+    chunks = _chunks(trainer, model, data, rows, check_needs(scorer), past)
+    return torch.cat([scorer.score(signals).detach().cpu() for signals in chunks])
 
 
-def read_signals(trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: frozenset[str]) -> Signals:
+def read_signals(
+    trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: frozenset[str], past: Past | None = None
+) -> Signals:
     """Return the signals of `rows` of `data`, row by row in that order."""
-    parts = list(_chunks(trainer, model, data, rows, needs))
+    parts = list(_chunks(trainer, model, data, rows, needs, past))
     if len(parts) == 1:
         return parts[0]
 
     def joined(name: str, dim: int = 0) -> Tensor | None:
         return None if getattr(parts[0], name) is None else torch.cat([getattr(part, name) for part in parts], dim)
 
-    return Signals(rows, joined("logits"), joined("features"), joined("mc_logits", 1), joined("labels"))
+    dynamics = None
+    if parts[0].dynamics is not None:
+        dynamics = {name: torch.cat([(part.dynamics or {})[name] for part in parts]) for name in parts[0].dynamics}
+    return Signals(rows, joined("logits"), joined("features"), joined("mc_logits", 1), joined("labels"), dynamics)
 
 
-def _chunks(trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: frozenset[str]) -> Iterator[Signals]:
-    asked = needs & _INFERRED | (LOGITS if "labels" in needs else frozenset())
+def _chunks(
+    trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: frozenset[str], past: Past | None = None
+) -> Iterator[Signals]:
+    if "dynamics" in needs and past is None:
+        raise InputError(
+            "dynamics are of a training, not of one look at data: scorers get them in select() and coreset()"
+        )
+    past = past or Past()
+    by_label = needs & {"labels", "dynamics"}
+    asked = needs & _INFERRED | (LOGITS if by_label and past.labels is None else frozenset())
     for chunk in rows.split(CHUNK):
         try:
-            signals = replace(trainer.infer(model, subset(data, chunk), asked), indices=chunk)
+            signals = (
+                replace(trainer.infer(model, subset(data, chunk), asked), indices=chunk) if asked else Signals(chunk)
+            )
         except NonFiniteError as error:  # the trainer counts rows within the chunk; name them as the caller does
             bad = list(islice(_nonfinite(trainer, model, data, chunk, asked), 5))
             raise NonFiniteError(f"rows {bad} of the data are the first that give NaN or infinity; {error}") from error
-        if "labels" in needs and signals.logits is not None:  # what the network believes: a pool has no labels
-            signals = replace(signals, labels=signals.logits.argmax(1))
+        if by_label:
+            signals = replace(signals, labels=past.labels_of(chunk, signals.logits))
+            if "dynamics" in needs:
+                signals = replace(signals, dynamics=past.dynamics(trainer, data, signals))
         yield signals
 
 

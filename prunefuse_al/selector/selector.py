@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..costs import CostLedger
-from ..data import as_dataset
+from ..data import as_dataset, subset
 from ..errors import FusionError, InputError, NotFittedError
 from ..model_checks import check_model
 from ..pruning import GlobalScope, Proxy
@@ -25,11 +25,13 @@ from ..training.distillation import Distillation
 from ..training.progressive import ProgressivePruning
 from ..training.trainer import TorchTrainer
 from ..types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
+from .coreset import budget, choose, labelled_data
 from .options import Options, State, entropy_of
 from .saving import load_selector, save_selector
 from .scoring import LOGITS, Float64s, Int64s, candidate_rows, labelled_dataset, probabilities, read_signals
 from .steps import prepare, rank, train_proxy
 from .target import fused_target, fusing_recalibrates, make_target
+from .tracing import past_of, recorder_for, traced
 
 _ANOTHER = (
     "proxy= was given, another network, which has no place in the dense one; `model` is that network, trained, "
@@ -226,8 +228,11 @@ class PrunedProxySelector:
         """
         data = labelled_dataset("fit", labelled, y, sample_weight)
         warm = self.options.warm_start if warm_start is None else warm_start
+        recorder = recorder_for(self.options.trainer, self.options.scorer, self._state)
         with self._ledger.transaction():
-            state, history = train_proxy(self.options, self._ledger, self._state, self._other, data, warm=warm)
+            state, history = train_proxy(
+                self.options, self._ledger, self._state, self._other, data, warm=warm, recorder=recorder
+            )
         self._state, self._labelled, self.history = state, data, history
         return self
 
@@ -270,7 +275,50 @@ class PrunedProxySelector:
         generator = as_rng(self.options.seed("query", state.round) if rng is None else rng)
         labelled = self._require_labelled("query") if "labelled_features" in chosen.needs else None
         with self._ledger.transaction():
-            return rank(self.options, self._ledger, state, chosen, (data, rows, k), labelled, generator)
+            state, chosen = traced(self.options, self._ledger, state, chosen, self._labelled)
+            past = past_of(state, chosen)
+            picked = rank(self.options, self._ledger, state, chosen, (data, rows, k), labelled, generator, past)
+        self._state = state
+        return picked
+
+    def coreset(
+        self,
+        dataset: Any,
+        fraction: float,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        scorer: str | Scorer | None = None,
+        rng: RngLike = None,
+    ) -> Selection:
+        """Train the proxy on all of a labelled dataset and return the part of it that is worth keeping.
+
+        Counts as a `fit`, on the part that is kept: `fit_target()` fuses the proxy and trains the target on that.
+
+        Args:
+            dataset: arrays, tensors, memmaps or a map-style Dataset, with labels in it or in `y`; or the tuple (X, y).
+            fraction: share to keep, 0 < fraction <= 1.
+            y: labels, int64 [n].
+            sample_weight: weights [n].
+            scorer: used instead of the selector's own.
+            rng: breaks ties and draws; None: derived from `random_state` and the round.
+
+        Returns:
+            A `Selection`: int64 indices into `dataset`, best first; its `labels` are "given" where the scorer read any.
+
+        Raises:
+            InputError: the data, the fraction, or the scorer with this trainer cannot be used.
+        """
+        data = labelled_data("coreset", dataset, y, sample_weight)
+        chosen = self.options.scorer if scorer is None else get_scorer(scorer)
+        k = budget(fraction, len(data))
+        generator = as_rng(self.options.seed("query", self.round + 1) if rng is None else rng)
+        with self._ledger.transaction():
+            state, history, picked = choose(
+                self.options, self._ledger, self._state, self._other, data, k, chosen, generator
+            )
+        self._state, self._labelled, self.history = state, subset(data, picked.indices), history
+        return picked
 
     def predict_proba(self, X: Any) -> Float64s:
         """Return class probabilities of the trained proxy, float64 [n c]; rows sum to 1."""

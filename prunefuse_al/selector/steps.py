@@ -21,17 +21,26 @@ from ..errors import CostWarning
 from ..pruning import Proxy, PruningReport, prune, rebuild
 from ..scorers._select import select_top
 from ..training.batchnorm import fold_batchnorm
+from ..training.recording import Recorder, Snapshot
 from ..types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer
 from .importance import with_data
 from .options import Options, State
+from .past import Past
 from .progressive import Thinning
-from .scoring import LOGITS, check_needs, first_call, point_scores, read_signals
+from .scoring import CHUNK, LOGITS, check_needs, first_call, point_scores, read_signals
 from .statistics import batchnorms, recalibrate, trained_statistics
 from .target import make_target
 
 
 def train_proxy(
-    options: Options, ledger: CostLedger, state: State, other: nn.Module | None, data: Any, *, warm: bool
+    options: Options,
+    ledger: CostLedger,
+    state: State,
+    other: nn.Module | None,
+    data: Any,
+    *,
+    warm: bool,
+    recorder: Recorder | None = None,
 ) -> tuple[State, Any]:
     """Return the next state, with a proxy trained on `data`, and what the trainer returned.
 
@@ -42,6 +51,7 @@ def train_proxy(
         other: a network to train instead of a pruned one, or None.
         data: dataset with labels.
         warm: go on from the last trained proxy.
+        recorder: watches the training, or None.
     """
     number = state.round + 1
     if state.synced is not None:  # V2: the next proxies are cut from the target of what was labelled by then
@@ -51,31 +61,50 @@ def train_proxy(
         state = replace(state, start=state.dense) if options.gradual else _recalibrated(options, ledger, state, data)
     # Without warm starts a round is a function of its data; with them, batches must not repeat themselves.
     seed = options.seed("train_proxy", number if warm else 0)
+    watched: dict[str, Any] = {} if recorder is None else {"recorder": recorder}
     if options.gradual and not (warm and state.trained is not None):
-        state, history = _train_gradually(options, ledger, state, data, seed)
+        state, history = _train_gradually(options, ledger, state, data, seed, watched)
     else:
-        proxy = copy.deepcopy(state.trained if warm and state.trained is not None else state.start)
-        assert proxy is not None
+        begun = state.trained if warm and state.trained is not None else state.start
+        assert begun is not None
+        proxy = copy.deepcopy(begun)
         with ledger.stage("train_proxy", round=number, network="proxy", dense=state.dense) as stage:
             stage.watch(proxy)
-            history = options.trainer.fit(proxy, data, seed=seed)
-        state = replace(state, trained=proxy, round=number)
+            history = options.trainer.fit(proxy, data, seed=seed, **watched)
+        state = replace(state, trained=proxy, round=number, begun=(begun, seed))
+    state = replace(state, snapshots=() if recorder is None else _fitting(recorder.snapshots, state.trained))
     if options.sync_every and number % options.sync_every == 0 and state.channel_map is not None:
         state = replace(state, synced=make_target(options, ledger, state, data, sync=True))
     return state, history
 
 
-def _train_gradually(options: Options, ledger: CostLedger, state: State, data: Any, seed: int) -> tuple[State, Any]:
+def _train_gradually(
+    options: Options, ledger: CostLedger, state: State, data: Any, seed: int, watched: dict[str, Any]
+) -> tuple[State, Any]:
     """Return the next state, with a proxy that was thinned while it was trained, and what the trainer returned."""
     number, trainer = state.round + 1, cast(Any, options.trainer)
     network, example = copy.deepcopy(state.dense), _example(options, state, data)
     with ledger.stage("train_proxy", round=number, network="proxy", dense=state.dense) as stage:
         stage.watch(network)
         thinning = Thinning(options, ledger, state, network, example, stage)
-        history = trainer.fit(network, data, seed=seed, on_epoch=thinning)
+        history = trainer.fit(network, data, seed=seed, on_epoch=thinning, **watched)
         proxy = thinning.proxy()
-    trained = replace(state, channel_map=proxy.channel_map, report=proxy.report(), trained=proxy.module, round=number)
+    trained = replace(
+        state,
+        channel_map=proxy.channel_map,
+        report=proxy.report(),
+        trained=proxy.module,
+        round=number,
+        begun=None,  # it cannot be run again without thinning
+    )
     return trained, history
+
+
+def _fitting(snapshots: tuple[Snapshot, ...], network: nn.Module | None) -> tuple[Snapshot, ...]:
+    """Return the snapshots of the shapes `network` has: those from before it was thinned are of another one."""
+    assert network is not None
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    return tuple(s for s in snapshots if {name: tensor.shape for name, tensor in s.weights.items()} == shapes)
 
 
 def prepare(options: Options, ledger: CostLedger, state: State, other: nn.Module | None, data: Any) -> State:
@@ -159,6 +188,7 @@ def rank(
     candidates: tuple[Any, Tensor, int],
     labelled: Any,
     rng: RngLike,
+    past: Past | None = None,
 ) -> Selection:
     """Return what `scorer` picks with the trained proxy.
 
@@ -168,26 +198,33 @@ def rank(
         state: with a trained proxy.
         scorer: who picks.
         candidates: the pool, the rows that may be picked, int64 [m], and how many to pick.
-        labelled: dataset of what is labelled, for scorers that read its features.
+        labelled: dataset of what is labelled, for scorers that read its features; None: nothing is.
         rng: breaks ties and draws.
+        past: what is known besides the trained proxy's answers: its training, given labels.
     """
     (data, rows, k), needs = candidates, check_needs(scorer)
     signals, scores = Signals(rows), None
     if needs:
-        with scoring(options, ledger, state, data, needs) as network:
+        with scoring(options, ledger, state, data, needs, past) as network:
+            if past is not None:
+                past = past.with_gradients(options.trainer, network, data, rows.split(CHUNK))
             if isinstance(scorer, PointScorer):  # a score per row is all that stays in memory
-                scores = point_scores(scorer, options.trainer, network, data, rows)
+                scores = point_scores(scorer, options.trainer, network, data, rows, past)
             else:
-                signals = all_signals(options, network, data, rows, needs, labelled)
+                signals = all_signals(options, network, data, rows, needs, labelled, past)
     with ledger.stage("rank", round=state.round, network="proxy"):
         if scores is not None:
-            return select_top(type(scorer).__name__, scores, signals, k, rng)
-        return scorer.select(signals, k, rng=rng)
+            picked = select_top(type(scorer).__name__, scores, signals, k, rng)
+        else:
+            picked = scorer.select(signals, k, rng=rng)
+    if not needs & {"labels", "dynamics"}:
+        return picked
+    return replace(picked, labels="predicted" if past is None or past.labels is None else "given")
 
 
 @contextlib.contextmanager
 def scoring(
-    options: Options, ledger: CostLedger, state: State, data: Any, needs: frozenset[str]
+    options: Options, ledger: CostLedger, state: State, data: Any, needs: frozenset[str], past: Past | None = None
 ) -> Iterator[nn.Module]:
     """Measure scoring and yield the network to score with: BatchNorm folded where only logits are read."""
     assert state.trained is not None
@@ -195,21 +232,28 @@ def scoring(
         network = state.trained
         if options.fold_batchnorm and needs == LOGITS and batchnorms(network):
             network = fold_batchnorm(network, called_with(options.trainer, network, data)) or network
-        stage.watch(network)
+        stage.watch(network, *([] if past is None or past.network is None else [past.network]))
         yield network
 
 
 def all_signals(
-    options: Options, network: nn.Module, data: Any, rows: Tensor, needs: frozenset[str], labelled: Any
+    options: Options,
+    network: nn.Module,
+    data: Any,
+    rows: Tensor,
+    needs: frozenset[str],
+    labelled: Any,
+    past: Past | None = None,
 ) -> Signals:
     """Return everything in `needs` about `rows` of a pool, and about what is labelled where that is asked."""
-    signals = read_signals(options.trainer, network, data, rows, needs)
+    signals = read_signals(options.trainer, network, data, rows, needs, past)
     if "labelled_features" not in needs:
         return signals
+    if labelled is None:
+        width = 0 if signals.features is None else signals.features.shape[1]
+        return replace(signals, labelled_features=torch.empty(0, width))
     known = read_signals(options.trainer, network, labelled, torch.arange(len(labelled)), frozenset({"features"}))
-    return Signals(
-        rows, signals.logits, signals.features, signals.mc_logits, signals.labels, labelled_features=known.features
-    )
+    return replace(signals, labelled_features=known.features)
 
 
 def called_with(trainer: Trainer, model: nn.Module, data: Any) -> Any:

@@ -4,6 +4,8 @@ from .batchnorm import fold_batchnorm as fold_batchnorm
 from .batchnorm import recalibrate_batchnorm as recalibrate_batchnorm
 from .distillation import Distillation as Distillation
 from .progressive import ProgressivePruning as ProgressivePruning
+from .recording import Recorder as Recorder
+from .recording import Snapshot as Snapshot
 from .stopping import EarlyStopping as EarlyStopping
 from .trainer import TorchTrainer as TorchTrainer
 from .trainer import TrainingHistory as TrainingHistory
@@ -12,6 +14,8 @@ __all__ = [
     "Distillation",
     "EarlyStopping",
     "ProgressivePruning",
+    "Recorder",
+    "Snapshot",
     "TorchTrainer",
     "TrainingHistory",
     "fold_batchnorm",

@@ -22,6 +22,7 @@ from .distillation import Distillation, distillation_loss
 from .losses import Objective, check_labels, class_weight_tensor, hits_of, weighted_mean
 from .placement import Processes, Weights, in_training, repeatable
 from .progressive import OnEpoch
+from .recording import Recorder
 from .stopping import EarlyStopping, Watch
 
 MakeSchedule = Callable[[torch.optim.Optimizer], Any]
@@ -70,9 +71,15 @@ class Run:
     """One training of one network on one dataset."""
 
     def __init__(
-        self, plan: Plan, model: nn.Module, dataset: Any, teacher: nn.Module | None, on_epoch: OnEpoch | None = None
+        self,
+        plan: Plan,
+        model: nn.Module,
+        dataset: Any,
+        teacher: nn.Module | None,
+        on_epoch: OnEpoch | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
-        self.plan, self.model, self.data, self.on_epoch = plan, model, dataset, on_epoch
+        self.plan, self.model, self.data, self.on_epoch, self.recorder = plan, model, dataset, on_epoch, recorder
         self.teacher = teacher if plan.distillation is not None else None
         self.params = [p for p in model.parameters() if p.requires_grad]
         if not self.params:
@@ -83,10 +90,11 @@ class Run:
                 f"a network cannot change its widths while {self.processes.count} processes train it: gradients are "
                 "exchanged in buckets of fixed size; leave out progressive=, or train the proxy in one process"
             )
-        self.dataset, self.validation = dataset, plan.validation
+        self.dataset, self.validation, self.kept = dataset, plan.validation, torch.arange(len(dataset))
         if plan.early_stopping is not None and plan.validation is None:
             parts = plan.early_stopping.split(len(dataset), labels_of(dataset, read=False), plan.seed)
             self.dataset, self.validation = (subset(dataset, rows) for rows in parts)
+            self.kept = parts[0]
         self.outcome = Outcome()
 
     def go(self) -> Outcome:
@@ -130,6 +138,8 @@ class Run:
         self.optimizer = plan.make_optimizer(self.params)
         self.schedule = plan.make_schedule(self.optimizer)
         self.scaler = torch.amp.GradScaler(plan.device.type) if plan.autocast == torch.float16 else None
+        if self.recorder is not None:
+            self.recorder.begin(len(self.data), plan.epochs)
 
     def _forward(self, transform: Any) -> Forward:
         plan = self.plan
@@ -179,6 +189,8 @@ class Run:
                 if self.validation is not None:
                     row |= self._evaluate(epoch)
                 self.last_good.keep()
+                if self.recorder is not None:
+                    self.recorder.end_epoch(epoch, self.model, row["lr"], self.processes.total)
                 self.outcome.epochs.append(row)
                 self._step_schedule(row)
                 bar.update()
@@ -207,7 +219,7 @@ class Run:
                 self._check_batch(x, y)
             assert y is not None
             with explained(self.model, x) if not losses else nullcontext():
-                loss, hit = self._step(x, y, w, share)
+                loss, hit = self._step(rows, x, y, w, share)
             losses.append(loss)
             hits.append(hit)
             sizes.append(len(rows))
@@ -215,11 +227,13 @@ class Run:
         self.processes.align_buffers(self.model)
         return self._summary(epoch, torch.stack(losses), torch.stack(hits), sizes)
 
-    def _step(self, x: Any, y: Tensor, w: Tensor | None, share: float) -> tuple[Tensor, Tensor]:
+    def _step(self, rows: Tensor, x: Any, y: Tensor, w: Tensor | None, share: float) -> tuple[Tensor, Tensor]:
         plan, device = self.plan, self.plan.device
         inputs, y = self.forward.inputs(x), y.to(device, non_blocking=True)
         w = None if w is None else w.to(device, non_blocking=True)
         logits = self._logits(self.net, inputs)
+        if self.recorder is not None:
+            self.recorder.see(self.kept[rows], logits, y)
         loss = self.objective(logits, y, w)
         if share and self.teacher is not None:
             with torch.no_grad():

@@ -123,6 +123,13 @@ class Processes:
         reduced: Tensor = self.accelerator.reduce(values, reduction="mean")
         return reduced
 
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum over processes, on the CPU."""
+        if self.count == 1:
+            return values
+        reduced: Tensor = self.accelerator.reduce(values.to(self.accelerator.device), reduction="sum")
+        return reduced.cpu()
+
     def align_buffers(self, model: nn.Module) -> None:
         """Give every process the mean of the running statistics, so that all hold one network."""
         if self.count > 1:

@@ -22,6 +22,7 @@ from .distillation import Distillation as Distillation
 from .fitting import Plan, Run
 from .presets import preset
 from .progressive import OnEpoch
+from .recording import Recorder
 from .schedules import make_optimizer, make_schedule
 from .stopping import EarlyStopping as EarlyStopping
 
@@ -146,6 +147,7 @@ class TorchTrainer(BaseEstimator):
         teacher: nn.Module | None = None,
         seed: int | None = None,
         on_epoch: OnEpoch | None = None,
+        recorder: Recorder | None = None,
     ) -> TrainingHistory:
         """Train `model` in place.
 
@@ -157,6 +159,8 @@ class TorchTrainer(BaseEstimator):
                 states are left alone.
             on_epoch: called before every epoch with its number, from 0, and the optimiser; it may thin `model` in
                 place. When it returns True, early stopping starts anew: weights from before are not gone back to.
+            recorder: watches the training; it changes nothing in it. Rows are those of `data`, also where early
+                stopping holds some out, and integer labels are needed.
 
         Raises:
             InputError: an option or the data cannot be used; found before the weights change, but for what shows only
@@ -167,7 +171,7 @@ class TorchTrainer(BaseEstimator):
         check_model(model)
         if teacher is not None:
             check_model(teacher)
-        outcome = Run(self._plan(seed), model, to_dataset(data), teacher, on_epoch).go()
+        outcome = Run(self._plan(seed), model, to_dataset(data), teacher, on_epoch, recorder).go()
         return TrainingHistory(**{**vars(outcome), "epochs": tuple(outcome.epochs)})
 
     def infer(self, model: nn.Module, data: Any, needs: Iterable[str] = ("logits",)) -> Signals:

@@ -111,3 +111,20 @@ def test_string_labels_and_row_numbers_as_inputs(digits):
     np.testing.assert_array_equal(samples[:, 0], rows + 100)
     active.teach(samples, names[samples[:, 0]])
     assert active.score(np.arange(500, 800)[:, None], names[500:800]) > 0.3
+
+
+@pytest.mark.parametrize("name", ["forgetting", "moderate", "ccs", "d2"])
+def test_scorers_of_labels_and_of_training_by_name(digits, name):
+    """The estimator was not told of the scorer, so its proxy is trained once more to see how it got there."""
+    X, y = digits
+    short = TorchTrainer(4, 16, optimizer=adam, device="cpu", progress=False)
+    proxy = PruneFuseEstimator(lambda shape, classes: network(), 0.5, trainer=short, random_state=0)
+    active = ActiveLearner(proxy, query_strategy(name), X_training=X[:100], y_training=y[:100])
+    pool = np.arange(100, 200)
+    for _ in range(2):
+        rows, samples = active.query(X[pool], n_instances=20)
+        assert len(set(rows.tolist())) == 20
+        active.teach(samples, y[pool[rows]])
+        pool = np.delete(pool, rows)
+    trained = [row.round for row in active.estimator.costs_.rows() if row.stage == "train_proxy"]
+    assert trained == ([1, 2, 3] if name == "moderate" else [1, 1, 2, 3])

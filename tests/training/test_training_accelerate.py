@@ -114,5 +114,9 @@ def test_two_processes_end_with_one_network_and_the_same_signals(tmp_path: Path)
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
     assert first["logits"].shape == (51, 3)
+    held_out = first["presented"] == 0  # every other row is seen once an epoch, by one process or the other
+    assert first["presented"].tolist() == [0 if out else 12 for out in held_out]
+    assert int(held_out.sum()) == 5
+    assert (first["aum"][~held_out].abs() <= 12).all()
     torch.testing.assert_close(first["logits"], first["alone"], rtol=1e-5, atol=1e-6)
     assert float((first["logits"].argmax(1) == first["y"]).float().mean()) > 0.8

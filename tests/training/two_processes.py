@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from prunefuse_al.training import EarlyStopping, TorchTrainer
+from prunefuse_al.training import EarlyStopping, Recorder, TorchTrainer
 
 
 def main(folder: str) -> None:
@@ -22,13 +22,15 @@ def main(folder: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
     trainer = TorchTrainer(12, 8, accelerator=accelerator, early_stopping=EarlyStopping(patience=50), progress=False)
-    history = trainer.fit(model, (x, y), seed=0)
+    recorder = Recorder()
+    history = trainer.fit(model, (x, y), seed=0, recorder=recorder)
     logits = trainer.infer(model, x).logits
     alone = TorchTrainer(device="cpu").infer(model, x).logits
     assert logits is not None
     assert alone is not None
     last = torch.tensor([history.epochs[-1]["loss"], history.epochs[-1]["val_loss"], float(history.samples)])
     found = {**model.state_dict(), "logits": logits, "alone": alone, "y": torch.as_tensor(y), "history": last}
+    found |= {"presented": recorder.presented, "aum": recorder.dynamics["aum"].nan_to_num(99.0)}
     torch.save(found, f"{folder}/{accelerator.process_index}.pt")
     accelerator.end_training()
 

@@ -1,0 +1,177 @@
+"""D2 pruning (Maharana et al., 2024): difficulty passed along a graph of neighbours, then taken greedily and spread."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, replace
+from typing import Any, SupportsIndex
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from ..errors import InputError
+from ..types import PointScorer, RngLike, Selection, Signals, as_rng
+from ._ccs import budgets, check_mislabelled, difficulty_scorer, dynamics_of, read_difficulty, without_hardest
+from ._neighbours import Neighbours, knn
+from ._select import check_k, read_features, read_labels
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+_LEAST = 1e-7  # a difficulty of zero still passes something on
+
+
+def d2(
+    difficulty: Tensor,
+    features: Tensor,
+    k: SupportsIndex,
+    *,
+    labels: Tensor | None = None,
+    n_neighbours: int = 5,
+    gamma: float = 0.1,
+    mislabelled: float = 0.1,
+    neighbours: Neighbours | None = None,
+    rng: RngLike = None,
+) -> Tensor:
+    """Return k samples that are difficult together with their neighbours, and not next to one another.
+
+    The floor(mislabelled * n) hardest are dropped, fewer where k would not be left. With x the difficulty shifted to
+    a minimum of 0 and d the distances in a graph of nearest neighbours, made symmetric, a sample starts at
+    s_i = x_i + sum_j exp(-d_ij) max(x_j, 1e-7). Then, k times, the highest is taken and s_j falls by
+    exp(-gamma d_ij) s_i for each of its neighbours j. Only the second kernel has gamma.
+
+    Args:
+        difficulty: finite float [n], higher is harder (for AUM, its negative).
+        features: finite float [n d].
+        k: how many, 1 to n.
+        labels: int [n]: every class is a graph of its own and gets a share of k, the smallest classes first and at
+            most an equal one; None is one graph.
+        n_neighbours: nearest neighbours of each sample in the graph, before it is made symmetric.
+        gamma: how fast the fall fades with distance, >= 0; smaller spreads more.
+        mislabelled: share dropped, 0 <= share < 1.
+        neighbours: a search, see `knn`; None is scikit-learn's exact one.
+        rng: breaks ties; None takes fresh entropy.
+
+    Returns:
+        int64 [k], positions: all classes' first picks, then their second ones, and so on; within a turn by difficulty.
+
+    Raises:
+        BudgetError: `k` is not between 1 and n.
+        InputError: an option is out of range.
+    """
+    _check_options(n_neighbours, gamma, mislabelled)
+    k = check_k("d2", k, len(difficulty))
+    generator = as_rng(rng)
+    values = difficulty.detach().cpu().double()
+    kept = without_hardest(values, k, mislabelled, generator)
+    values = values - values[kept].min()
+    classes = torch.zeros_like(kept) if labels is None else torch.unique(labels.cpu()[kept], return_inverse=True)[1]
+    picked, turns = [], []
+    for label, budget in enumerate(budgets(torch.bincount(classes), k).tolist()):
+        if budget:
+            rows = kept[classes == label]
+            graph = neighbour_graph(features[rows.to(features.device)], n_neighbours, neighbours)
+            tie = generator.permutation(len(rows))
+            picked.append(rows[spread(values[rows].numpy(), graph, budget, gamma, tie)])
+            turns.append(torch.arange(budget))
+    chosen, turn = torch.cat(picked), torch.cat(turns)
+    return chosen[torch.from_numpy(np.lexsort((-values[chosen].numpy(), turn.numpy())))]
+
+
+def neighbour_graph(features: Tensor, n_neighbours: int, neighbours: Neighbours | None = None) -> csr_array:
+    """Return the symmetric graph of nearest neighbours of rows [n d]: an edge if either is a neighbour of the other.
+
+    Distances are stored plus 1, because a sparse array would drop those of duplicates, which are 0.
+    """
+    distances, rows = knn(features, n_neighbours, neighbours=neighbours)  # [n k]
+    n, k = rows.shape
+    ends = np.arange(n).repeat(k), rows.numpy().ravel()
+    one_way = csr_array((distances.numpy().ravel() + 1, ends), shape=(n, n))
+    return one_way.maximum(one_way.T).tocsr()
+
+
+def spread(difficulty: Floats, graph: csr_array, k: int, gamma: float, tie: Any) -> Tensor:
+    """Return k rows, int64 [k], as `d2` takes them from one graph, in the order they are taken.
+
+    Args:
+        difficulty: float64 [n], >= 0.
+        graph: see `neighbour_graph`.
+        k: how many, 1 to n.
+        gamma: see `d2`.
+        tie: int [n], of equal rows the one with the lower number is taken.
+    """
+    starts, ends, distances = graph.indptr, graph.indices, graph.data - 1
+    forward = csr_array((np.exp(-distances), ends, starts), shape=graph.shape)
+    fall = np.exp(-gamma * distances)
+    score = difficulty + forward @ np.maximum(difficulty, _LEAST)  # [n]
+    # A heap whose entries are outdated once a row's score has changed: each change adds one entry, nothing is sought.
+    heap = list(zip(-score, tie, range(len(score)), strict=True))
+    heapq.heapify(heap)
+    taken = np.zeros(len(score), dtype=bool)
+    order: list[int] = []
+    while len(order) < k:
+        negative, _, row = heapq.heappop(heap)
+        if taken[row] or negative != -score[row]:
+            continue
+        taken[row] = True
+        order.append(row)
+        edges = slice(starts[row], starts[row + 1])
+        near = ends[edges]
+        score[near] -= fall[edges] * score[row]
+        for other in near[~taken[near]]:
+            heapq.heappush(heap, (-score[other], tie[other], other))
+    return torch.tensor(order, dtype=torch.int64)
+
+
+def _check_options(n_neighbours: int, gamma: float, mislabelled: float) -> None:
+    if not isinstance(n_neighbours, int) or n_neighbours < 1:
+        raise InputError(f"n_neighbours={n_neighbours!r}; pass a whole number from 1")
+    if not 0 <= gamma < float("inf"):
+        raise InputError(f"gamma={gamma!r}; it must be finite and >= 0")
+    check_mislabelled(mislabelled)
+
+
+@dataclass(frozen=True)
+class D2:
+    """Prefers difficult samples with difficult neighbours, spread over the data and evenly over classes; see `d2`.
+
+    Attributes:
+        difficulty: name of a point scorer, or one; higher scores are harder.
+        mislabelled: share dropped as too hard, 0 <= share < 1.
+        n_neighbours: see `d2`.
+        gamma: see `d2`.
+        neighbours: a search, see `knn`; None is scikit-learn's exact one.
+    """
+
+    difficulty: str | PointScorer = "aum"
+    mislabelled: float = 0.1
+    n_neighbours: int = 5
+    gamma: float = 0.1
+    neighbours: Neighbours | None = None
+
+    def __post_init__(self) -> None:
+        _check_options(self.n_neighbours, self.gamma, self.mislabelled)
+        difficulty_scorer(self.difficulty)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Features, labels and what the difficulty reads."""
+        return difficulty_scorer(self.difficulty).needs | {"features", "labels"}
+
+    @property
+    def dynamics(self) -> frozenset[str]:
+        """The training dynamics that the difficulty reads."""
+        return dynamics_of(difficulty_scorer(self.difficulty))
+
+    def without_dynamics(self) -> D2:
+        """Return the same with the margin as difficulty: AUM at one moment, for the predicted label."""
+        return replace(self, difficulty="margin")
+
+    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
+        """Return k samples as `d2` orders them, with their difficulties; `rng` breaks ties."""
+        k = check_k("D2", k, len(signals))
+        values = read_difficulty("D2", difficulty_scorer(self.difficulty), signals)  # [n]
+        features, labels = read_features("D2", signals), read_labels("D2", signals)
+        options = {name: getattr(self, name) for name in ("n_neighbours", "gamma", "mislabelled", "neighbours")}
+        picked = d2(values, features, k, labels=labels, rng=rng, **options)
+        return Selection(signals.indices.cpu()[picked], values[picked])

@@ -1,0 +1,249 @@
+"""Scores from how a network answered while it was trained: forgetting, AUM, EL2N, and last-layer gradients.
+
+The pure functions take what the network said at t moments of its training, logits [t n c] and labels [n]; `Recorder`
+keeps the same numbers while training goes on, one value per sample whatever t is. Labels are given ones on labelled
+data and predicted ones on a pool: the caller says which, and `Selection.labels` records it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..types import RngLike, Selection, Signals
+from ._select import check_k, read_dynamics, select_top
+
+DYNAMICS = frozenset({"aum", "correct", "el2n", "forgetting", "grand", "moso"})
+"""Names of what is kept about each sample: `correct` is the share of right answers, the others as the functions."""
+EARLY = 10
+"""Epochs over which el2n and grand are averaged (Paul et al., 2021)."""
+
+
+class Answers(NamedTuple):
+    """How a network answered samples once.
+
+    Attributes:
+        correct: bool [n], the likeliest class is the label.
+        margin: float [n], q_y - max_{c != y} q_c with q = softmax(logits), between -1 and 1.
+        error: float [n], ||q - onehot(y)||, between 0 and sqrt(2).
+    """
+
+    correct: Tensor
+    margin: Tensor
+    error: Tensor
+
+
+def answers(logits: Tensor, labels: Tensor) -> Answers:
+    """Return what logits [n c], c >= 2, say about labels, int64 [n]; half precision is computed in single."""
+    q = _probabilities(logits)
+    own = q.gather(1, labels[:, None])[:, 0]  # [n]
+    others = q.scatter(1, labels[:, None], 0.0)  # [n c]
+    most = others.amax(1)  # [n]
+    # Divided by the largest before they are squared, because squares of small probabilities are zero.
+    scaled = others / most.clamp_min(torch.finfo(most.dtype).tiny)[:, None]
+    error = most * (scaled.sum(1).square() + scaled.square().sum(1)).sqrt()
+    return Answers(logits.argmax(1) == labels, own - most, error)
+
+
+def head_errors(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return q - onehot(y), [n c]: the gradient of the cross-entropy in the logits."""
+    others = _probabilities(logits).scatter(1, labels[:, None], 0.0)
+    # q_y - 1 as the sum of the others, which does not round to zero where q_y rounds to one.
+    return others.scatter(1, labels[:, None], -others.sum(1, keepdim=True))
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    return (logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits).softmax(1)
+
+
+def forgetting(correct: Tensor) -> Tensor:
+    """Return how often a sample went from right to wrong; t, more than any count, if it never was right.
+
+    Args:
+        correct: bool or 0/1 [t n], one row per presentation (Toneva et al., 2019).
+
+    Returns:
+        float64 [n]; higher means label it sooner.
+
+    Examples:
+        >>> forgetting(torch.tensor([[1, 0, 1], [0, 0, 1], [1, 0, 1], [0, 0, 1]])).tolist()
+        [2.0, 4.0, 0.0]
+    """
+    right = correct.bool()
+    forgotten = (right[:-1] & ~right[1:]).sum(0).double()
+    return torch.where(right.any(0), forgotten, float(len(right)))
+
+
+def aum(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum over t of q_y - max_{c != y} q_c (Pleiss et al., 2020, with probabilities as CCS has it).
+
+    Args:
+        logits: float [t n c], c >= 2.
+        labels: int64 [n].
+
+    Returns:
+        float64 [n], between -t and t; *lower* means harder.
+    """
+    return torch.stack([answers(each, labels).margin.double() for each in logits]).sum(0)
+
+
+def el2n(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean over the first `EARLY` of t epochs of ||q - onehot(y)|| (Paul et al., 2021).
+
+    Args:
+        logits: float [t n c], c >= 2.
+        labels: int64 [n].
+
+    Returns:
+        float64 [n], between 0 and sqrt(2); higher means label it sooner.
+    """
+    return torch.stack([answers(each, labels).error.double() for each in logits[:EARLY]]).mean(0)
+
+
+def grand(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean over t of the norm of the cross-entropy's gradient in the *last layer* (Paul et al., 2021).
+
+    That norm is ||q - onehot(y)|| sqrt(1 + ||h||^2), with h the layer's input and 1 for its bias.
+
+    Args:
+        logits: float [t n c], c >= 2: at t moments of one training, or of several short ones.
+        features: float [t n d], the inputs h of the last layer.
+        labels: int64 [n].
+
+    Returns:
+        float64 [n]; higher means label it sooner.
+    """
+    norms = [gradient_norms(z, h, labels) for z, h in zip(logits, features, strict=True)]
+    return torch.stack(norms).mean(0)
+
+
+def gradient_norms(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    """Return the last-layer gradient's norm, float64 [n], of logits [n c] and features [n d]."""
+    return answers(logits, labels).error.double() * (1 + features.double().square().sum(1)).sqrt()
+
+
+def moso(logits: Tensor, features: Tensor, labels: Tensor, rates: Tensor) -> Tensor:
+    """Return how much the empirical risk is estimated to rise without a sample, from *last-layer* gradients.
+
+    The sum over checkpoints of lr (G - g/n) . g, with g the sample's gradient and G the mean of all n (Tan et al.,
+    2024, whose gradients are of all layers). g is the outer product of q - onehot(y) and (h, 1) and is never built.
+
+    Args:
+        logits: float [t n c], c >= 2, at t checkpoints.
+        features: float [t n d], the inputs h of the last layer.
+        labels: int64 [n].
+        rates: float [t], learning rates at the checkpoints.
+
+    Returns:
+        float64 [n]; higher means label it sooner.
+    """
+    total = torch.zeros(len(labels), dtype=torch.float64)
+    for z, h, rate in zip(logits, features, rates, strict=True):
+        mean = gradient_sum(z, h, labels) / len(labels)
+        total += rate.double() * gradient_products(z, h, labels, mean, len(labels))
+    return total
+
+
+def gradient_sum(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum over samples of their last-layer gradients, float64 [c d+1]."""
+    return head_errors(logits.double(), labels).T @ _with_bias(features)
+
+
+def gradient_products(logits: Tensor, features: Tensor, labels: Tensor, mean: Tensor, n: int) -> Tensor:
+    """Return (G - g/n) . g for each sample, float64 [n], with G = `mean` [c d+1] of `n` samples."""
+    errors, inputs = head_errors(logits.double(), labels), _with_bias(features)
+    own = errors.square().sum(1) * inputs.square().sum(1)  # ||g||^2, [n]
+    return ((errors @ mean) * inputs).sum(1) - own / n
+
+
+def _with_bias(features: Tensor) -> Tensor:
+    return torch.nn.functional.pad(features.double(), (0, 1), value=1.0)  # [n d+1]
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """Prefers samples that were learnt and forgotten most often, and those never learnt above all; see `forgetting`."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"dynamics"})
+    dynamics: ClassVar[frozenset[str]] = frozenset({"forgetting"})
+
+    def score(self, signals: Signals) -> Tensor:
+        """Return float [n]; higher means label it sooner."""
+        return read_dynamics("Forgetting", signals, "forgetting")
+
+    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
+        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
+        return _best("Forgetting", self.score, signals, k, rng)
+
+
+@dataclass(frozen=True)
+class AUM:
+    """Prefers samples whose margin, summed over the epochs, is smallest; see `aum`."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"dynamics"})
+    dynamics: ClassVar[frozenset[str]] = frozenset({"aum"})
+
+    def score(self, signals: Signals) -> Tensor:
+        """Return float [n], the negative of `aum`; higher means label it sooner."""
+        return -read_dynamics("AUM", signals, "aum")
+
+    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
+        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
+        return _best("AUM", self.score, signals, k, rng)
+
+
+@dataclass(frozen=True)
+class EL2N:
+    """Prefers samples with the largest errors early in training; see `el2n`."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"dynamics"})
+    dynamics: ClassVar[frozenset[str]] = frozenset({"el2n"})
+
+    def score(self, signals: Signals) -> Tensor:
+        """Return float [n]; higher means label it sooner."""
+        return read_dynamics("EL2N", signals, "el2n")
+
+    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
+        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
+        return _best("EL2N", self.score, signals, k, rng)
+
+
+@dataclass(frozen=True)
+class GraNd:
+    """Prefers samples with the largest *last-layer* gradients early in training; see `grand`."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"dynamics"})
+    dynamics: ClassVar[frozenset[str]] = frozenset({"grand"})
+
+    def score(self, signals: Signals) -> Tensor:
+        """Return float [n]; higher means label it sooner."""
+        return read_dynamics("GraNd", signals, "grand")
+
+    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
+        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
+        return _best("GraNd", self.score, signals, k, rng)
+
+
+@dataclass(frozen=True)
+class MoSo:
+    """Prefers samples without which the risk would rise most, going by *last-layer* gradients; see `moso`."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"dynamics"})
+    dynamics: ClassVar[frozenset[str]] = frozenset({"moso"})
+
+    def score(self, signals: Signals) -> Tensor:
+        """Return float [n]; higher means label it sooner."""
+        return read_dynamics("MoSo", signals, "moso")
+
+    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
+        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
+        return _best("MoSo", self.score, signals, k, rng)
+
+
+def _best(name: str, score: Callable[[Signals], Tensor], signals: Signals, k: int, rng: RngLike) -> Selection:
+    check_k(name, k, len(signals))
+    return select_top(name, score(signals), signals, k, rng)

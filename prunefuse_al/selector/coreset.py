@@ -1,0 +1,95 @@
+"""Core-set mode: all labels are known, and the question is which part of the data is worth training on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..costs import CostLedger
+from ..data import labels_of, to_dataset
+from ..errors import InputError
+from ..scorers._ccs import dynamics_of
+from ..scorers._select import check_k
+from ..training.recording import RECORDED
+from ..types import RngLike, Scorer, Selection
+from .options import Options, State
+from .past import Past
+from .scoring import check_needs, labelled_dataset
+from .steps import rank, train_proxy
+from .tracing import past_of, recorder_for, traced
+
+
+def labelled_data(call: str, dataset: Any, y: Any, sample_weight: Any) -> Any:
+    """Return what `coreset` is given as a dataset with labels; a tuple alone is (X, y), as for a trainer."""
+    if y is None and isinstance(dataset, tuple):
+        return labelled_dataset(call, to_dataset(dataset), None, sample_weight)
+    return labelled_dataset(call, dataset, y, sample_weight)
+
+
+def budget(fraction: float, n: int) -> int:
+    """Return how many of n samples a fraction is, rounded, at least one.
+
+    Raises:
+        InputError: not 0 < fraction <= 1.
+    """
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+        raise InputError(f"fraction={fraction!r}; it is the share of the {n:,} samples to keep, 0 < fraction <= 1")
+    return check_k("coreset", max(1, round(fraction * n)), n)
+
+
+def choose(
+    options: Options,
+    ledger: CostLedger,
+    state: State,
+    other: nn.Module | None,
+    data: Any,
+    k: int,
+    scorer: Scorer,
+    rng: RngLike,
+) -> tuple[State, Any, Selection]:
+    """Return the next state, what the trainer returned, and the k samples of `data` that `scorer` keeps.
+
+    The proxy is trained once, on all of `data`. Given labels stand where a pool has predicted ones, and what the
+    training said about each sample is taken from the training itself; only gradients are asked for afterwards.
+    """
+    needs, labels = check_needs(scorer), None
+    if needs & {"labels", "dynamics"}:
+        labels = _class_numbers(data)
+        _check_all_are_trained_on(options, scorer)
+    recorder = recorder_for(options.trainer, scorer, state)
+    state, history = train_proxy(options, ledger, state, other, data, warm=False, recorder=recorder)
+    state, scorer = traced(options, ledger, state, scorer, data)
+    past = None
+    if labels is not None:
+        past = past_of(state, scorer) or Past()
+        recorded = {} if recorder is None else recorder.dynamics
+        past = replace(past, labels=labels, recorded=recorded)
+    picked = rank(options, ledger, state, scorer, (data, torch.arange(len(data)), k), None, rng, past)
+    return state, history, picked
+
+
+def _class_numbers(data: Any) -> Tensor:
+    labels = labels_of(data)
+    assert labels is not None  # `labelled_data` has looked
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise InputError(
+            f"coreset: labels are {labels.dtype} {list(labels.shape)}; the number of a class for each sample is needed"
+        )
+    if (least := int(labels.min())) < 0:
+        count = int((labels < 0).sum())
+        raise InputError(f"coreset: {count:,} labels are negative, such as {least}; drop samples without a class")
+    return labels
+
+
+def _check_all_are_trained_on(options: Options, scorer: Scorer) -> None:
+    rule = getattr(options.trainer, "early_stopping", None)
+    if rule is None or rule.validation_data is not None or not dynamics_of(scorer) & RECORDED:
+        return
+    held = f"{rule.validation_fraction:.0%}"
+    raise InputError(
+        f"coreset: {scorer!r} compares how samples were learnt, and early stopping holds {held} of them out: "
+        "pass EarlyStopping(validation_data=...), or a trainer without it"
+    )
