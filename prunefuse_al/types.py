@@ -30,6 +30,7 @@ class Signals:
         labels: int64 [n], given labels, or predicted ones where the caller says so.
         dynamics: named float [n] tensors recorded while training (for example ``"aum"``).
         labelled_features: float [m d], features of what is labelled already.
+        labelled_logits: float [m c], logits of what is labelled already.
     """
 
     indices: Tensor
@@ -39,6 +40,7 @@ class Signals:
     labels: Tensor | None = None
     dynamics: Mapping[str, Tensor] | None = None
     labelled_features: Tensor | None = None
+    labelled_logits: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.indices.shape[0])

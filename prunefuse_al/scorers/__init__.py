@@ -11,7 +11,18 @@ import difflib
 
 from ..errors import InputError
 from ..types import Scorer
+from ._badge import Badge as Badge
+from ._badge import badge as badge
+from ._cal import CAL as CAL
+from ._cal import cal as cal
+from ._k_center import KCenter as KCenter
+from ._k_center import k_center as k_center
+from ._probcover import ProbCover as ProbCover
+from ._probcover import probcover as probcover
+from ._probcover import purity_radius as purity_radius
 from ._random import Random as Random
+from ._typiclust import TypiClust as TypiClust
+from ._typiclust import typiclust as typiclust
 from ._uncertainty import Entropy as Entropy
 from ._uncertainty import LeastConfidence as LeastConfidence
 from ._uncertainty import Margin as Margin
@@ -24,6 +35,11 @@ SCORERS: dict[str, type[Scorer]] = {
     "least_confidence": LeastConfidence,
     "margin": Margin,
     "entropy": Entropy,
+    "k_center": KCenter,
+    "badge": Badge,
+    "typiclust": TypiClust,
+    "probcover": ProbCover,
+    "cal": CAL,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -23,7 +23,9 @@ Int64s = np.ndarray[Any, np.dtype[np.int64]]
 Float64s = np.ndarray[Any, np.dtype[np.float64]]
 LOGITS = frozenset({"logits"})
 _INFERRED = frozenset({"logits", "features", "mc_logits"})
-_KNOWN = _INFERRED | {"labels", "labelled_features"}
+LABELLED = {"labelled_features": "features", "labelled_logits": "logits"}
+"""What is asked about the labelled samples, and what it is called there."""
+_KNOWN = _INFERRED | {"labels", *LABELLED}
 
 
 def candidate_rows(candidates: Any, n: int) -> Tensor:
@@ -70,10 +72,23 @@ def check_needs(scorer: Scorer) -> frozenset[str]:
     return frozenset(scorer.needs)
 
 
-def point_scores(scorer: Any, trainer: Trainer, model: nn.Module, data: Any, rows: Tensor) -> Tensor:
-    """Return the scores, float [m], of `rows` of `data`, computed chunk by chunk."""
-    needs = check_needs(scorer)
-    return torch.cat([scorer.score(signals).detach().cpu() for signals in _chunks(trainer, model, data, rows, needs)])
+def point_scores(
+    scorer: Any, trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, known: Mapping[str, Tensor | None]
+) -> Tensor:
+    """Return the scores, float [m], of `rows` of `data`, computed chunk by chunk; `known` is added to each chunk."""
+    chunks = _chunks(trainer, model, data, rows, check_needs(scorer))
+    return torch.cat([scorer.score(replace(signals, **known)).detach().cpu() for signals in chunks])
+
+
+def labelled_signals(
+    trainer: Trainer, model: nn.Module, labelled: Any, needs: frozenset[str]
+) -> dict[str, Tensor | None]:
+    """Return those of the `needs` that are about the labelled samples, by name."""
+    asked = {name: field for name, field in LABELLED.items() if name in needs}
+    if not asked:
+        return {}
+    signals = read_signals(trainer, model, labelled, torch.arange(len(labelled)), frozenset(asked.values()))
+    return {name: getattr(signals, field) for name, field in asked.items()}
 
 
 def read_signals(trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: frozenset[str]) -> Signals:

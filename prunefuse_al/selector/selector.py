@@ -26,7 +26,7 @@ from ..training.trainer import TorchTrainer
 from ..types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
 from .options import Options, State, entropy_of
 from .saving import load_selector, save_selector
-from .scoring import LOGITS, Float64s, Int64s, candidate_rows, labelled_dataset, probabilities, read_signals
+from .scoring import LABELLED, LOGITS, Float64s, Int64s, candidate_rows, labelled_dataset, probabilities, read_signals
 from .steps import fused_target, fusing_needs_data, make_target, rank, train_proxy
 
 _ANOTHER = (
@@ -230,7 +230,7 @@ class PrunedProxySelector:
         rows = candidate_rows(candidates, len(data))
         k = check_k("query", k, len(rows))
         generator = as_rng(self.options.seed("query", state.round) if rng is None else rng)
-        labelled = self._require_labelled("query") if "labelled_features" in chosen.needs else None
+        labelled = self._require_labelled("query") if LABELLED.keys() & chosen.needs else None
         with self._ledger.transaction():
             return rank(self.options, self._ledger, state, chosen, (data, rows, k), labelled, generator)
 

@@ -24,7 +24,7 @@ from ..scorers._select import select_top
 from ..training.batchnorm import fold_batchnorm, recalibrate_batchnorm
 from ..types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer
 from .options import Options, State
-from .scoring import LOGITS, check_needs, first_call, point_scores, read_signals
+from .scoring import LOGITS, check_needs, first_call, labelled_signals, point_scores, read_signals
 
 
 def train_proxy(
@@ -95,17 +95,18 @@ def rank(
         state: with a trained proxy.
         scorer: who picks.
         candidates: the pool, the rows that may be picked, int64 [m], and how many to pick.
-        labelled: dataset of what is labelled, for scorers that read its features.
+        labelled: dataset of what is labelled, for scorers that read its features or logits.
         rng: breaks ties and draws.
     """
     (data, rows, k), needs = candidates, check_needs(scorer)
     signals, scores = Signals(rows), None
     if needs:
         with scoring(options, ledger, state, data, needs) as network:
+            known = labelled_signals(options.trainer, network, labelled, needs)
             if isinstance(scorer, PointScorer):  # a score per row is all that stays in memory
-                scores = point_scores(scorer, options.trainer, network, data, rows)
+                scores = point_scores(scorer, options.trainer, network, data, rows, known)
             else:
-                signals = all_signals(options, network, data, rows, needs, labelled)
+                signals = replace(read_signals(options.trainer, network, data, rows, needs), **known)
     with ledger.stage("rank", round=state.round, network="proxy"):
         if scores is not None:
             return select_top(type(scorer).__name__, scores, signals, k, rng)
@@ -163,19 +164,6 @@ def scoring(
             network = fold_batchnorm(network, called_with(options.trainer, network, data)) or network
         stage.watch(network)
         yield network
-
-
-def all_signals(
-    options: Options, network: nn.Module, data: Any, rows: Tensor, needs: frozenset[str], labelled: Any
-) -> Signals:
-    """Return everything in `needs` about `rows` of a pool, and about what is labelled where that is asked."""
-    signals = read_signals(options.trainer, network, data, rows, needs)
-    if "labelled_features" not in needs:
-        return signals
-    known = read_signals(options.trainer, network, labelled, torch.arange(len(labelled)), frozenset({"features"}))
-    return Signals(
-        rows, signals.logits, signals.features, signals.mc_logits, signals.labels, labelled_features=known.features
-    )
 
 
 def called_with(trainer: Trainer, model: nn.Module, data: Any) -> Any:

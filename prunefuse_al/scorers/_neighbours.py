@@ -1,0 +1,106 @@
+"""Nearest neighbours and clusters from scikit-learn, or from any object that is called the same way.
+
+To search with faiss, pass as `neighbours` an object like this one; `fit` and `kneighbors` take float32 or float64 arrays:
+
+    class Faiss:
+        def fit(self, X):
+            self.index = faiss.IndexFlatL2(X.shape[1])  # or an approximate one
+            self.index.add(X.astype("float32"))
+            return self
+
+        def kneighbors(self, X, n_neighbors):
+            squared, rows = self.index.search(X.astype("float32"), n_neighbors)
+            return squared**0.5, rows
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from ..errors import InputError
+from ._distances import working_dtype
+
+FEW_CLUSTERS = 50
+"""Up to so many clusters k-means goes over all points at once, beyond it over small batches (as TypiClust does)."""
+
+
+def nearest(name: str, known: Tensor, asked: Tensor, count: int, neighbours: Any = None) -> Tensor:
+    """Return for each row of `asked` [b d] which `count` rows of `known` [m d] are nearest, int64 [b count].
+
+    Args:
+        name: of the scorer, for messages.
+        known: where to search.
+        asked: what to search for.
+        count: 1 to m.
+        neighbours: an object with `fit(X)` and `kneighbors(X, n_neighbors)`, which is copied; None is scikit-learn's
+            exact search.
+
+    Raises:
+        InputError: `neighbours` has another form, or gives something else than rows of `known`.
+    """
+    search = NearestNeighbors(algorithm="brute") if neighbours is None else copy.deepcopy(neighbours)
+    if not hasattr(search, "fit") or not hasattr(search, "kneighbors"):
+        raise InputError(
+            f"{name}: neighbours={neighbours!r} has no `fit(X)` and `kneighbors(X, n_neighbors)`; "
+            "pass an object such as sklearn.neighbors.NearestNeighbors()"
+        )
+    search.fit(as_array(known))
+    _, rows = search.kneighbors(as_array(asked), n_neighbors=count)
+    rows = np.asarray(rows)
+    if rows.shape != (len(asked), count) or rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= len(known):
+        raise InputError(
+            f"{name}: kneighbors of {type(search).__name__} gave {rows.dtype} {list(rows.shape)} from {rows.min()} to "
+            f"{rows.max()}; expected row numbers [{len(asked)}, {count}] from 0 to {len(known) - 1}"
+        )
+    return torch.from_numpy(rows.astype(np.int64))
+
+
+def cluster(name: str, points: Tensor, count: int, clusterer: Any, rng: np.random.Generator) -> Tensor:
+    """Return the cluster of each point [n d], int64 [n].
+
+    Args:
+        name: of the scorer, for messages.
+        points: what to cluster.
+        count: of clusters; fewer come out where there are fewer distinct points.
+        clusterer: an object with `fit_predict(X)`, which is copied, and gets `n_clusters` where it has that; None is
+            k-means, seeded by `rng`.
+        rng: draws the seed.
+
+    Raises:
+        InputError: `clusterer` has another form or does not give one integer for each point.
+    """
+    if clusterer is None:
+        seed = int(rng.integers(2**31))
+        method: Any = KMeans(count, n_init=1, random_state=seed)
+        if count > FEW_CLUSTERS:
+            method = MiniBatchKMeans(count, batch_size=4096, n_init=1, random_state=seed)
+    elif hasattr(clusterer, "fit_predict"):
+        method = copy.deepcopy(clusterer)
+        if hasattr(method, "n_clusters"):
+            method.n_clusters = count
+    else:
+        raise InputError(f"{name}: clusterer={clusterer!r} has no `fit_predict(X)`; pass one of sklearn.cluster")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: no harm here
+        labels = np.asarray(method.fit_predict(as_array(points)))
+    if labels.shape != (len(points),) or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"{name}: fit_predict of {type(method).__name__} gave {labels.dtype} {list(labels.shape)}; "
+            f"expected integers [{len(points)}]"
+        )
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+def as_array(points: Tensor) -> np.ndarray[Any, Any]:
+    """Return points as a NumPy array in single or double precision, which all of scikit-learn takes."""
+    array: np.ndarray[Any, Any] = points.detach().to("cpu", working_dtype(points)).numpy()
+    return array
