@@ -124,7 +124,7 @@ class _Gradients:
 
 
 def _residuals(logits: Tensor) -> Tensor:
-    """Return softmax(logits) - onehot(argmax) [b c], whose entry at the likeliest class is minus the sum of the others."""
+    """Return softmax(logits) - onehot(argmax) [b c]; the likeliest class has minus the sum of the others."""
     _, others, r = _relative(logits)
     best = logits.argmax(1, keepdim=True)
     return (others / (1 + r)[:, None]).scatter_(1, best, (-r / (1 + r))[:, None])

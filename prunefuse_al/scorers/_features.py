@@ -45,7 +45,8 @@ def check_features(name: str, features: Tensor, indices: Tensor | None = None, w
         raise InputError(f"{name}: {what} are a {type(features).__name__}; pass a tensor (torch.from_numpy)")
     if features.ndim != 2 or features.shape[1] < 1 or not features.is_floating_point():
         raise InputError(
-            f"{name}: {what} have shape {list(features.shape)} and dtype {features.dtype}; expected float [n, d], d >= 1"
+            f"{name}: {what} have shape {list(features.shape)} and dtype {features.dtype}; "
+            "expected floats [samples, features] with one feature or more"
         )
     largest = largest_entry(features)
     if not math.isfinite(largest):

@@ -1,6 +1,6 @@
 """Nearest neighbours and clusters from scikit-learn, or from any object that is called the same way.
 
-To search with faiss, pass as `neighbours` an object like this one; `fit` and `kneighbors` take float32 or float64 arrays:
+To search with faiss, pass as `neighbours` an object like this one, which is given float32 or float64 arrays:
 
     class Faiss:
         def fit(self, X):

@@ -151,8 +151,9 @@ def _probcover(
 def _normalised(features: Tensor) -> Tensor:
     """Return rows of length 1, float64 [n d]; rows of zeros stay."""
     points = features.double()
-    points = points / points.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    return points / points.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    points = points / points.abs().amax(1, keepdim=True).clamp_min(1e-300)  # so that no square over- or underflows
+    lengths: Tensor = points.square().sum(1, keepdim=True).sqrt().clamp_min(1e-300)
+    return points / lengths
 
 
 class _Cover:
@@ -162,7 +163,7 @@ class _Cover:
         frame = Frame.around(points, 1.0, points.dtype)
         self.samples, self.centres = frame.samples(points), frame.centres(points)
         self.edge = delta * delta * (1 - _TOUCH)
-        # A bound is at most `width` below the distance; between `sure` and `edge` in the frame it decides nothing.
+        # A bound is at most `width` below the distance, so what is less than that below the edge is undecided.
         self.width = 5 * frame.slack * float(self.centres.factors[:, -1].amax()) + 1e-30
         self.limit = self.edge * frame.scale * frame.scale
 
@@ -200,7 +201,7 @@ class _Cover:
     def _within(self, samples: Rows, centres: Rows) -> Tensor:
         """Return for each sample how many centres are closer than delta, or equal to it, int64 [b]."""
         low = lower_bounds(samples, centres)  # [b c]
-        inside = (low < self.limit * (1 - 2.0**-20) - self.width).sum(1)
+        inside: Tensor = (low < self.limit * (1 - 2.0**-20) - self.width).sum(1)
         unsure = (low >= self.limit * (1 - 2.0**-20) - self.width) & (low <= self.limit * (1 + 2.0**-20) + 1e-30)
         for pairs in unsure.nonzero().split(_PAIRS):
             squared = squared_distances(samples.raw[pairs[:, 0]], centres.raw[pairs[:, 1]])

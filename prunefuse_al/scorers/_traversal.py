@@ -107,7 +107,7 @@ class Traversal:
         return front, _Bound(value, last)
 
     def _catch_up(self, front: Tensor, bound: _Bound) -> tuple[Tensor, _Bound]:
-        """Compare a front with the centres it has not seen; return the best `HOT` of it and what all others do not pass.
+        """Compare a front with the centres it has not seen; return the best `HOT` of it, and a bound of all others.
 
         A position is left as it is when it falls below `bound`, or below `HOT` others that have seen all centres.
         """

@@ -106,7 +106,7 @@ def _turns(clusters: np.ndarray[Any, Any], open_: np.ndarray[Any, Any], k: int) 
     """Return from which cluster each of the `k` picks comes: fewest labels, then largest, then lowest number."""
     names, of, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
     left = np.bincount(of[open_], minlength=len(names))
-    queue = [(int(s - l), -int(s), c) for c, (s, l) in enumerate(zip(sizes, left, strict=True)) if l]
+    queue = [(int(sizes[c] - left[c]), -int(sizes[c]), c) for c in range(len(names)) if left[c]]
     heapq.heapify(queue)
     turns = []
     for _ in range(k):

@@ -73,16 +73,14 @@ def check_needs(scorer: Scorer) -> frozenset[str]:
 
 
 def point_scores(
-    scorer: Any, trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, known: Mapping[str, Tensor | None]
+    scorer: Any, trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, known: Mapping[str, Any]
 ) -> Tensor:
     """Return the scores, float [m], of `rows` of `data`, computed chunk by chunk; `known` is added to each chunk."""
     chunks = _chunks(trainer, model, data, rows, check_needs(scorer))
     return torch.cat([scorer.score(replace(signals, **known)).detach().cpu() for signals in chunks])
 
 
-def labelled_signals(
-    trainer: Trainer, model: nn.Module, labelled: Any, needs: frozenset[str]
-) -> dict[str, Tensor | None]:
+def labelled_signals(trainer: Trainer, model: nn.Module, labelled: Any, needs: frozenset[str]) -> dict[str, Any]:
     """Return those of the `needs` that are about the labelled samples, by name."""
     asked = {name: field for name, field in LABELLED.items() if name in needs}
     if not asked:

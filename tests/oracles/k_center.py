@@ -1,4 +1,4 @@
-"""Sener & Savarese 2018, greedy: again and again the point farthest from its nearest centre, every distance computed."""
+"""Sener & Savarese 2018, greedy: always the point farthest from its nearest centre, every distance computed."""
 
 from __future__ import annotations
 

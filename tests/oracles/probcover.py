@@ -1,4 +1,4 @@
-"""Yehuda et al. 2022: balls of one radius on features of length 1; always the one that covers most that is uncovered."""
+"""Yehuda et al. 2022: balls of one radius on features of length 1; always the one that covers most anew."""
 
 from __future__ import annotations
 

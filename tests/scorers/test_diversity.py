@@ -1,4 +1,4 @@
-"""The diverse scorers agree with their oracles: random, tied and degenerate inputs, every precision, every block size."""
+"""The diverse scorers agree with their oracles on random, tied and degenerate inputs, in every precision."""
 
 from __future__ import annotations
 
@@ -338,7 +338,7 @@ GOOD, LOGITS = make_features("normal", 6, 2), make_logits(6, 3, 0)
         (lambda: k_center(GOOD, 2, labelled=[7]), "labelled holds row 7, but features has rows 0 to 5"),
         (lambda: k_center(GOOD, 2, labelled=[0.5]), "dtype float64; pass row numbers"),
         (lambda: k_center(GOOD, 2, labelled_features=torch.zeros(2, 3)), "have 3 columns and features 2"),
-        (lambda: k_center(GOOD.long(), 2), "dtype torch.int64; expected float"),
+        (lambda: k_center(GOOD.long(), 2), "dtype torch.int64; expected floats"),
         (lambda: k_center(GOOD[0], 2), r"shape \[2\]"),
         (lambda: k_center(GOOD.numpy(), 2), "are a ndarray; pass a tensor"),
         (lambda: k_center(GOOD / 0, 2), r"features of 6 of 6 samples are NaN or infinite: indices \[0, 1"),
