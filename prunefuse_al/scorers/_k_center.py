@@ -26,14 +26,14 @@ def k_center(
     """Return the `k` rows that farthest-first traversal picks: exactly those of computing every distance in float64.
 
     Args:
-        features: float [n d], half precision and memory-mapped ones too, on any device: all work is done there.
+        features: float [n d], in half precision or memory-mapped too, on a CPU or CUDA device: all work is done there.
         k: how many, 1 to the number of rows that are not labelled.
         labelled: rows of `features` that are centres from the start and cannot be picked.
         labelled_features: float [m d], further centres from the start, which are no rows of `features`.
         rng: breaks ties, and picks the first row if nothing is labelled; None prefers the lower row.
 
     Returns:
-        int64 [k] on the CPU, in the order picked. Needs 12 bytes a row and one copy of the centres beside its inputs.
+        int64 [k] on the CPU, in the order picked. Beside its inputs it needs some 12 to 40 bytes a row and a copy of the centres.
 
     Raises:
         BudgetError: k is out of range.
