@@ -33,7 +33,8 @@ def k_center(
         rng: breaks ties, and picks the first row if nothing is labelled; None prefers the lower row.
 
     Returns:
-        int64 [k] on the CPU, in the order picked. Beside its inputs it needs some 12 to 40 bytes a row and a copy of the centres.
+        int64 [k] on the CPU, in the order picked. Needs some 12 to 40 bytes a row and a copy of the centres beside its
+        inputs.
 
     Raises:
         BudgetError: k is out of range.
