@@ -86,6 +86,7 @@ def example_signals(needs: frozenset[str], *, n: int = _N, dtype: torch.dtype = 
         "labels": torch.randint(_C, (n,), generator=rng),
         "dynamics": {name: normal(n) for name in _DYNAMICS},
         "labelled_features": normal(9, _D),
+        "labelled_logits": 3 * normal(9, _C),
     }
     indices = torch.randperm(10 * n, generator=rng)[:n]
     return Signals(indices, **{name: made[name] for name in needs})
@@ -142,7 +143,7 @@ def _refuses_non_finite(scorer: Scorer) -> None:
             bad = replace(signals, **{name: _poisoned(getattr(signals, name), 3, value)})
             message = _refusal(scorer, bad, _K, NonFiniteError, f"{value} in {name}")
             index = str(int(signals.indices[3]))
-            _expect(name == "labelled_features" or index in message, f"error does not name sample {index}: {message}")
+            _expect(name.startswith("labelled_") or index in message, f"error does not name sample {index}: {message}")
 
 
 def _refuses_bad_budgets(scorer: Scorer) -> None:
@@ -256,7 +257,7 @@ def _poisoned(value: Any, row: int | None, bad: float = float("nan")) -> Any:
 
 def _take(signals: Signals, name: str, order: Tensor) -> Any:
     value = getattr(signals, name)
-    if name == "labelled_features":
+    if name.startswith("labelled_"):
         return value
     if name == "dynamics":
         return {key: tensor[order] for key, tensor in value.items()}

@@ -31,6 +31,7 @@ class Signals:
         dynamics: named float [n] tensors of how the network answered while it was trained: "aum", "correct", "el2n",
             "forgetting", "grand", "moso".
         labelled_features: float [m d], features of what is labelled already.
+        labelled_logits: float [m c], logits of what is labelled already.
     """
 
     indices: Tensor
@@ -40,6 +41,7 @@ class Signals:
     labels: Tensor | None = None
     dynamics: Mapping[str, Tensor] | None = None
     labelled_features: Tensor | None = None
+    labelled_logits: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.indices.shape[0])

@@ -175,6 +175,17 @@ def test_a_scorer_of_the_users_own_gets_what_it_needs(monkeypatch: pytest.Monkey
         pickle.loads(pickle.dumps(chosen)).query(X, 5)
 
 
+@pytest.mark.parametrize("scorer", ["k_center", "badge", "typiclust", "probcover", "cal"])
+def test_diverse_scorers_are_asked_by_name_and_read_in_chunks(scorer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = selector(scorer=scorer).fit(X[:20], Y[:20])
+    rows = np.arange(20, 90)
+    picked = chosen.query(X, 8, candidates=rows)
+    assert len(set(picked)) == 8
+    assert set(picked) <= set(rows)
+    monkeypatch.setattr(scoring, "CHUNK", 25)
+    np.testing.assert_array_equal(picked, chosen.query(X, 8, candidates=rows))
+
+
 class NeedsPixels(FarFromLabelled):
     needs = frozenset({"pixels"})
 

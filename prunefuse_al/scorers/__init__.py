@@ -11,6 +11,10 @@ import difflib
 
 from ..errors import InputError
 from ..types import Scorer
+from ._badge import Badge as Badge
+from ._badge import badge as badge
+from ._cal import CAL as CAL
+from ._cal import cal as cal
 from ._ccs import CCS as CCS
 from ._ccs import ccs as ccs
 from ._d2 import D2 as D2
@@ -25,9 +29,16 @@ from ._dynamics import el2n as el2n
 from ._dynamics import forgetting as forgetting
 from ._dynamics import grand as grand
 from ._dynamics import moso as moso
+from ._k_center import KCenter as KCenter
+from ._k_center import k_center as k_center
 from ._moderate import Moderate as Moderate
 from ._moderate import moderate as moderate
+from ._probcover import ProbCover as ProbCover
+from ._probcover import probcover as probcover
+from ._probcover import purity_radius as purity_radius
 from ._random import Random as Random
+from ._typiclust import TypiClust as TypiClust
+from ._typiclust import typiclust as typiclust
 from ._uncertainty import Entropy as Entropy
 from ._uncertainty import LeastConfidence as LeastConfidence
 from ._uncertainty import Margin as Margin
@@ -40,6 +51,11 @@ SCORERS: dict[str, type[Scorer]] = {
     "least_confidence": LeastConfidence,
     "margin": Margin,
     "entropy": Entropy,
+    "k_center": KCenter,
+    "badge": Badge,
+    "typiclust": TypiClust,
+    "probcover": ProbCover,
+    "cal": CAL,
     "forgetting": Forgetting,
     "aum": AUM,
     "el2n": EL2N,

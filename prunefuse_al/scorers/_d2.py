@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..types import PointScorer, RngLike, Selection, Signals, as_rng
 from ._ccs import budgets, check_mislabelled, difficulty_scorer, dynamics_of, read_difficulty, without_hardest
-from ._neighbours import Neighbours, knn
+from ._neighbours import knn
 from ._select import check_k, read_features, read_labels
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -27,10 +27,10 @@ def d2(
     k: SupportsIndex,
     *,
     labels: Tensor | None = None,
-    n_neighbours: int = 5,
+    n_neighbors: int = 5,
     gamma: float = 0.1,
     mislabelled: float = 0.1,
-    neighbours: Neighbours | None = None,
+    neighbours: Any = None,
     rng: RngLike = None,
 ) -> Tensor:
     """Return k samples that are difficult together with their neighbours, and not next to one another.
@@ -46,10 +46,10 @@ def d2(
         k: how many, 1 to n.
         labels: int [n]: every class is a graph of its own and gets a share of k, the smallest classes first and at
             most an equal one; None is one graph.
-        n_neighbours: nearest neighbours of each sample in the graph, before it is made symmetric.
+        n_neighbors: nearest neighbours of each sample in the graph, before it is made symmetric.
         gamma: how fast the fall fades with distance, >= 0; smaller spreads more.
         mislabelled: share dropped, 0 <= share < 1.
-        neighbours: a search, see `knn`; None is scikit-learn's exact one.
+        neighbours: object with `fit(X)` and `kneighbors(X, n_neighbors)`; None is scikit-learn's exact search.
         rng: breaks ties; None takes fresh entropy.
 
     Returns:
@@ -59,7 +59,7 @@ def d2(
         BudgetError: `k` is not between 1 and n.
         InputError: an option is out of range.
     """
-    _check_options(n_neighbours, gamma, mislabelled)
+    _check_options(n_neighbors, gamma, mislabelled)
     k = check_k("d2", k, len(difficulty))
     generator = as_rng(rng)
     values = difficulty.detach().cpu().double()
@@ -70,7 +70,7 @@ def d2(
     for label, budget in enumerate(budgets(torch.bincount(classes), k).tolist()):
         if budget:
             rows = kept[classes == label]
-            graph = neighbour_graph(features[rows.to(features.device)], n_neighbours, neighbours)
+            graph = neighbour_graph(features[rows.to(features.device)], n_neighbors, neighbours)
             tie = generator.permutation(len(rows))
             picked.append(rows[spread(values[rows].numpy(), graph, budget, gamma, tie)])
             turns.append(torch.arange(budget))
@@ -78,12 +78,12 @@ def d2(
     return chosen[torch.from_numpy(np.lexsort((-values[chosen].numpy(), turn.numpy())))]
 
 
-def neighbour_graph(features: Tensor, n_neighbours: int, neighbours: Neighbours | None = None) -> csr_array:
+def neighbour_graph(features: Tensor, n_neighbors: int, neighbours: Any = None) -> csr_array:
     """Return the symmetric graph of nearest neighbours of rows [n d]: an edge if either is a neighbour of the other.
 
     Distances are stored plus 1, because a sparse array would drop those of duplicates, which are 0.
     """
-    distances, rows = knn(features, n_neighbours, neighbours=neighbours)  # [n k]
+    distances, rows = knn(features, n_neighbors, neighbours=neighbours)  # [n k]
     n, k = rows.shape
     ends = np.arange(n).repeat(k), rows.numpy().ravel()
     one_way = csr_array((distances.numpy().ravel() + 1, ends), shape=(n, n))
@@ -123,9 +123,9 @@ def spread(difficulty: Floats, graph: csr_array, k: int, gamma: float, tie: Any)
     return torch.tensor(order, dtype=torch.int64)
 
 
-def _check_options(n_neighbours: int, gamma: float, mislabelled: float) -> None:
-    if not isinstance(n_neighbours, int) or n_neighbours < 1:
-        raise InputError(f"n_neighbours={n_neighbours!r}; pass a whole number from 1")
+def _check_options(n_neighbors: int, gamma: float, mislabelled: float) -> None:
+    if not isinstance(n_neighbors, int) or n_neighbors < 1:
+        raise InputError(f"n_neighbors={n_neighbors!r}; pass a whole number from 1")
     if not 0 <= gamma < float("inf"):
         raise InputError(f"gamma={gamma!r}; it must be finite and >= 0")
     check_mislabelled(mislabelled)
@@ -138,19 +138,19 @@ class D2:
     Attributes:
         difficulty: name of a point scorer, or one; higher scores are harder.
         mislabelled: share dropped as too hard, 0 <= share < 1.
-        n_neighbours: see `d2`.
+        n_neighbors: see `d2`.
         gamma: see `d2`.
-        neighbours: a search, see `knn`; None is scikit-learn's exact one.
+        neighbours: object with `fit(X)` and `kneighbors(X, n_neighbors)`; None is scikit-learn's exact search.
     """
 
     difficulty: str | PointScorer = "aum"
     mislabelled: float = 0.1
-    n_neighbours: int = 5
+    n_neighbors: int = 5
     gamma: float = 0.1
-    neighbours: Neighbours | None = None
+    neighbours: Any = None
 
     def __post_init__(self) -> None:
-        _check_options(self.n_neighbours, self.gamma, self.mislabelled)
+        _check_options(self.n_neighbors, self.gamma, self.mislabelled)
         difficulty_scorer(self.difficulty)
 
     @property
@@ -172,6 +172,6 @@ class D2:
         k = check_k("D2", k, len(signals))
         values = read_difficulty("D2", difficulty_scorer(self.difficulty), signals)  # [n]
         features, labels = read_features("D2", signals), read_labels("D2", signals)
-        options = {name: getattr(self, name) for name in ("n_neighbours", "gamma", "mislabelled", "neighbours")}
+        options = {name: getattr(self, name) for name in ("n_neighbors", "gamma", "mislabelled", "neighbours")}
         picked = d2(values, features, k, labels=labels, rng=rng, **options)
         return Selection(signals.indices.cpu()[picked], values[picked])

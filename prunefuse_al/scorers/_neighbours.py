@@ -1,35 +1,118 @@
-"""Nearest neighbours of every row, by scikit-learn or by whatever is handed in."""
+"""Nearest neighbours and clusters from scikit-learn, or from any object that is called the same way.
+
+To search with faiss, pass as `neighbours` an object like this one, which is given float32 or float64 arrays:
+
+    class Faiss:
+        def fit(self, X):
+            self.index = faiss.IndexFlatL2(X.shape[1])  # or an approximate one
+            self.index.add(X.astype("float32"))
+            return self
+
+        def kneighbors(self, X, n_neighbors):
+            squared, rows = self.index.search(X.astype("float32"), n_neighbors)
+            return squared**0.5, rows
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from ..errors import InputError
+from ._distances import working_dtype
 
-Neighbours = Callable[[np.ndarray[Any, Any], int], tuple[Any, Any]]
-"""A search (features [n d], k) -> (distances [n k], rows [n k]) that leaves out each row itself, nearest first."""
+FEW_CLUSTERS = 50
+"""Up to so many clusters k-means goes over all points at once, beyond it over small batches (as TypiClust does)."""
 
 
-def knn(features: Tensor, k: int, *, neighbours: Neighbours | None = None) -> tuple[Tensor, Tensor]:
+def nearest(name: str, known: Tensor, asked: Tensor, count: int, neighbours: Any = None) -> Tensor:
+    """Return for each row of `asked` [b d] which `count` rows of `known` [m d] are nearest, int64 [b count].
+
+    Args:
+        name: of the scorer, for messages.
+        known: where to search.
+        asked: what to search for.
+        count: 1 to m.
+        neighbours: an object with `fit(X)` and `kneighbors(X, n_neighbors)`, which is copied; None is scikit-learn's
+            exact search.
+
+    Raises:
+        InputError: `neighbours` has another form, or gives something else than rows of `known`.
+    """
+    search = NearestNeighbors(algorithm="brute") if neighbours is None else copy.deepcopy(neighbours)
+    if not hasattr(search, "fit") or not hasattr(search, "kneighbors"):
+        raise InputError(
+            f"{name}: neighbours={neighbours!r} has no `fit(X)` and `kneighbors(X, n_neighbors)`; "
+            "pass an object such as sklearn.neighbors.NearestNeighbors()"
+        )
+    search.fit(as_array(known))
+    _, rows = search.kneighbors(as_array(asked), n_neighbors=count)
+    rows = np.asarray(rows)
+    if rows.shape != (len(asked), count) or rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= len(known):
+        raise InputError(
+            f"{name}: kneighbors of {type(search).__name__} gave {rows.dtype} {list(rows.shape)} from {rows.min()} to "
+            f"{rows.max()}; expected row numbers [{len(asked)}, {count}] from 0 to {len(known) - 1}"
+        )
+    return torch.from_numpy(rows.astype(np.int64))
+
+
+def cluster(name: str, points: Tensor, count: int, clusterer: Any, rng: np.random.Generator) -> Tensor:
+    """Return the cluster of each point [n d], int64 [n].
+
+    Args:
+        name: of the scorer, for messages.
+        points: what to cluster.
+        count: of clusters; fewer come out where there are fewer distinct points.
+        clusterer: an object with `fit_predict(X)`, which is copied, and gets `n_clusters` where it has that; None is
+            k-means, seeded by `rng`.
+        rng: draws the seed.
+
+    Raises:
+        InputError: `clusterer` has another form or does not give one integer for each point.
+    """
+    if clusterer is None:
+        seed = int(rng.integers(2**31))
+        method: Any = KMeans(count, n_init=1, random_state=seed)
+        if count > FEW_CLUSTERS:
+            method = MiniBatchKMeans(count, batch_size=4096, n_init=1, random_state=seed)
+    elif hasattr(clusterer, "fit_predict"):
+        method = copy.deepcopy(clusterer)
+        if hasattr(method, "n_clusters"):
+            method.n_clusters = count
+    else:
+        raise InputError(f"{name}: clusterer={clusterer!r} has no `fit_predict(X)`; pass one of sklearn.cluster")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: no harm here
+        labels = np.asarray(method.fit_predict(as_array(points)))
+    if labels.shape != (len(points),) or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"{name}: fit_predict of {type(method).__name__} gave {labels.dtype} {list(labels.shape)}; "
+            f"expected integers [{len(points)}]"
+        )
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+def knn(features: Tensor, k: int, *, neighbours: Any = None) -> tuple[Tensor, Tensor]:
     """Return the k nearest other rows of every row, nearest first.
 
     Args:
         features: float [n d], finite; half precision is searched in single.
         k: how many; n - 1 where there are fewer.
-        neighbours: a search (features [n d], k) -> (distances [n k], rows [n k]) used instead of scikit-learn's exact
-            one, for example an index of faiss; it leaves out each row itself.
+        neighbours: see `nearest`.
 
     Returns:
         Euclidean distances, float64 [n k], and rows, int64 [n k].
 
     Raises:
-        InputError: `neighbours` returned arrays of another shape.
+        InputError: see `nearest`.
 
     Examples:
         >>> knn(torch.tensor([[0.0], [1.0], [3.0]]), 1)[1].tolist()
@@ -39,20 +122,16 @@ def knn(features: Tensor, k: int, *, neighbours: Neighbours | None = None) -> tu
     k = min(k, n - 1)
     if k < 1:
         return torch.empty(n, 0, dtype=torch.float64), torch.empty(n, 0, dtype=torch.int64)
-    given = features.detach().cpu()
-    array = (given if given.dtype == torch.float64 else given.float()).numpy()
-    found = (exact_neighbours if neighbours is None else neighbours)(array, k)
-    distances, rows = (np.asarray(part) for part in found)
-    if distances.shape != (n, k) or rows.shape != (n, k):
-        raise InputError(
-            f"neighbours= returned distances {list(distances.shape)} and rows {list(rows.shape)} for {n:,} rows; "
-            f"expected [{n}, {k}] of both, without the row itself"
-        )
-    if rows.min() < 0 or rows.max() >= n:
-        raise InputError(f"neighbours= returned rows {rows.min()} to {rows.max()}; expected 0 to {n - 1:,}")
-    return torch.from_numpy(distances.astype(np.float64)), torch.from_numpy(rows.astype(np.int64))
+    rows = nearest("knn", features, features, k + 1, neighbours)
+    own = rows == torch.arange(n)[:, None]
+    own[:, -1] |= ~own.any(1)  # among many duplicates a row may not find itself
+    rows = rows[~own].view(n, k)
+    points = features.detach().cpu().double()
+    distances = torch.stack([(points - points[column]).norm(dim=1) for column in rows.T], 1)
+    return distances, rows
 
 
-def exact_neighbours(features: np.ndarray[Any, Any], k: int) -> tuple[Any, Any]:
-    """Return distances and rows of the k nearest other rows by scikit-learn's brute-force search."""
-    return NearestNeighbors(n_neighbors=k, algorithm="brute").fit(features).kneighbors()  # type: ignore[no-any-return]
+def as_array(points: Tensor) -> np.ndarray[Any, Any]:
+    """Return points as a NumPy array in single or double precision, which all of scikit-learn takes."""
+    array: np.ndarray[Any, Any] = points.detach().to("cpu", working_dtype(points)).numpy()
+    return array

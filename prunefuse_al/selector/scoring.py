@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -24,7 +24,9 @@ Int64s = np.ndarray[Any, np.dtype[np.int64]]
 Float64s = np.ndarray[Any, np.dtype[np.float64]]
 LOGITS = frozenset({"logits"})
 _INFERRED = frozenset({"logits", "features", "mc_logits"})
-_KNOWN = _INFERRED | {"labels", "labelled_features", "dynamics"}
+LABELLED = {"labelled_features": "features", "labelled_logits": "logits"}
+"""What is asked about the labelled samples, and what it is called there."""
+_KNOWN = _INFERRED | {"labels", "dynamics", *LABELLED}
 
 
 def candidate_rows(candidates: Any, n: int) -> Tensor:
@@ -72,11 +74,29 @@ def check_needs(scorer: Scorer) -> frozenset[str]:
 
 
 def point_scores(
-    scorer: Any, trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, past: Past | None = None
+    scorer: Any,
+    trainer: Trainer,
+    model: nn.Module,
+    data: Any,
+    rows: Tensor,
+    known: Mapping[str, Any],
+    past: Past | None = None,
 ) -> Tensor:
-    """Return the scores, float [m], of `rows` of `data`, computed chunk by chunk."""
+    """Return the scores, float [m], of `rows` of `data`, computed chunk by chunk; `known` is added to each chunk."""
     chunks = _chunks(trainer, model, data, rows, check_needs(scorer), past)
-    return torch.cat([scorer.score(signals).detach().cpu() for signals in chunks])
+    return torch.cat([scorer.score(replace(signals, **known)).detach().cpu() for signals in chunks])
+
+
+def labelled_signals(
+    trainer: Trainer, model: nn.Module, labelled: Any, needs: frozenset[str], data: Any
+) -> dict[str, Any]:
+    """Return those of the `needs` that are about the labelled samples, by name; of no row where nothing is labelled."""
+    asked = {name: field for name, field in LABELLED.items() if name in needs}
+    if not asked:
+        return {}
+    given, rows = (data, torch.arange(1)) if labelled is None else (labelled, torch.arange(len(labelled)))
+    signals = read_signals(trainer, model, given, rows, frozenset(asked.values()))
+    return {name: getattr(signals, field)[: None if labelled is not None else 0] for name, field in asked.items()}
 
 
 def read_signals(

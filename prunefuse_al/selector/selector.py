@@ -28,7 +28,7 @@ from ..types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
 from .coreset import budget, choose, labelled_data
 from .options import Options, State, entropy_of
 from .saving import load_selector, save_selector
-from .scoring import LOGITS, Float64s, Int64s, candidate_rows, labelled_dataset, probabilities, read_signals
+from .scoring import LABELLED, LOGITS, Float64s, Int64s, candidate_rows, labelled_dataset, probabilities, read_signals
 from .steps import prepare, rank, train_proxy
 from .target import fused_target, fusing_recalibrates, make_target
 from .tracing import past_of, recorder_for, traced
@@ -273,7 +273,7 @@ class PrunedProxySelector:
         rows = candidate_rows(candidates, len(data))
         k = check_k("query", k, len(rows))
         generator = as_rng(self.options.seed("query", state.round) if rng is None else rng)
-        labelled = self._require_labelled("query") if "labelled_features" in chosen.needs else None
+        labelled = self._require_labelled("query") if LABELLED.keys() & chosen.needs else None
         with self._ledger.transaction():
             state, chosen = traced(self.options, self._ledger, state, chosen, self._labelled)
             past = past_of(state, chosen)

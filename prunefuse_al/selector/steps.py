@@ -27,7 +27,7 @@ from .importance import with_data
 from .options import Options, State
 from .past import Past
 from .progressive import Thinning
-from .scoring import CHUNK, LOGITS, check_needs, first_call, point_scores, read_signals
+from .scoring import CHUNK, LOGITS, check_needs, first_call, labelled_signals, point_scores, read_signals
 from .statistics import batchnorms, recalibrate, trained_statistics
 from .target import make_target
 
@@ -198,7 +198,7 @@ def rank(
         state: with a trained proxy.
         scorer: who picks.
         candidates: the pool, the rows that may be picked, int64 [m], and how many to pick.
-        labelled: dataset of what is labelled, for scorers that read its features; None: nothing is.
+        labelled: dataset of what is labelled, for scorers that read its features or logits; None: nothing is.
         rng: breaks ties and draws.
         past: what is known besides the trained proxy's answers: its training, given labels.
     """
@@ -206,12 +206,13 @@ def rank(
     signals, scores = Signals(rows), None
     if needs:
         with scoring(options, ledger, state, data, needs, past) as network:
+            known = labelled_signals(options.trainer, network, labelled, needs, data)
             if past is not None:
                 past = past.with_gradients(options.trainer, network, data, rows.split(CHUNK))
             if isinstance(scorer, PointScorer):  # a score per row is all that stays in memory
-                scores = point_scores(scorer, options.trainer, network, data, rows, past)
+                scores = point_scores(scorer, options.trainer, network, data, rows, known, past)
             else:
-                signals = all_signals(options, network, data, rows, needs, labelled, past)
+                signals = replace(read_signals(options.trainer, network, data, rows, needs, past), **known)
     with ledger.stage("rank", round=state.round, network="proxy"):
         if scores is not None:
             picked = select_top(type(scorer).__name__, scores, signals, k, rng)
@@ -234,26 +235,6 @@ def scoring(
             network = fold_batchnorm(network, called_with(options.trainer, network, data)) or network
         stage.watch(network, *([] if past is None or past.network is None else [past.network]))
         yield network
-
-
-def all_signals(
-    options: Options,
-    network: nn.Module,
-    data: Any,
-    rows: Tensor,
-    needs: frozenset[str],
-    labelled: Any,
-    past: Past | None = None,
-) -> Signals:
-    """Return everything in `needs` about `rows` of a pool, and about what is labelled where that is asked."""
-    signals = read_signals(options.trainer, network, data, rows, needs, past)
-    if "labelled_features" not in needs:
-        return signals
-    if labelled is None:
-        width = 0 if signals.features is None else signals.features.shape[1]
-        return replace(signals, labelled_features=torch.empty(0, width))
-    known = read_signals(options.trainer, network, labelled, torch.arange(len(labelled)), frozenset({"features"}))
-    return replace(signals, labelled_features=known.features)
 
 
 def called_with(trainer: Trainer, model: nn.Module, data: Any) -> Any:

@@ -149,7 +149,7 @@ def test_difficulty_is_any_point_scorer():
         (lambda: CCS(strata=0), "strata=0; pass a whole number of intervals"),
         (lambda: CCS("random"), "difficulty='random' gives no score for each sample"),
         (lambda: CCS("amu"), "unknown scorer 'amu'; did you mean 'aum'"),
-        (lambda: D2(n_neighbours=0), "n_neighbours=0; pass a whole number"),
+        (lambda: D2(n_neighbors=0), "n_neighbors=0; pass a whole number"),
         (lambda: D2(gamma=-1), "gamma=-1; it must be finite"),
         (lambda: D2("moderate"), "difficulty='moderate' gives no score"),
         (lambda: ccs(torch.zeros(3), 4), "ccs: k=4 but there are 3 candidates"),
@@ -165,10 +165,29 @@ def test_options_out_of_range_are_refused(make, phrase):
 # D2
 
 
-def by_hand(features, k):
-    """Return neighbours found as the oracle finds them: equal distances in the order of the rows."""
-    rows = np.array(d2_oracle.nearest(features.tolist(), k))
-    return np.linalg.norm(features[:, None] - features[rows], axis=2), rows
+class ByHand:
+    """Finds each row itself, then its neighbours as the oracle does: equal distances in the order of the rows."""
+
+    def fit(self, features):
+        self.features = features
+        return self
+
+    def kneighbors(self, asked, n_neighbors):
+        rows = d2_oracle.nearest(self.features.tolist(), n_neighbors - 1)
+        return None, np.array([[i, *found] for i, found in enumerate(rows)])
+
+
+class Answers:
+    """Gives back what it was made with."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def fit(self, features):
+        return self
+
+    def kneighbors(self, asked, n_neighbors):
+        return None, self.rows
 
 
 @given(cloud=clouds(), seed=st.integers(0, 99), gamma=st.sampled_from([0.0, 0.1, 2.0]), neighbours=st.integers(1, 5))
@@ -178,8 +197,8 @@ def test_d2_is_explained_by_the_greedy_loop(cloud, seed, gamma, neighbours):
     rng = np.random.default_rng(seed)
     difficulty = torch.from_numpy(rng.integers(-5, 6, n) / 4)
     got = d2(
-        difficulty, features, k, labels=labels, n_neighbours=neighbours, gamma=gamma, mislabelled=0.2,
-        neighbours=by_hand, rng=seed,
+        difficulty, features, k, labels=labels, n_neighbors=neighbours, gamma=gamma, mislabelled=0.2,
+        neighbours=ByHand(), rng=seed,
     ).tolist()  # fmt: skip
     assert len(set(got)) == k
     dropped = ccs_oracle.dropped(n, k, 0.2)
@@ -212,7 +231,7 @@ def test_d2_on_scikit_learns_graph_agrees_too(dtype):
 
 def test_d2_spreads_over_duplicates():
     features = torch.tensor([[0.0], [0.0], [0.0], [50.0], [51.0]])
-    picked = d2(torch.tensor([5.0, 5.0, 5.0, 3.0, 0.0]), features, 2, n_neighbours=2, mislabelled=0, rng=0).tolist()
+    picked = d2(torch.tensor([5.0, 5.0, 5.0, 3.0, 0.0]), features, 2, n_neighbors=2, mislabelled=0, rng=0).tolist()
     assert picked[0] in (0, 1, 2)
     assert picked[1] == 3  # the first one's duplicates have fallen to zero
 
@@ -224,10 +243,10 @@ def test_neighbours_leave_out_the_row_itself():
     assert all(i not in found for i, found in enumerate(rows.tolist()))
     assert knn(features[:1], 3)[1].shape == (1, 0)
     assert knn(features[:2], 3)[1].tolist() == [[1], [0]]
-    with pytest.raises(ValueError, match=r"distances \[6, 3\] and rows \[6, 1\] for 6 rows; expected \[6, 3\]"):
-        knn(features, 3, neighbours=lambda x, k: (np.zeros((6, 3)), np.zeros((6, 1), dtype=int)))
-    with pytest.raises(ValueError, match="returned rows -1 to 0; expected 0 to 5"):
-        knn(features, 1, neighbours=lambda x, k: (np.zeros((6, 1)), np.array([[-1], [0], [0], [0], [0], [0]])))
+    with pytest.raises(ValueError, match=r"gave int64 \[6, 1\] from 0 to 0; expected row numbers \[6, 4\] from 0 to 5"):
+        knn(features, 3, neighbours=Answers(np.zeros((6, 1), dtype=int)))
+    with pytest.raises(ValueError, match="from -1 to 0; expected row numbers"):
+        knn(features, 1, neighbours=Answers(np.array([[-1, 0]] * 6)))
 
 
 def test_permuting_the_candidates_permutes_moderate_and_d2():
