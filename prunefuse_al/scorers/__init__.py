@@ -11,6 +11,16 @@ import difflib
 
 from ..errors import InputError
 from ..types import Scorer
+from ._balance import ClassBalanced as ClassBalanced
+from ._balance import class_budgets as class_budgets
+from ._bald import BALD as BALD
+from ._bald import bald as bald
+from ._batchbald import BatchBALD as BatchBALD
+from ._batchbald import batchbald as batchbald
+from ._combine import Mixture as Mixture
+from ._combine import TwoStage as TwoStage
+from ._cost import CostAware as CostAware
+from ._cost import score_per_cost as score_per_cost
 from ._random import Random as Random
 from ._uncertainty import Entropy as Entropy
 from ._uncertainty import LeastConfidence as LeastConfidence
@@ -24,6 +34,10 @@ SCORERS: dict[str, type[Scorer]] = {
     "least_confidence": LeastConfidence,
     "margin": Margin,
     "entropy": Entropy,
+    "bald": BALD,
+    "batchbald": BatchBALD,
+    "class_balanced": ClassBalanced,
+    "mixture": Mixture,
 }
 
 
