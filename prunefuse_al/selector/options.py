@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from ..channel_map import ChannelMap, check_cross
 from ..errors import InputError
+from ..storage import check_storage
 from ..training.distillation import Distillation
 from ..types import RngLike, Scorer, Trainer, as_rng
 
@@ -36,6 +38,8 @@ class Options:
     keep: Any
     scope: str
     round_to: int | None
+    features_dtype: str
+    features_path: str | os.PathLike[str] | None
     entropy: int
 
     def __post_init__(self) -> None:
@@ -46,6 +50,7 @@ class Options:
         if self.fine_tune_lr_scale is not None and not 0 < self.fine_tune_lr_scale < float("inf"):
             raise InputError(f"fine_tune_lr_scale={self.fine_tune_lr_scale!r}; pass a factor above 0, or None")
         check_cross(self.cross)
+        check_storage(self.features_dtype, self.features_path)
 
     def seed(self, stage: str, number: int = 0) -> int:
         """Return the seed of a stage: the same in every process and, unless numbered, in every round."""

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from ..counting import Call, PassCounter
 from ..data import as_dataset, split_item, subset
 from ..errors import InputError, NonFiniteError
+from ..storage import RowStore
 from ..types import Scorer, Signals, Trainer
 
 CHUNK = 16_384
-"""Rows read at once: what a pool of any size needs in memory is the signals of so many rows and one score per row."""
+"""Rows read at once, at most: what a pool of any size needs in memory is their signals and one score per row."""
+VALUES = 2**24
+"""Numbers in the signals of the rows read at once: 64 MB in single precision, however many classes and passes."""
 
 Int64s = np.ndarray[Any, np.dtype[np.int64]]
 Float64s = np.ndarray[Any, np.dtype[np.float64]]
@@ -70,27 +73,38 @@ def check_needs(scorer: Scorer) -> frozenset[str]:
     return frozenset(scorer.needs)
 
 
-def point_scores(scorer: Any, trainer: Trainer, model: nn.Module, data: Any, rows: Tensor) -> Tensor:
-    """Return the scores, float [m], of `rows` of `data`, computed chunk by chunk."""
-    needs = check_needs(scorer)
-    return torch.cat([scorer.score(signals).detach().cpu() for signals in _chunks(trainer, model, data, rows, needs)])
+def point_scores(
+    scorer: Any, trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: frozenset[str]
+) -> tuple[Tensor, Tensor | None]:
+    """Return the scores, float [m], of `rows` of `data`, and their labels if needed; computed chunk by chunk."""
+    store = RowStore(len(rows))
+    for signals in _chunks(trainer, model, data, rows, needs):
+        scores = {"scores": scorer.score(signals).detach().cpu()}
+        store.add(scores if signals.labels is None else {**scores, "labels": signals.labels})
+    return store.tensors["scores"], store.tensors.get("labels")
 
 
-def read_signals(trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: frozenset[str]) -> Signals:
-    """Return the signals of `rows` of `data`, row by row in that order."""
-    parts = list(_chunks(trainer, model, data, rows, needs))
-    if len(parts) == 1:
-        return parts[0]
-
-    def joined(name: str, dim: int = 0) -> Tensor | None:
-        return None if getattr(parts[0], name) is None else torch.cat([getattr(part, name) for part in parts], dim)
-
-    return Signals(rows, joined("logits"), joined("features"), joined("mc_logits", 1), joined("labels"))
+def read_signals(
+    trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: frozenset[str], **features: Any
+) -> Signals:
+    """Return the signals of `rows` of `data`, row by row in that order; `features` is how a `RowStore` keeps them."""
+    with RowStore(len(rows), **features) as store:
+        for signals in _chunks(trainer, model, data, rows, needs):
+            found = {name: getattr(signals, name) for name in sorted(needs & (_INFERRED | {"labels"}))}
+            if "mc_logits" in found:
+                found["mc_logits"] = found["mc_logits"].transpose(0, 1)  # [m t c], so that all have rows first
+            store.add({name: values.detach().cpu() for name, values in found.items()})
+    fields: dict[str, Any] = dict(store.tensors)
+    if "mc_logits" in fields:
+        fields["mc_logits"] = fields["mc_logits"].transpose(0, 1)
+    return Signals(rows, **fields)
 
 
 def _chunks(trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: frozenset[str]) -> Iterator[Signals]:
     asked = needs & _INFERRED | (LOGITS if "labels" in needs else frozenset())
-    for chunk in rows.split(CHUNK):
+    start, size = 0, min(CHUNK, 1024)  # few at first, to see how many numbers a row takes
+    while start < len(rows):
+        chunk = rows[start : start + size]
         try:
             signals = replace(trainer.infer(model, subset(data, chunk), asked), indices=chunk)
         except NonFiniteError as error:  # the trainer counts rows within the chunk; name them as the caller does
@@ -99,6 +113,9 @@ def _chunks(trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: 
         if "labels" in needs and signals.logits is not None:  # what the network believes: a pool has no labels
             signals = replace(signals, labels=signals.logits.argmax(1))
         yield signals
+        start += len(chunk)
+        read = (getattr(signals, name) for name in asked)
+        size = max(1, min(CHUNK, VALUES * len(chunk) // sum(values.numel() for values in read if values is not None)))
 
 
 def _nonfinite(trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: frozenset[str]) -> Iterator[int]:

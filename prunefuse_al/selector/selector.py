@@ -65,6 +65,10 @@ class PrunedProxySelector:
         keep: layers never thinned, see `prune`.
         scope: ``"local"`` or ``"global"``, see `prune`.
         round_to: round widths to a multiple of this, see `prune`.
+        features_dtype: how a query keeps features that its scorer reads for all candidates at once: "float32", or
+            "float16" for half the memory.
+        features_path: a .npy file for those features, mapped into memory, so that they may be larger than it. Every
+            query writes it anew; row i is candidate i, in the order in which candidates are named.
 
     Raises:
         InputError: an option is out of range or unknown.
@@ -108,6 +112,8 @@ class PrunedProxySelector:
         keep: Any = (),
         scope: str = "local",
         round_to: int | None = None,
+        features_dtype: str = "float32",
+        features_path: str | os.PathLike[str] | None = None,
     ) -> None:
         self.options = Options(
             pruning_ratio=pruning_ratio,
@@ -126,6 +132,8 @@ class PrunedProxySelector:
             keep=keep,
             scope=scope,
             round_to=round_to,
+            features_dtype=features_dtype,
+            features_path=None if features_path is None else os.fspath(features_path),
             entropy=entropy_of(random_state),
         )
         if proxy is not None and sync_every is not None:

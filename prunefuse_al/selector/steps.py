@@ -20,6 +20,8 @@ from ..costs import CostLedger
 from ..errors import FallbackWarning, InputError
 from ..fusion import fuse
 from ..pruning import Proxy, prune
+from ..scorers import ClassBalanced
+from ..scorers._combine import Composed
 from ..scorers._select import select_top
 from ..training.batchnorm import fold_batchnorm, recalibrate_batchnorm
 from ..types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer
@@ -99,17 +101,27 @@ def rank(
         rng: breaks ties and draws.
     """
     (data, rows, k), needs = candidates, check_needs(scorer)
+    if isinstance(scorer, Composed):  # each stage reads what it needs, of the rows that it sees
+
+        def stage(part: Scorer, rows: Tensor, k: int, rng: RngLike) -> Selection:
+            return rank(options, ledger, state, part, (data, rows, k), labelled, rng)
+
+        return scorer.compose(stage, rows, k, rng)
     signals, scores = Signals(rows), None
+    point = scorer.scorer if isinstance(scorer, ClassBalanced) else scorer
     if needs:
         with scoring(options, ledger, state, data, needs) as network:
-            if isinstance(scorer, PointScorer):  # a score per row is all that stays in memory
-                scores = point_scores(scorer, options.trainer, network, data, rows)
+            if isinstance(point, PointScorer):  # a score per row, and perhaps a label, is all that stays in memory
+                scores, labels = point_scores(point, options.trainer, network, data, rows, needs)
+                signals = Signals(rows, labels=labels)
             else:
                 signals = all_signals(options, network, data, rows, needs, labelled)
     with ledger.stage("rank", round=state.round, network="proxy"):
-        if scores is not None:
-            return select_top(type(scorer).__name__, scores, signals, k, rng)
-        return scorer.select(signals, k, rng=rng)
+        if scores is None:
+            return scorer.select(signals, k, rng=rng)
+        if isinstance(scorer, ClassBalanced):
+            return scorer.select_scored(scores, signals, k, rng=rng)
+        return select_top(type(scorer).__name__, scores, signals, k, rng)
 
 
 def make_target(options: Options, ledger: CostLedger, state: State, data: Any, stage_name: str) -> nn.Module:
@@ -169,13 +181,14 @@ def all_signals(
     options: Options, network: nn.Module, data: Any, rows: Tensor, needs: frozenset[str], labelled: Any
 ) -> Signals:
     """Return everything in `needs` about `rows` of a pool, and about what is labelled where that is asked."""
-    signals = read_signals(options.trainer, network, data, rows, needs)
+    dtype, trainer = options.features_dtype, options.trainer
+    stored = {"features_dtype": dtype, "features_path": options.features_path}
+    signals = read_signals(trainer, network, data, rows, needs, **stored)
     if "labelled_features" not in needs:
         return signals
-    known = read_signals(options.trainer, network, labelled, torch.arange(len(labelled)), frozenset({"features"}))
-    return Signals(
-        rows, signals.logits, signals.features, signals.mc_logits, signals.labels, labelled_features=known.features
-    )
+    everything, needs = torch.arange(len(labelled)), frozenset({"features"})
+    known = read_signals(trainer, network, labelled, everything, needs, features_dtype=dtype)
+    return replace(signals, labelled_features=known.features)
 
 
 def called_with(trainer: Trainer, model: nn.Module, data: Any) -> Any:
