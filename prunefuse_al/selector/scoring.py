@@ -110,6 +110,12 @@ def _chunks(trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: 
         except NonFiniteError as error:  # the trainer counts rows within the chunk; name them as the caller does
             bad = list(islice(_nonfinite(trainer, model, data, chunk, asked), 5))
             raise NonFiniteError(f"rows {bad} of the data are the first that give NaN or infinity; {error}") from error
+        missing = sorted(name for name in asked if getattr(signals, name) is None)
+        if missing:
+            raise InputError(
+                f"{type(trainer).__name__}.infer was asked for {', '.join(missing)} and gave none; "
+                "let it return prunefuse_al.signals.collect(model, data, needs), or take a scorer that needs less"
+            )
         if "labels" in needs and signals.logits is not None:  # what the network believes: a pool has no labels
             signals = replace(signals, labels=signals.logits.argmax(1))
         yield signals

@@ -47,7 +47,7 @@ def picks(learner, pool, **kwargs):
     return rows
 
 
-@pytest.mark.parametrize("name", SCORERS)
+@pytest.mark.parametrize("name", [name for name, cls in SCORERS.items() if cls().needs <= {"logits"}])
 @pytest.mark.parametrize("k", [1, 2, 7])
 def test_a_query_gives_k_rows_of_the_pool(learner, data, name, k):
     """k = 2 is the case that modAL 0.4.2.1 takes apart when a strategy returns only rows."""
