@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from os import PathLike
 from typing import Any
 
 import torch
@@ -12,11 +13,14 @@ from tqdm import tqdm
 
 from .arrays import describe_rows, nonfinite_rows
 from .data import Batch, BatchLoader, to_dataset
+from .dropout import ThinnedPass, dropout_layers, hidden_dropout, layers_on
 from .errors import InputError, NonFiniteError, UnsupportedModelError
 from .forward import Forward, Transform, explained, forward_for, logits_of, settled
+from .heads import HeadTrace
 from .model_checks import check_model
 from .precision import resolve_device, resolve_precision
 from .rng import isolated_rng
+from .storage import RowStore
 from .types import Signals as Signals
 
 COLLECTED = frozenset({"logits", "features", "mc_logits", "labels"})
@@ -38,6 +42,8 @@ def collect(
     seed: int = 0,
     progress: bool = False,
     accelerator: Any = None,
+    features_dtype: str = "float32",
+    features_path: str | PathLike[str] | None = None,
 ) -> Signals:
     """Return what `model` says about every row of `dataset`, in order, and leave the model as it was.
 
@@ -50,20 +56,28 @@ def collect(
         transform: applied to each batch of inputs on the device.
         precision: "fp32", "bf16", "fp16" or "auto".
         num_workers: processes reading a dataset's items.
-        mc_samples: t, passes with only the dropout layers in train mode.
+        mc_samples: t, passes with dropout on and everything else in eval mode. All rows of a pass get the same masks,
+            however they are batched; functional dropout is on too; see `dropout.ThinnedPass`.
         seed: of the dropout masks, and of random numbers that the dataset or the transform draw.
         progress: show a bar.
         accelerator: an `accelerate.Accelerator`: each process passes its share and all get all rows.
+        features_dtype: "float32", or "float16" for half the memory.
+        features_path: a .npy file to keep the features in, mapped into memory; written anew, whole or not at all.
 
     Raises:
         InputError: an unknown need, labels needed and absent, or inputs the network cannot take.
         NonFiniteError: NaN or infinity in inputs or logits, naming the rows.
-        UnsupportedModelError: features are needed and the logits come from no `nn.Linear`, or "mc_logits" and the
-            network has no dropout.
+        UnsupportedModelError: features are needed and the logits come from no linear layer (see `heads.HeadTrace`), or
+            "mc_logits" and the network has no dropout that can be switched on.
     """
     wanted = _check_needs(needs)
     check_model(model)
     data = to_dataset(dataset)
+    if features_path is not None and accelerator is not None and accelerator.num_processes > 1:
+        raise InputError(
+            f"features_path was given and {accelerator.num_processes} processes each have a share of the rows; "
+            "leave it out, or give it to a selector, which puts the shares together"
+        )
     place = accelerator.device if accelerator is not None else resolve_device(device)
     autocast = None if accelerator is not None else resolve_precision(precision, place)
     loader = BatchLoader(data, batch_size, num_workers=num_workers, seed=seed)
@@ -71,10 +85,12 @@ def collect(
     bar = tqdm(total=len(order), disable=None if progress else True, unit="rows", leave=False)
     with isolated_rng(seed, place), settled(model, device=place), torch.inference_mode(), bar:
         forward = forward_for(model, place, transform=transform, autocast=autocast)
-        run = _Pass(model, forward, accelerator, mc_samples if "mc_logits" in wanted else 0)
-        parts = run.over(loader.batches(order), wanted, bar)
-    fields = {name: _gather(torch.cat(values), len(data), accelerator) for name, values in parts.items()}
-    _refuse_nonfinite(fields, len(data))
+        run = _Pass(model, forward, accelerator, mc_samples if "mc_logits" in wanted else 0, seed)
+        with RowStore(len(order), features_dtype=features_dtype, features_path=features_path) as store:
+            for batch in run.over(loader.batches(order), wanted, bar):
+                store.add(batch)
+            fields = {name: _gather(values, len(data), accelerator) for name, values in store.tensors.items()}
+            _refuse_nonfinite(fields, len(data))
     if "mc_logits" in fields:
         fields["mc_logits"] = fields["mc_logits"].transpose(0, 1).contiguous()  # [t n c]
     picked: dict[str, Any] = {name: fields[name] for name in wanted}
@@ -82,22 +98,16 @@ def collect(
 
 
 class _Pass:
-    """Collects per-row tensors; row i of each belongs to row i of the order that is read."""
+    """Yields per-row tensors; row i of each belongs to row i of the order that is read."""
 
-    def __init__(self, model: nn.Module, forward: Forward, accelerator: Any, mc_samples: int) -> None:
-        self.model, self.forward, self.accelerator, self.mc_samples = model, forward, accelerator, mc_samples
-        self.dropouts = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
-        if mc_samples and not self.dropouts:
-            raise UnsupportedModelError(
-                f"'mc_logits' was asked of {type(model).__name__}, which has no dropout layer: "
-                "all its passes would agree; add nn.Dropout or take another scorer"
-            )
+    def __init__(self, model: nn.Module, forward: Forward, accelerator: Any, mc_samples: int, seed: int) -> None:
+        self.model, self.forward, self.accelerator = model, forward, accelerator
+        self.mc_samples, self.seed, self.dropouts = mc_samples, seed, dropout_layers(model)
 
-    def over(self, batches: Iterator[Batch], wanted: frozenset[str], bar: Any) -> dict[str, list[Tensor]]:
-        """Return batches of "logits", the other wanted fields, and "bad": 1 where an input is not finite."""
-        collected: dict[str, list[Tensor]] = {}
+    def over(self, batches: Iterator[Batch], wanted: frozenset[str], bar: Any) -> Iterator[dict[str, Tensor]]:
+        """Yield batches of the wanted fields, and of "bad": 1 where an input is not finite."""
         for rows, x, y, _ in batches:
-            batch = self._batch(x, "features" in wanted)
+            batch = self._batch(x, len(rows), wanted)
             batch["bad"] = torch.zeros(len(rows), dtype=torch.int64)
             batch["bad"][nonfinite_rows(x)] = 1
             if "labels" in wanted:
@@ -105,21 +115,20 @@ class _Pass:
             for name, value in batch.items():
                 if value.shape[0] != len(rows):
                     raise InputError(f"{name} have shape {list(value.shape)} for a batch of {len(rows)} rows")
-                collected.setdefault(name, []).append(value)
+            yield batch
             bar.update(len(rows))
-        return collected
 
-    def _batch(self, x: Any, features: bool) -> dict[str, Tensor]:
+    def _batch(self, x: Any, size: int, wanted: frozenset[str]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
         with explained(self.model, x):
             inputs = self.forward.inputs(x)
-            with _head_inputs(self.model) if features else _nothing() as head:
+            with HeadTrace(inputs) if "features" in wanted else nullcontext() as trace:
                 logits = self._logits(inputs)
-                found = {"logits": _to_cpu(logits)}
-                if features:
-                    found["features"] = _to_cpu(head(logits))
+            if trace is not None and len(logits) == size:
+                found["features"] = _to_cpu(trace.features(logits))
             if self.mc_samples:
-                found["mc_logits"] = torch.stack(self._stochastic(inputs), dim=1)  # [b t c]
-        return found
+                found["mc_logits"] = torch.stack(self._stochastic(inputs, size), dim=1)  # [b t c]
+        return {"logits": _to_cpu(logits), **found}
 
     def _logits(self, inputs: Any) -> Tensor:
         if self.accelerator is None:
@@ -127,48 +136,24 @@ class _Pass:
         with self.accelerator.autocast():
             return logits_of(self.forward(self.model, inputs))
 
-    def _stochastic(self, inputs: Any) -> list[Tensor]:
-        for layer in self.dropouts:
-            layer.train()
-        try:
-            return [_to_cpu(self._logits(inputs)) for _ in range(self.mc_samples)]
-        finally:
-            for layer in self.dropouts:
-                layer.eval()
+    def _stochastic(self, inputs: Any, size: int) -> list[Tensor]:
+        passes = []
+        with layers_on(self.dropouts):
+            for number in range(self.mc_samples):
+                with ThinnedPass(size, self.seed, number) as thinned:
+                    passes.append(_to_cpu(self._logits(inputs)))
+                if not thinned.calls and not self.dropouts:
+                    raise _no_dropout(self.model)
+        return passes
 
 
-@contextmanager
-def _nothing() -> Iterator[Any]:
-    yield None
-
-
-@contextmanager
-def _head_inputs(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Watch the linear layers; the value yields the input of the one that made the logits it is given.
-
-    That is the last linear layer whose output *is* the logits; where something cheap follows it (a cast, a softmax),
-    the last one with as many outputs as there are logits.
-    """
-    seen: list[tuple[Tensor, Tensor]] = []
-    watch = lambda _module, args, output: seen.append((args[0], output))  # noqa: E731
-    hooks = [m.register_forward_hook(watch) for m in model.modules() if isinstance(m, nn.Linear)]
-
-    def head_input(logits: Tensor) -> Tensor:
-        exact = [given for given, output in seen if output is logits]
-        fitting = [given for given, output in seen if output.shape == logits.shape]
-        seen.clear()
-        if not fitting:
-            raise UnsupportedModelError(
-                f"features are the input of the last nn.Linear, and none of {type(model).__name__} made its logits "
-                f"{list(logits.shape)}: end it in an nn.Linear, or take a scorer that needs only logits"
-            )
-        return (exact or fitting)[-1].flatten(1)
-
-    try:
-        yield head_input
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _no_dropout(model: nn.Module) -> UnsupportedModelError:
+    hidden = hidden_dropout(model)
+    inside = f"; that of {', '.join(hidden[:3])} is inside one call and stays off" if hidden else ""
+    return UnsupportedModelError(
+        f"'mc_logits' was asked of {type(model).__name__}, which has no dropout that can be switched on{inside}: "
+        "all its passes would agree; add nn.Dropout, or take a scorer that reads logits, such as entropy"
+    )
 
 
 def _check_needs(needs: Iterable[str]) -> frozenset[str]:

@@ -116,7 +116,16 @@ def test_another_network_selects_and_nothing_is_fused() -> None:
     assert same_state(state_of(target), state_of(alone))
 
 
-@pytest.mark.parametrize("name", SCORERS)
+GIVEN = {"logits", "features", "labels", "labelled_features"}  # what comes of a plain trainer
+
+
+def test_a_trainer_that_cannot_give_what_is_needed_is_named() -> None:
+    chosen = selector(scorer="bald").fit(X[:20], Y[:20])
+    with pytest.raises(InputError, match=r"PlainTrainer\.infer was asked for mc_logits and gave none"):
+        chosen.query(X, 7)
+
+
+@pytest.mark.parametrize("name", [name for name, cls in SCORERS.items() if cls().needs <= GIVEN])
 def test_queries_are_repeatable_and_the_same_from_copies(name: str) -> None:
     options: dict[str, Any] = {"scorer": name}
     if "dynamics" in get_scorer(name).needs:  # the plain trainer records none

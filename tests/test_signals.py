@@ -28,7 +28,9 @@ def network() -> nn.Sequential:
 
 
 X = np.random.default_rng(0).normal(size=(23, 4))
-CONV = made(lambda: nn.Sequential(nn.Unflatten(1, (4, 1)), nn.Conv1d(4, 3, 1), nn.Flatten()))
+NO_HEAD = made(
+    lambda: nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (3, 2)), nn.LayerNorm(2), nn.MaxPool1d(2), nn.Flatten())
+)
 ALL = {"logits", "features", "mc_logits", "labels"}
 
 
@@ -138,7 +140,7 @@ def test_embeddings_get_integers_and_others_get_floats() -> None:
         (lambda: collect(network(), X, {"aum"}), InputError, r"\['aum'\].*mc_logits"),
         (lambda: collect(network(), X, device="nowhere"), InputError, "device='nowhere'"),
         (lambda: collect(made(lambda: nn.Linear(4, 2)), X, {"mc_logits"}), UnsupportedModelError, "no dropout"),
-        (lambda: collect(CONV, X, {"features"}), UnsupportedModelError, "take a scorer that needs only logits"),
+        (lambda: collect(NO_HEAD, X, {"features"}), UnsupportedModelError, "take a scorer that needs only logits"),
         (
             lambda: collect(made(lambda: nn.Sequential(nn.Linear(4, 2), nn.Flatten(0))), X),
             InputError,

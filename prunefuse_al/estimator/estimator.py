@@ -42,6 +42,8 @@ SELECTOR_OPTIONS = (
     "keep",
     "scope",
     "round_to",
+    "features_dtype",
+    "features_path",
 )
 ModuleFactory = Callable[[tuple[int, ...], int], nn.Module]
 
@@ -77,6 +79,8 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         keep: see `prune`.
         scope: see `prune`.
         round_to: see `prune`.
+        features_dtype: see `PrunedProxySelector`.
+        features_path: see `PrunedProxySelector`.
         random_state: seed of everything.
 
     Attributes:
@@ -118,6 +122,8 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         keep: Any = (),
         scope: str | GlobalScope = "local",
         round_to: int | None = None,
+        features_dtype: str = "float32",
+        features_path: str | None = None,
         random_state: RngLike = None,
     ) -> None:
         self.module = module
@@ -140,6 +146,8 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         self.keep = keep
         self.scope = scope
         self.round_to = round_to
+        self.features_dtype = features_dtype
+        self.features_path = features_path
         self.random_state = random_state
 
     # Training

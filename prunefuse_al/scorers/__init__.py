@@ -13,10 +13,20 @@ from ..errors import InputError
 from ..types import Scorer
 from ._badge import Badge as Badge
 from ._badge import badge as badge
+from ._balance import ClassBalanced as ClassBalanced
+from ._balance import class_budgets as class_budgets
+from ._bald import BALD as BALD
+from ._bald import bald as bald
+from ._batchbald import BatchBALD as BatchBALD
+from ._batchbald import batchbald as batchbald
 from ._cal import CAL as CAL
 from ._cal import cal as cal
 from ._ccs import CCS as CCS
 from ._ccs import ccs as ccs
+from ._combine import Mixture as Mixture
+from ._combine import TwoStage as TwoStage
+from ._cost import CostAware as CostAware
+from ._cost import score_per_cost as score_per_cost
 from ._d2 import D2 as D2
 from ._d2 import d2 as d2
 from ._dynamics import AUM as AUM
@@ -51,6 +61,10 @@ SCORERS: dict[str, type[Scorer]] = {
     "least_confidence": LeastConfidence,
     "margin": Margin,
     "entropy": Entropy,
+    "bald": BALD,
+    "batchbald": BatchBALD,
+    "class_balanced": ClassBalanced,
+    "mixture": Mixture,
     "k_center": KCenter,
     "badge": Badge,
     "typiclust": TypiClust,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from operator import index
 from typing import SupportsIndex
 
@@ -13,6 +15,7 @@ from ..errors import BudgetError, InputError, NonFiniteError
 from ..types import RngLike, Selection, Signals, as_rng
 
 _SHOWN = 10  # how many offending samples a message lists
+_BLOCK = {"cpu": 2**18, "cuda": 2**24}  # numbers computed at once; what a CPU has in its cache
 
 
 def check_k(name: str, k: SupportsIndex, n: int) -> int:
@@ -30,9 +33,8 @@ def check_k(name: str, k: SupportsIndex, n: int) -> int:
 
 def check_finite(name: str, what: str, values: Tensor, indices: Tensor) -> None:
     """Raise `NonFiniteError` naming the samples whose row of `values` [n ...] holds NaN or infinity."""
-    # A sum is finite only if all its terms are: one cheap pass for the usual case.
-    wide = torch.promote_types(values.dtype, torch.float32) if values.is_floating_point() else values.dtype
-    if torch.isfinite(values.sum(dtype=wide)) or torch.isfinite(values).all():
+    # A sum is finite only if all terms are: nothing the size of `values` is made in the usual case.
+    if values.sum(dtype=torch.promote_types(values.dtype, torch.float32)).isfinite() or values.isfinite().all():
         return
     bad = ~torch.isfinite(values).flatten(1).all(1) if values.ndim > 1 else ~torch.isfinite(values)  # [n]
     named = indices.to(bad.device)[bad].tolist()
@@ -71,17 +73,31 @@ def read_features(name: str, signals: Signals) -> Tensor:
     return features
 
 
+def read_mc_logits(name: str, signals: Signals) -> Tensor:
+    """Return `signals.mc_logits` [t n c], checked: present, two passes and two classes or more, finite."""
+    passes = signals.mc_logits
+    if passes is None:
+        raise InputError(f"{name} reads signals.mc_logits, but it is None; collect what scorer.needs names")
+    if passes.ndim != 3 or passes.shape[1] != len(signals) or passes.shape[0] < 2 or passes.shape[2] < 2:
+        raise InputError(
+            f"{name}: mc_logits have shape {list(passes.shape)} for {len(signals):,} samples; "
+            "expected [passes, samples, classes] with two passes and two classes or more"
+        )
+    check_finite(name, "mc_logits", passes.transpose(0, 1), signals.indices)
+    return passes
+
+
 def read_labels(name: str, signals: Signals) -> Tensor:
-    """Return `signals.labels`, int64 [n], checked: present, whole numbers, one per sample."""
+    """Return `signals.labels` int64 [n] on the CPU, checked: present, one whole number for each sample."""
     labels = signals.labels
     if labels is None:
         raise InputError(f"{name} reads signals.labels, but it is None; collect what scorer.needs names")
     if labels.shape != (len(signals),) or labels.is_floating_point():
         raise InputError(
             f"{name}: labels have shape {list(labels.shape)} and dtype {labels.dtype} for {len(signals):,} samples; "
-            "expected the number of a class for each"
+            "expected one class number for each"
         )
-    return labels.long()
+    return labels.cpu().long()
 
 
 def read_dynamics(name: str, signals: Signals, key: str) -> Tensor:
@@ -100,6 +116,38 @@ def read_dynamics(name: str, signals: Signals, key: str) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
+def single(values: Tensor) -> Tensor:
+    """Return half precision as single, anything else as it is."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def in_blocks(function: Callable[[Tensor], Tensor], values: Tensor, dim: int = 0) -> Tensor:
+    """Return `function(values)` [n] for the n rows along `dim`, some rows at a time: what it makes on the way is small.
+
+    The function must treat rows one by one.
+    """
+    n = values.shape[dim]
+    width = max(1, values.numel() // max(1, n))
+    rows = max(1, _BLOCK["cpu" if values.device.type == "cpu" else "cuda"] // width)
+    return torch.cat([function(block) for block in values.split(rows, dim)])
+
+
+def rows_of(signals: Signals, positions: Tensor) -> Signals:
+    """Return the candidates at `positions`, int64 [m] or bool [n]; what is labelled stays as it is."""
+
+    def rows(values: Tensor) -> Tensor:
+        return values[positions.to(values.device)]
+
+    own = {name: getattr(signals, name) for name in ("logits", "features", "labels")}
+    return replace(
+        signals,
+        indices=rows(signals.indices),
+        **{name: rows(values) for name, values in own.items() if values is not None},
+        mc_logits=None if signals.mc_logits is None else signals.mc_logits[:, positions.to(signals.mc_logits.device)],
+        dynamics=None if signals.dynamics is None else {name: rows(v) for name, v in signals.dynamics.items()},
+    )
+
+
 def top_k(scores: Tensor, k: int, *, rng: RngLike = None) -> Tensor:
     """Return the positions of the `k` highest scores, best first.
 
@@ -111,11 +159,11 @@ def top_k(scores: Tensor, k: int, *, rng: RngLike = None) -> Tensor:
     Returns:
         int64 [k] on the CPU. Only what ties with or beats the k-th score is sorted: O(n + k log k) without ties.
     """
-    values = scores.detach().cpu().double().numpy()  # [n]
+    values = single(scores.detach().cpu()).numpy()  # [n]
     n = len(values)
     threshold = np.partition(values, n - k)[n - k]
     near = np.flatnonzero(values >= threshold)  # at least k positions
-    ties = near if rng is None else as_rng(rng).permutation(n)[near]
+    ties = near if rng is None else as_rng(rng).permutation(len(near))
     return torch.from_numpy(near[np.lexsort((ties, -values[near]))][:k])
 
 

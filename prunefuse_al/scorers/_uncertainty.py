@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from ..types import RngLike, Selection, Signals
-from ._select import check_k, read_logits, select_top
+from ._select import check_k, in_blocks, read_logits, select_top, single
 
 
 def _relative(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return z = logits - max [n c], exp(z) with 0 at the likeliest class [n c], and the sum r of the latter [n]."""
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
+    logits = single(logits)
     best = logits.argmax(1, keepdim=True)  # [n 1]
     z = (logits - logits.gather(1, best)).clamp_min(-1e5)  # [n c], finite: 0 * -inf would be NaN
     others = z.exp().scatter(1, best, 0.0)  # [n c]
@@ -36,6 +35,10 @@ def least_confidence(logits: Tensor) -> Tensor:
     Returns:
         float [n] between 0 and 1 - 1/c; higher means label it sooner.
     """
+    return in_blocks(_least_confidence, logits)
+
+
+def _least_confidence(logits: Tensor) -> Tensor:
     _, _, r = _relative(logits)
     return r / (1 + r)
 
@@ -49,6 +52,10 @@ def margin(logits: Tensor) -> Tensor:
     Returns:
         float [n] between 0 and 1; higher (a smaller margin) means label it sooner.
     """
+    return in_blocks(_margin, logits)
+
+
+def _margin(logits: Tensor) -> Tensor:
     _, others, r = _relative(logits)
     return (r + others.amax(1)) / (1 + r)
 
@@ -62,6 +69,10 @@ def entropy(logits: Tensor) -> Tensor:
     Returns:
         float [n] between 0 and log c; higher means label it sooner.
     """
+    return in_blocks(_entropy, logits)
+
+
+def _entropy(logits: Tensor) -> Tensor:
     z, others, r = _relative(logits)
     return torch.log1p(r) - (others * z).sum(1) / (1 + r)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..channel_map import ChannelMap, check_cross
 from ..data import as_dataset
 from ..errors import InputError
 from ..pruning import GlobalScope
+from ..storage import check_storage
 from ..training.distillation import Distillation
 from ..training.progressive import ProgressivePruning
 from ..training.recording import Snapshot
@@ -44,6 +46,8 @@ class Options:
     scope: str | GlobalScope
     round_to: int | None
     progressive: ProgressivePruning | None
+    features_dtype: str
+    features_path: str | os.PathLike[str] | None
     entropy: int
 
     def __post_init__(self) -> None:
@@ -64,6 +68,7 @@ class Options:
         if self.progressive is not None:
             self._check_progressive(self.progressive)
         check_cross(self.cross)
+        check_storage(self.features_dtype, self.features_path)
 
     def _check_progressive(self, progressive: ProgressivePruning) -> None:
         if not isinstance(progressive, ProgressivePruning):

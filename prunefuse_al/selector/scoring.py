@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from ..counting import Call, PassCounter
 from ..data import as_dataset, split_item, subset
 from ..errors import InputError, NonFiniteError
+from ..storage import RowStore
 from ..types import Scorer, Signals, Trainer
 from .past import Past
 
 CHUNK = 16_384
-"""Rows read at once: what a pool of any size needs in memory is the signals of so many rows and one score per row."""
+"""Rows read at once, at most: what a pool of any size needs in memory is their signals and one score per row."""
+VALUES = 2**24
+"""Numbers in the signals of the rows read at once: 64 MB in single precision, however many classes and passes."""
 
 Int64s = np.ndarray[Any, np.dtype[np.int64]]
 Float64s = np.ndarray[Any, np.dtype[np.float64]]
@@ -79,41 +82,57 @@ def point_scores(
     model: nn.Module,
     data: Any,
     rows: Tensor,
+    needs: frozenset[str],
     known: Mapping[str, Any],
     past: Past | None = None,
-) -> Tensor:
-    """Return the scores, float [m], of `rows` of `data`, computed chunk by chunk; `known` is added to each chunk."""
-    chunks = _chunks(trainer, model, data, rows, check_needs(scorer), past)
-    return torch.cat([scorer.score(replace(signals, **known)).detach().cpu() for signals in chunks])
+) -> tuple[Tensor, Tensor | None]:
+    """Return the scores, float [m], of `rows` of `data`, and their labels if needed; computed chunk by chunk.
+
+    `known`, what is known of labelled samples, is added to each chunk.
+    """
+    store = RowStore(len(rows))
+    for signals in _chunks(trainer, model, data, rows, needs, past):
+        scores = {"scores": scorer.score(replace(signals, **known)).detach().cpu()}
+        store.add(scores if signals.labels is None else {**scores, "labels": signals.labels})
+    return store.tensors["scores"], store.tensors.get("labels")
 
 
 def labelled_signals(
-    trainer: Trainer, model: nn.Module, labelled: Any, needs: frozenset[str], data: Any
+    trainer: Trainer, model: nn.Module, labelled: Any, needs: frozenset[str], data: Any, **features: Any
 ) -> dict[str, Any]:
     """Return those of the `needs` that are about the labelled samples, by name; of no row where nothing is labelled."""
     asked = {name: field for name, field in LABELLED.items() if name in needs}
     if not asked:
         return {}
     given, rows = (data, torch.arange(1)) if labelled is None else (labelled, torch.arange(len(labelled)))
-    signals = read_signals(trainer, model, given, rows, frozenset(asked.values()))
+    signals = read_signals(trainer, model, given, rows, frozenset(asked.values()), **features)
     return {name: getattr(signals, field)[: None if labelled is not None else 0] for name, field in asked.items()}
 
 
 def read_signals(
-    trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: frozenset[str], past: Past | None = None
+    trainer: Trainer,
+    model: nn.Module,
+    data: Any,
+    rows: Tensor,
+    needs: frozenset[str],
+    past: Past | None = None,
+    **features: Any,
 ) -> Signals:
-    """Return the signals of `rows` of `data`, row by row in that order."""
-    parts = list(_chunks(trainer, model, data, rows, needs, past))
-    if len(parts) == 1:
-        return parts[0]
-
-    def joined(name: str, dim: int = 0) -> Tensor | None:
-        return None if getattr(parts[0], name) is None else torch.cat([getattr(part, name) for part in parts], dim)
-
-    dynamics = None
-    if parts[0].dynamics is not None:
-        dynamics = {name: torch.cat([(part.dynamics or {})[name] for part in parts]) for name in parts[0].dynamics}
-    return Signals(rows, joined("logits"), joined("features"), joined("mc_logits", 1), joined("labels"), dynamics)
+    """Return the signals of `rows` of `data`, row by row in that order; `features` is how a `RowStore` keeps them."""
+    with RowStore(len(rows), **features) as store:
+        for signals in _chunks(trainer, model, data, rows, needs, past):
+            found = {name: getattr(signals, name) for name in sorted(needs & (_INFERRED | {"labels"}))}
+            if "mc_logits" in found:
+                found["mc_logits"] = found["mc_logits"].transpose(0, 1)  # [m t c], so that all have rows first
+            found |= {f"dynamics {name}": values for name, values in (signals.dynamics or {}).items()}
+            store.add({name: values.detach().cpu() for name, values in found.items()})
+    fields: dict[str, Any] = dict(store.tensors)
+    if "mc_logits" in fields:
+        fields["mc_logits"] = fields["mc_logits"].transpose(0, 1)
+    dynamics = {name: fields.pop(name) for name in list(fields) if name.startswith("dynamics ")}
+    if "dynamics" in needs:
+        fields["dynamics"] = {name.removeprefix("dynamics "): values for name, values in dynamics.items()}
+    return Signals(rows, **fields)
 
 
 def _chunks(
@@ -126,7 +145,9 @@ def _chunks(
     past = past or Past()
     by_label = needs & {"labels", "dynamics"}
     asked = needs & _INFERRED | (LOGITS if by_label and past.labels is None else frozenset())
-    for chunk in rows.split(CHUNK):
+    start, size = 0, min(CHUNK, 1024)  # few at first, to see how many numbers a row takes
+    while start < len(rows):
+        chunk = rows[start : start + size]
         try:
             signals = (
                 replace(trainer.infer(model, subset(data, chunk), asked), indices=chunk) if asked else Signals(chunk)
@@ -134,11 +155,20 @@ def _chunks(
         except NonFiniteError as error:  # the trainer counts rows within the chunk; name them as the caller does
             bad = list(islice(_nonfinite(trainer, model, data, chunk, asked), 5))
             raise NonFiniteError(f"rows {bad} of the data are the first that give NaN or infinity; {error}") from error
+        missing = sorted(name for name in asked if getattr(signals, name) is None)
+        if missing:
+            raise InputError(
+                f"{type(trainer).__name__}.infer was asked for {', '.join(missing)} and gave none; "
+                "let it return prunefuse_al.signals.collect(model, data, needs), or take a scorer that needs less"
+            )
         if by_label:
             signals = replace(signals, labels=past.labels_of(chunk, signals.logits))
             if "dynamics" in needs:
                 signals = replace(signals, dynamics=past.dynamics(trainer, data, signals))
         yield signals
+        start += len(chunk)
+        read = (getattr(signals, name) for name in asked)
+        size = max(1, min(CHUNK, VALUES * len(chunk) // sum(values.numel() for values in read if values is not None)))
 
 
 def _nonfinite(trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: frozenset[str]) -> Iterator[int]:

@@ -77,6 +77,10 @@ class PrunedProxySelector:
         keep: layers never thinned, see `prune`.
         scope: ``"local"``, ``"global"`` or a `GlobalScope`, see `prune`.
         round_to: round widths to a multiple of this; None where it costs nothing, 1 never; see `prune`.
+        features_dtype: how a query keeps features that its scorer reads for all candidates at once: "float32", or
+            "float16" for half the memory.
+        features_path: a .npy file for those features, mapped into memory, so that they may be larger than it. Every
+            query writes it anew; row i is candidate i, in the order in which candidates are named.
 
     Raises:
         InputError: an option is out of range or unknown.
@@ -123,6 +127,8 @@ class PrunedProxySelector:
         scope: str | GlobalScope = "local",
         round_to: int | None = None,
         progressive: ProgressivePruning | None = None,
+        features_dtype: str = "float32",
+        features_path: str | os.PathLike[str] | None = None,
     ) -> None:
         self.options = Options(
             pruning_ratio=pruning_ratio,
@@ -144,6 +150,8 @@ class PrunedProxySelector:
             scope=scope,
             round_to=round_to,
             progressive=progressive,
+            features_dtype=features_dtype,
+            features_path=None if features_path is None else os.fspath(features_path),
             entropy=entropy_of(random_state),
         )
         if proxy is not None and (sync_every is not None or progressive is not None):

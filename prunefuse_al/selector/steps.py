@@ -19,6 +19,8 @@ from torch.utils._pytree import tree_map
 from ..costs import CostLedger
 from ..errors import CostWarning
 from ..pruning import Proxy, PruningReport, prune, rebuild
+from ..scorers import ClassBalanced
+from ..scorers._combine import Composed
 from ..scorers._select import select_top
 from ..training.batchnorm import fold_batchnorm
 from ..training.recording import Recorder, Snapshot
@@ -203,21 +205,33 @@ def rank(
         past: what is known besides the trained proxy's answers: its training, given labels.
     """
     (data, rows, k), needs = candidates, check_needs(scorer)
+    if isinstance(scorer, Composed):  # each stage reads what it needs, of the rows that it sees
+
+        def stage(part: Scorer, rows: Tensor, k: int, rng: RngLike) -> Selection:
+            return rank(options, ledger, state, part, (data, rows, k), labelled, rng, past)
+
+        return scorer.compose(stage, rows, k, rng)
     signals, scores = Signals(rows), None
+    point = scorer.scorer if isinstance(scorer, ClassBalanced) else scorer
     if needs:
+        stored: dict[str, Any] = {"features_dtype": options.features_dtype, "features_path": options.features_path}
         with scoring(options, ledger, state, data, needs, past) as network:
-            known = labelled_signals(options.trainer, network, labelled, needs, data)
+            read = (options.trainer, network)
+            known = labelled_signals(*read, labelled, needs, data, features_dtype=options.features_dtype)
             if past is not None:
-                past = past.with_gradients(options.trainer, network, data, rows.split(CHUNK))
-            if isinstance(scorer, PointScorer):  # a score per row is all that stays in memory
-                scores = point_scores(scorer, options.trainer, network, data, rows, known, past)
+                past = past.with_gradients(*read, data, rows.split(CHUNK))
+            if isinstance(point, PointScorer):  # a score per row, and perhaps a label, is all that stays in memory
+                scores, labels = point_scores(point, *read, data, rows, needs, known, past)
+                signals = Signals(rows, labels=labels)
             else:
-                signals = replace(read_signals(options.trainer, network, data, rows, needs, past), **known)
+                signals = replace(read_signals(*read, data, rows, needs, past, **stored), **known)
     with ledger.stage("rank", round=state.round, network="proxy"):
-        if scores is not None:
-            picked = select_top(type(scorer).__name__, scores, signals, k, rng)
-        else:
+        if scores is None:
             picked = scorer.select(signals, k, rng=rng)
+        elif isinstance(scorer, ClassBalanced):
+            picked = scorer.select_scored(scores, signals, k, rng=rng)
+        else:
+            picked = select_top(type(scorer).__name__, scores, signals, k, rng)
     if not needs & {"labels", "dynamics"}:
         return picked
     return replace(picked, labels="predicted" if past is None or past.labels is None else "given")

@@ -1,0 +1,78 @@
+"""Write docs/scorers.md, the table of all scorers, from the code: `python docs/make_scorers.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from prunefuse_al.scorers import SCORERS, CostAware, TwoStage
+from prunefuse_al.scorers._about import ABOUT
+
+PATH = Path(__file__).with_name("scorers.md")
+COLUMNS = ("name", "reads", "labels", "passes", "memory", "when to use it", "paper")
+HEAD = """# Scorers
+
+Written by `python docs/make_scorers.py` from the code; a test compares.
+
+Every name is a key of `SCORERS` and goes wherever a scorer is asked for: `PrunedProxySelector(..., scorer="margin")`,
+`selector.select(X, k, scorer="bald")`, `query_strategy("entropy")`. Options are those of the class of the same name.
+
+Letters: `n` candidates, `m` labelled, `c` classes, `d` feature width, `t` dropout passes, `k` picks.
+**Reads**: what a network is asked for. **Labels**: *no*, valid on an unlabelled pool; *predicted*, those of the network
+where none are known; *given*, known ones. **Passes**: over the candidates, with the network that scores, beside its
+training. **Memory**: numbers held at once beside the data; where it is `n`, the pool is read in parts and one score a
+row is kept, however many classes there are.
+"""
+COMBINED = """
+## Scorers made of scorers
+
+`ClassBalanced(scorer)` and `Mixture(first, second, share)` are in the table with what they are made of by default.
+Two more have no default, and are passed as objects:
+
+"""
+SIGNALS = """
+## What is read, exactly
+
+* **logits** `[n c]`: the network's output in eval mode.
+* **features** `[n d]`: the input of the last linear layer on the way to the logits, found by following one pass:
+  `nn.Linear`, a matrix product, or a convolution with the classes as its channels. A layer that is applied at several
+  positions gives its input at the position that became the logits, else the mean over positions. Layers that meet in
+  the logits give their inputs side by side. `features_dtype="float16"` halves the memory of a selector's pool features
+  (values beyond 65,504 are refused), and `features_path="pool.npy"` keeps them in a file, mapped into memory and left
+  there for `numpy.load(..., mmap_mode="r")`.
+* **mc_logits** `[t n c]`: passes with dropout on and everything else, batch norm too, in eval mode. Pass `t` is one
+  thinned network: all samples of all batches get the same masks. Functional dropout is switched on as well, whatever
+  its `training=` says. Dropout inside one call (attention probabilities, between the layers of an `nn.LSTM`) and
+  stochastic depth stay off; a network that has nothing else is refused. `TorchTrainer(mc_samples=t)` sets `t`.
+* **labels** `[n]`: on a pool, the classes that the network predicts.
+"""
+
+
+def page() -> str:
+    """Return the whole page."""
+    others = {"two_stage": TwoStage, "cost_aware": CostAware}
+    rows = ([name, reads(SCORERS[name]().needs), *facts(name)] for name in SCORERS)
+    more = ([f"`{cls.__name__}`", "what its parts read", *facts(name)] for name, cls in others.items())
+    return HEAD + "\n" + table(rows) + COMBINED + table(more) + SIGNALS
+
+
+def reads(needs: Iterable[str]) -> str:
+    """Return the names of signals."""
+    return ", ".join(sorted(needs)) or "nothing"
+
+
+def facts(name: str) -> list[str]:
+    """Return the cells of one scorer after what it reads."""
+    about = ABOUT[name]
+    return [about.labels, about.passes, about.memory, about.use, about.paper]
+
+
+def table(rows: Iterable[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [list(COLUMNS), ["---"] * len(COLUMNS), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    PATH.write_text(page())
+    print(f"wrote {PATH.name}: {len(SCORERS)} scorers")

@@ -1,0 +1,125 @@
+"""What users choose a scorer by, in one table; what a scorer reads stands in its own `needs`.
+
+Letters: n candidates, m labelled, c classes, d feature width, t passes, k picks, e epochs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class About:
+    """Facts about one scorer.
+
+    Attributes:
+        labels: "no" (works on a pool as it is), "predicted" (given labels, or those the network predicts), "given"
+            (labels that are known, or training-time records of predicted ones).
+        passes: forward passes over the candidates, beside training.
+        memory: what has to be held at once, beside the data.
+        use: when to take it, in one sentence.
+        paper: first author and year.
+    """
+
+    labels: str
+    passes: str
+    memory: str
+    use: str
+    paper: str
+
+
+ABOUT: dict[str, About] = {
+    "random": About("no", "0", "n", "The baseline: whatever does not beat it is not worth its cost.", "none"),
+    "least_confidence": About(
+        "no", "1", "n", "A safe default; the score of Selection via Proxy.", "Lewis & Gale 1994; Coleman 2020"
+    ),
+    "margin": About(
+        "no", "1", "n", "A safe default, often the best of the simple ones with many classes.", "Scheffer 2001"
+    ),
+    "entropy": About(
+        "no", "1", "n", "Where it matters how many classes compete, not only the first two.", "Shannon 1948"
+    ),
+    "bald": About(
+        "no",
+        "1 + t",
+        "n",
+        "The network has dropout, and noise that no label would remove should not attract labels.",
+        "Houlsby 2011; Gal 2017",
+    ),
+    "batchbald": About(
+        "no",
+        "1 + t",
+        "t n c",
+        "As bald, for batches of up to about 100 that should not repeat themselves; t = 100 or so.",
+        "Kirsch 2019",
+    ),
+    "k_center": About(
+        "no", "1, and 1 over what is labelled", "(n + m) d", "Coverage: large batches, few outliers.", "Sener 2018"
+    ),
+    "badge": About(
+        "no", "1", "n (c + d)", "Uncertain and diverse at once; robust to the size of the batch.", "Ash 2020"
+    ),
+    "typiclust": About(
+        "no",
+        "1, and 1 over what is labelled",
+        "(n + m) d",
+        "The first labels: fewer than about 20 a class.",
+        "Hacohen 2022",
+    ),
+    "probcover": About(
+        "no",
+        "1, and 1 over what is labelled",
+        "(n + m) d",
+        "The first labels, with features that separate classes.",
+        "Yehuda 2022",
+    ),
+    "cal": About(
+        "no",
+        "1, and 1 over what is labelled",
+        "n (c + d) + m (c + d)",
+        "Near what is labelled, yet predicted otherwise.",
+        "Margatina 2021",
+    ),
+    "forgetting": About(
+        "given", "0, recorded while training", "n", "Core sets: keep what is unlearned again and again.", "Toneva 2019"
+    ),
+    "aum": About(
+        "given", "0, recorded while training", "n", "Core sets; low values are hard or mislabelled.", "Pleiss 2020"
+    ),
+    "el2n": About("given", "0, recorded while training", "n", "Core sets, from the first epochs alone.", "Paul 2021"),
+    "grand": About(
+        "given", "1 for each short training", "n", "As el2n, with the features' length counted.", "Paul 2021"
+    ),
+    "moderate": About(
+        "predicted", "1", "n d", "Core sets from noisy data: neither the easiest nor the oddest.", "Xia 2023"
+    ),
+    "ccs": About(
+        "given",
+        "0, recorded while training",
+        "n",
+        "Core sets of a small fraction: hard ones alone fail there.",
+        "Zheng 2023",
+    ),
+    "d2": About("given", "1", "n d", "Core sets: difficulty spread over a graph of neighbours.", "Maharana 2024"),
+    "moso": About(
+        "given", "1 for each checkpoint", "n", "Core sets by what leaving a sample out would do.", "Tan 2024"
+    ),
+    "class_balanced": About(
+        "predicted",
+        "those of its part",
+        "n, or what its part holds",
+        "Classes differ much in size, and rare ones matter.",
+        "Zheng 2023 (rule)",
+    ),
+    "mixture": About(
+        "no", "those of its parts", "what its parts hold", "Uncertain samples alone are outliers, or drift.", "none"
+    ),
+    "two_stage": About(
+        "no",
+        "the first part's; the second's over k keep",
+        "n, and the second part's for k keep",
+        "A diverse scorer on a pool it would not get through.",
+        "Wei 2015",
+    ),
+    "cost_aware": About("no", "those of its part", "n", "Labels do not all cost the same.", "Settles 2008"),
+}

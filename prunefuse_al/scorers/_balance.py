@@ -1,0 +1,103 @@
+"""The same number of samples from each class, for any scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import BudgetError
+from ..types import PointScorer, RngLike, Selection, Signals, as_rng
+from ._combine import one_rng, part_of
+from ._select import check_k, read_labels, rows_of, select_top
+
+
+def class_budgets(sizes: Tensor, k: int, *, rng: RngLike = None) -> Tensor:
+    """Return how many samples to take from each class so that the numbers are as equal as the classes allow.
+
+    Classes are visited from the smallest to the largest; each gives all it has, or an equal part of what is still to
+    be had from those left, rounded down (the rule by which CCS shares a budget among strata; Zheng et al., 2023).
+
+    Args:
+        sizes: int [c], samples in each class.
+        k: samples in all, 0 to the sum of sizes.
+        rng: order of classes of one size, the last of which get the remainder; None: by number.
+
+    Returns:
+        int64 [c], summing to k.
+
+    Examples:
+        >>> class_budgets(torch.tensor([50, 2, 50]), 12)
+        tensor([5, 2, 5])
+    """
+    counts = sizes.cpu().numpy()
+    if not 0 <= k <= counts.sum():
+        raise BudgetError(f"class_budgets: k={k} but the classes hold {counts.sum():,} samples")
+    ties = np.arange(len(counts)) if rng is None else as_rng(rng).permutation(len(counts))
+    budgets, left = torch.zeros(len(counts), dtype=torch.int64), k
+    for visited, place in enumerate(np.lexsort((ties, counts))):
+        budgets[place] = min(int(counts[place]), left // (len(counts) - visited))
+        left -= int(budgets[place])
+    return budgets
+
+
+@dataclass(frozen=True)
+class ClassBalanced:
+    """Shares the picks equally among the classes, and lets a scorer pick within each; see `class_budgets`.
+
+    On a pool the classes are those the network predicts. The picks go round the classes: the first of each, then the
+    second of each, and so on.
+
+    Args:
+        scorer: a name or an object.
+
+    Examples:
+        >>> ClassBalanced("entropy")
+        ClassBalanced(scorer=Entropy())
+    """
+
+    scorer: Any = "margin"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scorer", part_of(self.scorer))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the scorer reads, and labels."""
+        return frozenset(self.scorer.needs | {"labels"})
+
+    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
+        """Return the picks of each class in turn, without scores."""
+        k = check_k("ClassBalanced", k, len(signals))
+        if isinstance(self.scorer, PointScorer):
+            return self.select_scored(self.scorer.score(signals), signals, k, rng=rng)
+
+        def pick(rows: Tensor, budget: int, own: RngLike) -> Selection:
+            picked: Selection = self.scorer.select(rows_of(signals, rows), budget, rng=own)
+            return picked
+
+        return _by_class(signals, k, one_rng(rng), pick)
+
+    def select_scored(self, scores: Tensor, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
+        """Return what `select` does where the scores, float [n], are known already; only labels are read."""
+        known = Signals(signals.indices, labels=signals.labels)
+
+        def pick(rows: Tensor, budget: int, own: RngLike) -> Selection:
+            return select_top("ClassBalanced", scores.cpu()[rows], rows_of(known, rows), budget, own)
+
+        return _by_class(known, k, one_rng(rng), pick)
+
+
+def _by_class(signals: Signals, k: int, rng: RngLike, pick: Callable[[Tensor, int, RngLike], Selection]) -> Selection:
+    """Return the picks of each class in turn; `pick` is given rows, their budget and the generator."""
+    labels = read_labels("ClassBalanced", signals)
+    _, own, sizes = labels.unique(return_inverse=True, return_counts=True)  # [n], [c]
+    budgets = class_budgets(sizes, k, rng=rng).tolist()
+    members = own.argsort(stable=True).split(sizes.tolist())  # rows of each class, in order
+    picks = [pick(rows, b, rng).indices for rows, b in zip(members, budgets, strict=True) if b]
+    turns = torch.cat([torch.arange(len(picked)) for picked in picks])
+    return Selection(torch.cat(picks)[turns.argsort(stable=True)])

@@ -1,0 +1,146 @@
+"""Scorers made of scorers: one after the other, side by side, the same number from each class, per labelling cost.
+
+What a combinator hands on is a scorer, by name or as an object. `compose` is how the stages of one are run by whoever
+can rank rows: on signals at hand, or by a selector, which then reads for each stage only what that stage looks at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..types import RngLike, Scorer, Selection, Signals, as_rng
+from ._select import check_k, rows_of
+
+Pick = Callable[[Scorer, Tensor, int, RngLike], Selection]
+"""(scorer, indices int64 [m], k, rng) -> what it picks of them."""
+
+
+@runtime_checkable
+class Composed(Scorer, Protocol):
+    """A scorer whose stages rank different candidates."""
+
+    def compose(self, pick: Pick, indices: Tensor, k: int, rng: RngLike) -> Selection:
+        """Return k of `indices`, int64 [n], with `pick` doing the ranking of each stage."""
+        ...
+
+
+def part_of(scorer: str | Scorer) -> Any:
+    """Return a combinator's part as a scorer; see `get_scorer`."""
+    from . import get_scorer  # the table of names holds the combinators, so it is not there before they are
+
+    return get_scorer(scorer)
+
+
+def one_rng(rng: RngLike) -> RngLike:
+    """Return one generator for all parts, so that they do not repeat each other's draws; None stays None."""
+    return None if rng is None else as_rng(rng)
+
+
+def _pick_from(signals: Signals, scorer: Scorer, indices: Tensor, k: int, rng: RngLike) -> Selection:
+    return scorer.select(rows_of(signals, torch.isin(signals.indices, indices)), k, rng=rng)
+
+
+@dataclass(frozen=True)
+class TwoStage:
+    """A cheap scorer leaves `keep` times k candidates, of which a second, usually a diverse one, picks k.
+
+    Used by a selector, the second scorer's signals are read for these candidates only: features of a million samples
+    are never held for a batch of a hundred.
+
+    Args:
+        first: the cheap scorer, a name or an object.
+        second: the one that decides; its order is the order of the picks.
+        keep: candidates left to the second for each pick, >= 1; all of them where there are fewer.
+
+    Raises:
+        InputError: `keep` below 1, or an unknown scorer.
+
+    Examples:
+        >>> TwoStage("margin", "random", keep=5)
+        TwoStage(first=Margin(), second=Random(), keep=5)
+    """
+
+    first: Any
+    second: Any
+    keep: float = 10
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "first", part_of(self.first))
+        object.__setattr__(self, "second", part_of(self.second))
+        if not 1 <= self.keep < math.inf:
+            raise InputError(f"TwoStage: keep={self.keep!r}; it is how many candidates stay for each pick, 1 or more")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What either stage reads."""
+        return frozenset(self.first.needs | self.second.needs)
+
+    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
+        """Return the second scorer's picks among the first's; `rng` is used by the first, then by the second."""
+        k = check_k("TwoStage", k, len(signals))
+        return self.compose(partial(_pick_from, signals), signals.indices, k, rng)
+
+    def compose(self, pick: Pick, indices: Tensor, k: int, rng: RngLike) -> Selection:
+        """See `Composed`."""
+        rng, left = one_rng(rng), min(len(indices), math.ceil(self.keep * k))
+        kept = pick(self.first, indices, left, rng).indices
+        return pick(self.second, indices[torch.isin(indices, kept.to(indices.device))], k, rng)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A share of the picks is one scorer's, the rest another's from what is left: random ones, unless told otherwise.
+
+    A random part keeps a batch from being all outliers, and what is labelled from drifting away from the pool.
+
+    Args:
+        first: the scorer that picks first, a name or an object.
+        second: who picks the rest.
+        share: of the picks that are the first's, 0 to 1; ``share * k`` is rounded to the nearest, halves up.
+
+    Raises:
+        InputError: `share` outside 0 to 1, or an unknown scorer.
+
+    Examples:
+        >>> Mixture("entropy", share=0.8)
+        Mixture(first=Entropy(), second=Random(), share=0.8)
+    """
+
+    first: Any = "margin"
+    second: Any = "random"
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "first", part_of(self.first))
+        object.__setattr__(self, "second", part_of(self.second))
+        if not 0 <= self.share <= 1:
+            raise InputError(f"Mixture: share={self.share!r}; it is the part of the picks that `first` makes, 0 to 1")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What either part reads."""
+        return frozenset(self.first.needs | self.second.needs)
+
+    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
+        """Return the first scorer's picks, then the second's, without scores: theirs are on different scales."""
+        k = check_k("Mixture", k, len(signals))
+        return self.compose(partial(_pick_from, signals), signals.indices, k, rng)
+
+    def compose(self, pick: Pick, indices: Tensor, k: int, rng: RngLike) -> Selection:
+        """See `Composed`."""
+        rng, count = one_rng(rng), math.floor(self.share * k + 0.5)
+        picked = indices[:0].cpu()
+        if count:
+            picked = pick(self.first, indices, count, rng).indices
+        if count < k:
+            rest = indices[~torch.isin(indices, picked.to(indices.device))]
+            picked = torch.cat([picked, pick(self.second, rest, k - count, rng).indices])
+        return Selection(picked)
