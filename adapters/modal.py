@@ -22,14 +22,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_X_y
 
 from prunefuse_al.adapters import require_host
-from prunefuse_al.errors import InputError
 from prunefuse_al.scorers import get_scorer
-from prunefuse_al.types import Scorer, Signals
+from prunefuse_al.selector.scoring import select_by_probability
+from prunefuse_al.types import Scorer
 
 require_host("modAL", extra="modal")
 
@@ -79,20 +78,10 @@ class QueryStrategy:
                 inputs, k, scorer=self.scorer, random_state=self.random_state, return_scores=True
             )
             return picked
-        return self._select_by_probability(learner.predict_proba(X_pool), k)
-
-    def _select_by_probability(self, probabilities: Any, k: int) -> tuple[np.ndarray, np.ndarray | None]:
-        if extra := sorted(self.scorer.needs - {"logits"}):
-            raise InputError(
-                f"query_strategy({self.scorer!r}): the scorer reads {', '.join(extra)}, but this learner gives only "
-                "class probabilities; use a PruneFuseEstimator or a scorer of logits"
-            )
-        p = torch.from_numpy(np.asarray(probabilities, dtype=np.float64))  # [n c]
-        logits = p.clamp_min(torch.finfo(p.dtype).tiny).log()  # softmax of a logarithm gives p back
-        n = len(logits)
-        rng = np.random.default_rng([self.random_state, n])
-        picked = self.scorer.select(Signals(torch.arange(n), logits=logits), k, rng=rng)
-        return picked.indices.numpy(), None if picked.scores is None else picked.scores.numpy()
+        probabilities = np.asarray(learner.predict_proba(X_pool))
+        rng = np.random.default_rng([self.random_state, len(probabilities)])
+        chosen = select_by_probability(self.scorer, probabilities, k, rng=rng)
+        return chosen.indices.numpy(), None if chosen.scores is None else chosen.scores.numpy()
 
 
 def repair_modal() -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from .types import Signals as Signals
 
 COLLECTED = frozenset({"logits", "features", "mc_logits", "labels"})
 
-__all__ = ["COLLECTED", "Signals", "collect", "logits_of"]
+__all__ = ["COLLECTED", "Signals", "collect", "logits_of", "read_batch"]
 
 
 def collect(
@@ -81,23 +82,63 @@ def collect(
     return Signals(torch.arange(len(data)), **picked)
 
 
+def read_batch(
+    model: nn.Module, forward: Callable[[], Tensor], needs: Set[str], *, mc_samples: int = 10
+) -> dict[str, Tensor]:
+    """Return what a network in eval mode says about one batch, on the CPU, row by row.
+
+    Args:
+        model: the network whose layers are watched.
+        forward: passes the batch through `model` and returns the logits [b c]; called once, and for "mc_logits"
+            `mc_samples` times more, with only the dropout layers in train mode.
+        needs: names among "features" and "mc_logits"; "logits" are always returned.
+        mc_samples: t.
+
+    Returns:
+        "logits" [b c], and as needed "features" [b d] and "mc_logits" [b t c].
+    """
+    with _head_inputs(model) if "features" in needs else _nothing() as head:
+        logits = forward()
+        found = {"logits": _to_cpu(logits)}
+        if "features" in needs:
+            found["features"] = _to_cpu(head(logits))
+    if "mc_logits" in needs:
+        with _dropping(dropouts(model)):
+            found["mc_logits"] = torch.stack([_to_cpu(forward()) for _ in range(mc_samples)], dim=1)
+    return found
+
+
+def dropouts(model: nn.Module) -> list[nn.Module]:
+    """Return the dropout layers of a network.
+
+    Raises:
+        UnsupportedModelError: it has none, so stochastic passes would all agree.
+    """
+    layers: list[nn.Module] = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+    if not layers:
+        raise UnsupportedModelError(
+            f"'mc_logits' was asked of {type(model).__name__}, which has no dropout layer: "
+            "all its passes would agree; add nn.Dropout or take another scorer"
+        )
+    return layers
+
+
 class _Pass:
     """Collects per-row tensors; row i of each belongs to row i of the order that is read."""
 
     def __init__(self, model: nn.Module, forward: Forward, accelerator: Any, mc_samples: int) -> None:
         self.model, self.forward, self.accelerator, self.mc_samples = model, forward, accelerator, mc_samples
-        self.dropouts = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
-        if mc_samples and not self.dropouts:
-            raise UnsupportedModelError(
-                f"'mc_logits' was asked of {type(model).__name__}, which has no dropout layer: "
-                "all its passes would agree; add nn.Dropout or take another scorer"
-            )
+        if mc_samples:
+            dropouts(model)  # refuses before anything is read
 
     def over(self, batches: Iterator[Batch], wanted: frozenset[str], bar: Any) -> dict[str, list[Tensor]]:
         """Return batches of "logits", the other wanted fields, and "bad": 1 where an input is not finite."""
         collected: dict[str, list[Tensor]] = {}
         for rows, x, y, _ in batches:
-            batch = self._batch(x, "features" in wanted)
+            with explained(self.model, x):
+                inputs = self.forward.inputs(x)
+                logits = partial(self._logits, inputs)
+                batch = read_batch(self.model, logits, wanted, mc_samples=self.mc_samples)
             batch["bad"] = torch.zeros(len(rows), dtype=torch.int64)
             batch["bad"][nonfinite_rows(x)] = 1
             if "labels" in wanted:
@@ -109,32 +150,22 @@ class _Pass:
             bar.update(len(rows))
         return collected
 
-    def _batch(self, x: Any, features: bool) -> dict[str, Tensor]:
-        with explained(self.model, x):
-            inputs = self.forward.inputs(x)
-            with _head_inputs(self.model) if features else _nothing() as head:
-                logits = self._logits(inputs)
-                found = {"logits": _to_cpu(logits)}
-                if features:
-                    found["features"] = _to_cpu(head(logits))
-            if self.mc_samples:
-                found["mc_logits"] = torch.stack(self._stochastic(inputs), dim=1)  # [b t c]
-        return found
-
     def _logits(self, inputs: Any) -> Tensor:
         if self.accelerator is None:
             return logits_of(self.forward(self.model, inputs))
         with self.accelerator.autocast():
             return logits_of(self.forward(self.model, inputs))
 
-    def _stochastic(self, inputs: Any) -> list[Tensor]:
-        for layer in self.dropouts:
-            layer.train()
-        try:
-            return [_to_cpu(self._logits(inputs)) for _ in range(self.mc_samples)]
-        finally:
-            for layer in self.dropouts:
-                layer.eval()
+
+@contextmanager
+def _dropping(layers: list[nn.Module]) -> Iterator[None]:
+    for layer in layers:
+        layer.train()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.eval()
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..counting import Call, PassCounter
 from ..data import as_dataset, split_item, subset
 from ..errors import InputError, NonFiniteError
-from ..types import Scorer, Signals, Trainer
+from ..forward import as_logits
+from ..types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
 
 CHUNK = 16_384
 """Rows read at once: what a pool of any size needs in memory is the signals of so many rows and one score per row."""
@@ -59,6 +60,16 @@ def candidate_rows(candidates: Any, n: int) -> Tensor:
     return torch.from_numpy(rows.astype(np.int64))
 
 
+def call_rng(random_state: RngLike, round: int, n: int) -> np.random.Generator:
+    """Return the generator of one call for a pool of `n` rows: the same call draws the same.
+
+    Another pool or round draws other numbers from the same number as seed.
+    """
+    if isinstance(random_state, int | np.integer):
+        return np.random.default_rng([int(random_state), round, n])
+    return as_rng(random_state)
+
+
 def check_needs(scorer: Scorer) -> frozenset[str]:
     """Return what a scorer reads, or raise `InputError` if that cannot be had from a trained network."""
     unknown = sorted(frozenset(scorer.needs) - _KNOWN)
@@ -74,6 +85,31 @@ def point_scores(scorer: Any, trainer: Trainer, model: nn.Module, data: Any, row
     """Return the scores, float [m], of `rows` of `data`, computed chunk by chunk."""
     needs = check_needs(scorer)
     return torch.cat([scorer.score(signals).detach().cpu() for signals in _chunks(trainer, model, data, rows, needs)])
+
+
+def select_by_probability(
+    scorer: Scorer, probabilities: Any, k: int, *, indices: Any = None, rng: RngLike = None
+) -> Selection:
+    """Return what a scorer of logits picks where nothing but class probabilities is known, of whatever classifier.
+
+    Args:
+        scorer: who picks; sees the logarithms, whose softmax gives the probabilities back.
+        probabilities: of each candidate, [n c].
+        k: how many.
+        indices: what the candidates are called, [n]; None: their positions.
+        rng: breaks ties and draws.
+
+    Raises:
+        InputError: the scorer reads more than logits.
+    """
+    if extra := sorted(frozenset(scorer.needs) - LOGITS):
+        raise InputError(
+            f"{scorer!r} reads {', '.join(extra)}, but of this classifier only class probabilities are known; "
+            "use a PruneFuseEstimator, or a scorer of logits"
+        )
+    p = torch.from_numpy(np.asarray(probabilities, dtype=np.float64))  # [n c]
+    names = torch.arange(len(p)) if indices is None else torch.as_tensor(np.asarray(indices))
+    return scorer.select(Signals(names, logits=as_logits(p)), k, rng=rng)
 
 
 def read_signals(trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: frozenset[str]) -> Signals:

@@ -20,14 +20,13 @@ from ..errors import FusionError, InputError, NotFittedError
 from ..model_checks import check_model
 from ..pruning import Proxy
 from ..scorers import get_scorer
-from ..scorers._select import check_k
 from ..training.distillation import Distillation
 from ..training.trainer import TorchTrainer
-from ..types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
+from ..types import RngLike, Scorer, Selection, Signals, Trainer
 from .options import Options, State, entropy_of
 from .saving import load_selector, save_selector
-from .scoring import LOGITS, Float64s, Int64s, candidate_rows, labelled_dataset, probabilities, read_signals
-from .steps import fused_target, fusing_needs_data, make_target, rank, train_proxy
+from .scoring import LOGITS, Float64s, Int64s, labelled_dataset, probabilities, read_signals
+from .steps import fused_target, fusing_needs_data, make_target, pick, train_proxy
 
 _ANOTHER = (
     "proxy= was given, another network, which has no place in the dense one; `model` is that network, trained, "
@@ -224,15 +223,15 @@ class PrunedProxySelector:
             scorer: used instead of the selector's own.
             rng: breaks ties and draws; None: derived from `random_state` and the round.
         """
-        state = self._fitted("query")
-        chosen = self.options.scorer if scorer is None else get_scorer(scorer)
-        data = as_dataset(pool)
-        rows = candidate_rows(candidates, len(data))
-        k = check_k("query", k, len(rows))
-        generator = as_rng(self.options.seed("query", state.round) if rng is None else rng)
-        labelled = self._require_labelled("query") if "labelled_features" in chosen.needs else None
-        with self._ledger.transaction():
-            return rank(self.options, self._ledger, state, chosen, (data, rows, k), labelled, generator)
+        return pick(
+            self.options,
+            self._ledger,
+            self._fitted("query"),
+            (as_dataset(pool), k, candidates),
+            scorer=scorer,
+            rng=rng,
+            labelled=lambda: self._require_labelled("query"),
+        )
 
     def predict_proba(self, X: Any) -> Float64s:
         """Return class probabilities of the trained proxy, float64 [n c]; rows sum to 1."""

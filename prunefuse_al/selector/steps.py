@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,11 +20,12 @@ from ..costs import CostLedger
 from ..errors import FallbackWarning, InputError
 from ..fusion import fuse
 from ..pruning import Proxy, prune
-from ..scorers._select import select_top
+from ..scorers import get_scorer
+from ..scorers._select import check_k, select_top
 from ..training.batchnorm import fold_batchnorm, recalibrate_batchnorm
-from ..types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer
+from ..types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer, as_rng
 from .options import Options, State
-from .scoring import LOGITS, check_needs, first_call, point_scores, read_signals
+from .scoring import LOGITS, candidate_rows, check_needs, first_call, point_scores, read_signals
 
 
 def train_proxy(
@@ -76,6 +77,37 @@ def cut(options: Options, ledger: CostLedger, state: State, other: nn.Module | N
     if options.recalibrate and options.pruning_ratio and any(_was_trained(m) for m in batchnorms(state.dense)):
         _recalibrate(options, ledger, proxy.module, data, ("recalibrate", "proxy", number))
     return State(state.dense, proxy.module, proxy.channel_map, proxy.report(), None, state.round)
+
+
+def pick(
+    options: Options,
+    ledger: CostLedger,
+    state: State,
+    asked: tuple[Any, int, Any],
+    *,
+    scorer: str | Scorer | None,
+    rng: RngLike,
+    labelled: Callable[[], Any],
+) -> Selection:
+    """Return what a scorer picks with the trained proxy, after checking what is asked.
+
+    Args:
+        options: see `Options`.
+        ledger: gets the rows, unless the call fails.
+        state: with a trained proxy.
+        asked: the pool, a dataset; how many; and the candidates, see `PrunedProxySelector.query`.
+        scorer: used instead of the options' own.
+        rng: breaks ties and draws; None: derived from the seed and the round.
+        labelled: returns the dataset of what is labelled, for scorers that read its features.
+    """
+    data, k, candidates = asked
+    chosen = options.scorer if scorer is None else get_scorer(scorer)
+    rows = candidate_rows(candidates, len(data))
+    k = check_k("query", k, len(rows))
+    generator = as_rng(options.seed("query", state.round) if rng is None else rng)
+    known = labelled() if "labelled_features" in chosen.needs else None
+    with ledger.transaction():
+        return rank(options, ledger, state, chosen, (data, rows, k), known, generator)
 
 
 def rank(

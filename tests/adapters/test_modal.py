@@ -110,7 +110,7 @@ def test_errors_reach_the_caller_and_name_the_numbers(learner, data):
     pool = data[0][20:]
     with pytest.raises(BudgetError, match="k=71 but there are 70 candidates"):
         learner.query(pool, n_instances=71)
-    with pytest.raises(InputError, match="the scorer reads features, but this learner gives only class probabilities"):
+    with pytest.raises(InputError, match="reads features, but of this classifier only class probabilities are known"):
         query_strategy(NeedsFeatures())(learner, pool)
     with pytest.raises(InputError, match="did you mean 'margin'"):
         query_strategy("margn")
