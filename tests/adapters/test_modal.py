@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from hosts import need_host
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -17,7 +18,7 @@ from sklearn.utils import check_X_y
 from prunefuse_al.errors import BudgetError, InputError
 from prunefuse_al.scorers import SCORERS, LeastConfidence
 
-modAL_models = pytest.importorskip("modAL.models")
+modAL_models = need_host("modal", "modAL.models")
 from modAL.models import ActiveLearner, Committee  # noqa: E402
 from modAL.uncertainty import uncertainty_sampling  # noqa: E402
 
