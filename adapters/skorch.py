@@ -11,36 +11,35 @@ net.fit_target().predict(X_test)           # fused and fine-tuned; answers until
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from sklearn.base import clone
-from torch import Tensor, nn
+from torch import nn
 
 from prunefuse_al.adapters import require_host
 from prunefuse_al.costs import CostLedger
 from prunefuse_al.errors import InputError, NotFittedError
 from prunefuse_al.estimator.estimator import unchanged_on_error
-from prunefuse_al.forward import as_logits, logits_of, settled
-from prunefuse_al.precision import home_device
 from prunefuse_al.pruning import Proxy
-from prunefuse_al.rng import isolated_rng
 from prunefuse_al.scorers import get_scorer
 from prunefuse_al.selector.options import Options, State, entropy_of
 from prunefuse_al.selector.scoring import call_rng
 from prunefuse_al.selector.steps import cut, fused_target, pick
-from prunefuse_al.signals import read_batch
-from prunefuse_al.types import RngLike, Scorer, Signals
+from prunefuse_al.types import RngLike, Scorer
 
 require_host("skorch", extra="skorch")
 
 from skorch import NeuralNetClassifier  # noqa: E402
-from skorch.dataset import ERROR_MSG_1_ITEM, unpack_data  # noqa: E402
 from skorch.utils import to_device  # noqa: E402
+
+from prunefuse_al.adapters.skorch_reading import NetReader, uncompiled  # noqa: E402
+
+OPTIONS = (
+    *("pruning_ratio", "importance", "cross", "fine_tune_lr_scale", "keep", "scope", "round_to"),
+    *("recalibrate", "example_inputs"),
+)
 
 
 class PruneFuseNet(NeuralNetClassifier):
@@ -58,7 +57,7 @@ class PruneFuseNet(NeuralNetClassifier):
         importance: which channels stay, see `prune`.
         cross: what fusing does to the other weights, see `fuse`.
         fine_tune_lr_scale: factor on the optimizer's learning rates in `fit_target`; 1 leaves them.
-        keep: names, patterns or types of layers never thinned, see `prune`.
+        keep: names, patterns or types of layers never thinned.
         scope: see `prune`.
         round_to: see `prune`.
         recalibrate: re-estimate BatchNorm statistics where they are wrong, see `PrunedProxySelector`.
@@ -129,7 +128,7 @@ class PruneFuseNet(NeuralNetClassifier):
         settings = clone(net).get_params(deep=False)
         if net.initialized_:
             settings = {name: value for name, value in settings.items() if not name.startswith("module__")}
-            settings["module"] = copy.deepcopy(_uncompiled(net.module_))
+            settings["module"] = copy.deepcopy(uncompiled(net.module_))
         return cls(**{**settings, "pruning_ratio": pruning_ratio, **options})
 
     # Training
@@ -169,13 +168,12 @@ class PruneFuseNet(NeuralNetClassifier):
     def fit_target(self, X: Any = None, y: Any = None, **fit_params: Any) -> PruneFuseNet:
         """Fuse, and fine-tune the target as skorch trains; `predict` and the like answer with it until the next fit.
 
-        The target gets a new optimizer and a `history` of its own, the proxy's is kept in `proxy_history_`. ``epochs=``
-        overrides `max_epochs`.
+        The target gets a new optimizer and a `history` of its own, the proxy's is kept in `proxy_history_`.
 
         Args:
-            X: see `fit`; None: the data of the last fit (not kept in pickles).
-            y: see `fit`.
-            **fit_params: see `fit`.
+            X: None: the data of the last fit (not kept in pickles).
+            y: labels, see skorch.
+            **fit_params: see skorch; ``epochs=`` overrides `max_epochs`.
 
         Raises:
             NotFittedError: before `fit`, or without data in a net that was loaded.
@@ -212,7 +210,7 @@ class PruneFuseNet(NeuralNetClassifier):
     @property
     def target_(self) -> nn.Module:
         """The fused and fine-tuned network; absent until `fit_target` and again after the next fit."""
-        module: nn.Module | None = _uncompiled(getattr(self, "module_", None))
+        module: nn.Module | None = uncompiled(getattr(self, "module_", None))
         if module is None or self.state_.trained is None or module is self.state_.trained:
             raise AttributeError("target_: there is no target; call fit_target() after fit(X, y)")
         return module
@@ -227,26 +225,16 @@ class PruneFuseNet(NeuralNetClassifier):
         random_state: RngLike = None,
         return_scores: bool = False,
     ) -> Any:
-        """Return the samples to label next, asking the proxy; `X_pool` is read with ``iterator_valid``.
+        """Return the `k` samples to label next, asking the proxy; arguments and errors as of `PruneFuseEstimator.query`.
 
-        Args:
-            X_pool: anything skorch predicts on.
-            k: how many.
-            scorer: used instead of the net's own.
-            candidates: row numbers or a boolean mask of what may be picked; None: the whole pool.
-            random_state: seed of draws and ties for this call; the same call gives the same answer.
-            return_scores: return also the scores, float [k], or None where the scorer has none.
+        `X_pool` is anything skorch predicts on, read with ``iterator_valid``.
 
         Returns:
-            int64 [k], best first, indices into `X_pool`.
-
-        Raises:
-            NotFittedError: before `fit`.
-            BudgetError: `k` is not between 1 and the number of candidates.
+            int64 [k], best first, indices into `X_pool`; with `return_scores` also the scores, float [k] or None.
         """
         state, pool = self._trained("query"), self.get_dataset(X_pool)
         picked = pick(
-            self._options(self._as_logits),
+            self._options(as_logits=True),
             self.costs_,
             state,
             (pool, k, candidates),
@@ -260,12 +248,10 @@ class PruneFuseNet(NeuralNetClassifier):
     # Saving
 
     def load_params(self, *args: Any, **kwargs: Any) -> None:
-        """Load what `save_params` wrote; see skorch. ``f_dense=`` holds the weights that `fit_target` fuses into.
-
-        Without ``f_dense`` the proxy's weights are put into this net's own network.
+        """Load what `save_params` wrote; see skorch. ``f_dense=`` is the file of the weights that are fused into.
 
         Raises:
-            NotFittedError: the net has not been thinned yet, so that weights of a proxy cannot fit.
+            NotFittedError: the net has seen no input yet, so that it is not thinned and weights of a proxy cannot fit.
         """
         if kwargs.get("checkpoint") is not None and not self.initialized_:
             self.initialize()
@@ -289,26 +275,18 @@ class PruneFuseNet(NeuralNetClassifier):
 
     # Within
 
-    def _options(self, convert: Callable[[Tensor], Tensor] | None = None) -> Options:
-        """Return the options in the core's form; `convert` makes logits of what the module returns."""
-        reader: Any = _Reader(self, convert)  # a trainer that only reads
+    def _options(self, *, as_logits: bool = False) -> Options:
+        """Return the options in the core's form; what reads may have to make logits of what the module returns."""
+        reader: Any = NetReader(self, as_logits)  # a trainer that only reads
         return Options(
-            pruning_ratio=self.pruning_ratio,
+            **{name: getattr(self, name) for name in OPTIONS},
             scorer=get_scorer(self.scorer),
             trainer=reader,
-            importance=self.importance,
             sync_every=None,
-            cross=self.cross,
             distillation=None,
-            example_inputs=self.example_inputs,
             warm_start=False,
             target_trainer=None,
-            fine_tune_lr_scale=self.fine_tune_lr_scale,
-            recalibrate=self.recalibrate,
             fold_batchnorm=True,
-            keep=self.keep,
-            scope=self.scope,
-            round_to=self.round_to,
             entropy=self.entropy_,
         )
 
@@ -333,23 +311,8 @@ class PruneFuseNet(NeuralNetClassifier):
     def _train(self, stage_name: str, number: int, X: Any, y: Any, **fit_params: Any) -> None:
         role = stage_name.removeprefix("train_")
         with self.costs_.stage(stage_name, round=number, network=role, dense=self.state_.dense) as stage:
-            stage.watch(_uncompiled(self.module_))
+            stage.watch(uncompiled(self.module_))
             super().partial_fit(X, y, **fit_params)
-
-    def _as_logits(self, outputs: Tensor) -> Tensor:
-        """Return what the module returned for rows [n c] as logits, by the nonlinearity that skorch predicts with."""
-        cross_entropy = isinstance(_uncompiled(self.criterion_), nn.CrossEntropyLoss)
-        if cross_entropy and self.predict_nonlinearity == "auto":
-            return outputs
-        p = self._get_predict_nonlinearity()(outputs)
-        if bool(p.isfinite().all()) and (
-            bool((p < 0).any()) or not torch.allclose(p.sum(1), p.new_ones(()), atol=1e-3)
-        ):
-            raise InputError(
-                f"query: with {type(self.criterion_).__name__}, predict_proba gives rows such as {p[0].tolist()}, "
-                "which are no probabilities; pass predict_nonlinearity=, a function of the module's output"
-            )
-        return as_logits(p)
 
     def _trained(self, call: str) -> State:
         self.check_is_fitted()
@@ -363,49 +326,3 @@ class PruneFuseNet(NeuralNetClassifier):
                 f"{call}: the labelled data is not in memory (it is not pickled with a net); pass X and y"
             )
         return self.labelled_
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """Reads signals the way the net predicts: its dataset, its ``iterator_valid``, its `infer`."""
-
-    net: PruneFuseNet
-    convert: Callable[[Tensor], Tensor] | None = None
-
-    @property
-    def device(self) -> Any:
-        return self.net.device
-
-    def infer(self, model: nn.Module, data: Any, needs: frozenset[str]) -> Signals:
-        device = home_device(model) or torch.device("cpu")
-        with self._answering(model), isolated_rng(0, device), settled(model, device=device), torch.inference_mode():
-            batches = [
-                read_batch(model, partial(self._forward, batch), needs)
-                for batch in self.net.get_iterator(data, training=False)
-            ]
-        fields = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-        if self.convert is not None:
-            for name in fields.keys() - {"features"}:
-                fields[name] = self.convert(fields[name].flatten(0, -2)).view_as(fields[name])
-        if "mc_logits" in fields:
-            fields["mc_logits"] = fields["mc_logits"].transpose(0, 1)  # [t n c]
-        named: dict[str, Any] = fields
-        return Signals(torch.arange(len(data)), **named)
-
-    def _forward(self, batch: Any) -> Tensor:
-        if isinstance(batch, Tensor):  # of two rows, it would pass for a pair
-            raise InputError(ERROR_MSG_1_ITEM)
-        return logits_of(self.net.infer(unpack_data(batch)[0]))
-
-    @contextmanager
-    def _answering(self, model: nn.Module) -> Iterator[None]:
-        """Have `model` in the place that `infer` calls."""
-        before, self.net.module_ = self.net.module_, model
-        try:
-            yield
-        finally:
-            self.net.module_ = before
-
-
-def _uncompiled(module: Any) -> Any:
-    return getattr(module, "_orig_mod", module)
