@@ -74,6 +74,7 @@ class PruneFuseNet(NeuralNetClassifier):
     cuda_dependent_attributes_: ClassVar = ["state_"]  # skorch pickles these so that they load without a GPU
     module_: Any
     history_: Any
+    proxy_history_: Any
     state_: State
 
     def __init__(
@@ -160,6 +161,7 @@ class PruneFuseNet(NeuralNetClassifier):
                 self._thin()
             self._replace_module(self.module_, "the network is thinned to the first data")
         elif hasattr(self, "target_"):
+            self.history_ = self.proxy_history_
             self._replace_module(self.proxy_.module, "the proxy is trained again")
         self._train("train_proxy", self.state_.round + 1, X, y, classes=classes, **fit_params)
         self.state_ = replace(self.state_, round=self.state_.round + 1)
@@ -183,7 +185,9 @@ class PruneFuseNet(NeuralNetClassifier):
             X, y = self._require_labelled("fit_target")
         with unchanged_on_error(self), self.costs_.transaction():
             target = fused_target(self._options(), self.costs_, state, self.get_dataset(X, y), state.round)
-            self.proxy_history_, self.history_ = self.history_, None
+            if not hasattr(self, "target_"):
+                self.proxy_history_ = self.history_
+            self.history_ = None
             self._initialize_history()
             self._replace_module(target, "the proxy is fused into the whole network")
             for group in self.optimizer_.param_groups:
@@ -225,7 +229,7 @@ class PruneFuseNet(NeuralNetClassifier):
         random_state: RngLike = None,
         return_scores: bool = False,
     ) -> Any:
-        """Return the `k` samples to label next, asking the proxy; arguments and errors as of `PruneFuseEstimator.query`.
+        """Return the `k` samples to label next, asking the proxy; see `PruneFuseEstimator.query`.
 
         `X_pool` is anything skorch predicts on, read with ``iterator_valid``.
 

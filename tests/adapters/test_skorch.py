@@ -201,7 +201,11 @@ def test_partial_fit_and_warm_start_go_on_with_the_proxy_also_after_the_target()
     model.partial_fit(X[FEW], Y[FEW])
     assert model.module_ is proxy
     assert not torch.equal(before["layers.0.weight"], proxy.state_dict()["layers.0.weight"])
-    model.fit_target().fit(X[FEW], Y[FEW])
+    assert len(model.history) == 16
+    model.fit_target().fit_target(epochs=3)
+    assert (len(model.history), len(model.proxy_history_)) == (3, 16)
+    model.fit(X[FEW], Y[FEW])
+    assert len(model.history) == 24
     assert model.module_ is proxy
     assert [row.round for row in model.costs_.rows() if row.stage == "train_proxy"] == [1, 2, 3]
 
