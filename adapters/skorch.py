@@ -1,4 +1,4 @@
-"""skorch (``pip install skorch``, 1.1 and later): a `NeuralNetClassifier` that trains, and asks, a pruned proxy.
+"""skorch (``pip install skorch``, 1.4 and later): a `NeuralNetClassifier` that trains, and asks, a pruned proxy.
 
 from skorch.callbacks import EarlyStopping
 from prunefuse_al.adapters.skorch import PruneFuseNet

@@ -1,6 +1,6 @@
 """modAL: its loop with a skorch net, and with a pruned proxy. Real pictures: scikit-learn's digits.
 
-    pip install "prunefuse_al[modal]" "skorch>=1.1" && python examples/hosts/modal_loop.py
+    pip install "prunefuse_al[modal]" "skorch>=1.4" && python examples/hosts/modal_loop.py
 
 pip may say that modAL pins skorch 0.9, which today's setuptools cannot import: "before" needs a newer one. Lines that
 differ are marked.

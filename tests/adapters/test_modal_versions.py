@@ -20,7 +20,7 @@ def test_the_adapter_passes_its_tests_on(version, tmp_path):
     pytest.importorskip("pandas", reason="modAL needs it")
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path)]
     # modAL.dropout imports skorch, and the release that modAL pins cannot be imported with today's setuptools.
-    subprocess.run([*pip, f"modAL-python=={version}", "skorch>=1.1"], check=True, capture_output=True)
+    subprocess.run([*pip, f"modAL-python=={version}", "skorch>=1.4"], check=True, capture_output=True)
     here = Path(__file__)
     suites = [str(here.with_name(name)) for name in ("test_modal.py", "test_modal_loop.py", "test_modal_strategies.py")]
     code = (

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hosts import need_host
 
-need_host("skorch")
+need_host("skorch", at_least="1.4")
 need_host("skorch", "flaky")  # of skorch's test requirements
 from skorch.tests.conftest import classifier_data, classifier_module, multiouput_module, seeds_fixed  # noqa: F401
 from skorch.tests.test_classifier import TestNeuralNet as _ClassifierTests
