@@ -1,4 +1,4 @@
-"""modAL (``pip install modAL-python``, versions 0.4.1 and 0.4.2.1): any scorer as a query strategy, and one repair.
+"""modAL (``pip install modAL-python``, versions 0.4.1 and 0.4.2.1): scorers as query strategies, and one repair.
 
     from modAL.models import ActiveLearner
     from prunefuse_al import PruneFuseEstimator
@@ -7,7 +7,9 @@
     learner = ActiveLearner(PruneFuseEstimator(model), query_strategy("margin"), X_training=X, y_training=y)
     rows, samples = learner.query(X_pool, n_instances=20)
 
-Importing this module repairs modAL where the installed scikit-learn needs it: see `repair_modal`.
+modAL's own strategies take the estimator too. Those that compare samples (`modAL.batch`, `modAL.density`) look at what
+they are given, which should be ``estimator.embed(X)`` and not pixels; `modAL.dropout` and `DeepActiveLearner` want a
+`DeepEstimator`. Importing this module repairs modAL where the installed scikit-learn needs it: see `repair_modal`.
 """
 
 from __future__ import annotations
@@ -23,19 +25,29 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_X_y
+from torch import Tensor, nn
 
 from prunefuse_al.adapters import require_host
 from prunefuse_al.errors import InputError
+from prunefuse_al.estimator import PruneFuseEstimator
+from prunefuse_al.forward import forward_for, logits_of
+from prunefuse_al.precision import home_device
 from prunefuse_al.scorers import get_scorer
-from prunefuse_al.types import Scorer, Signals
+from prunefuse_al.selector.scoring import select_by_probability
+from prunefuse_al.types import Scorer
 
 require_host("modAL", extra="modal")
 
 _LOG = logging.getLogger(__name__)
 _CHECKING = ("modAL.models.base", "modAL.models.learners")  # where 0.4.1 and 0.4.2.1 keep their check_X_y
 _ORIGINALS: dict[str, Callable[..., Any]] = {}
+_REFUSED = {
+    "expected_error_reduction": "it trains the network once for every candidate and class before it picks one sample, "
+    "which no deep network can afford; 'margin' and 'entropy' look at the same uncertainty in one pass",
+}
 
 
 def query_strategy(scorer: str | Scorer = "least_confidence", *, random_state: int = 0) -> QueryStrategy:
@@ -55,8 +67,10 @@ def query_strategy(scorer: str | Scorer = "least_confidence", *, random_state: i
         ``(rows, scores)`` on 0.4.2.1, ``rows`` alone on 0.4.1; rows are int64 [k] into `X_pool`, best first.
 
     Raises:
-        InputError: unknown scorer.
+        InputError: unknown scorer, or modAL's expected error reduction.
     """
+    if isinstance(scorer, str) and scorer in _REFUSED:
+        raise InputError(f"query_strategy({scorer!r}): {_REFUSED[scorer]}")
     return QueryStrategy(get_scorer(scorer), random_state)
 
 
@@ -79,20 +93,57 @@ class QueryStrategy:
                 inputs, k, scorer=self.scorer, random_state=self.random_state, return_scores=True
             )
             return picked
-        return self._select_by_probability(learner.predict_proba(X_pool), k)
+        probabilities = np.asarray(learner.predict_proba(X_pool))
+        rng = np.random.default_rng([self.random_state, len(probabilities)])
+        chosen = select_by_probability(self.scorer, probabilities, k, rng=rng)
+        return chosen.indices.numpy(), None if chosen.scores is None else chosen.scores.numpy()
 
-    def _select_by_probability(self, probabilities: Any, k: int) -> tuple[np.ndarray, np.ndarray | None]:
-        if extra := sorted(self.scorer.needs - {"logits"}):
-            raise InputError(
-                f"query_strategy({self.scorer!r}): the scorer reads {', '.join(extra)}, but this learner gives only "
-                "class probabilities; use a PruneFuseEstimator or a scorer of logits"
-            )
-        p = torch.from_numpy(np.asarray(probabilities, dtype=np.float64))  # [n c]
-        logits = p.clamp_min(torch.finfo(p.dtype).tiny).log()  # softmax of a logarithm gives p back
-        n = len(logits)
-        rng = np.random.default_rng([self.random_state, n])
-        picked = self.scorer.select(Signals(torch.arange(n), logits=logits), k, rng=rng)
-        return picked.indices.numpy(), None if picked.scores is None else picked.scores.numpy()
+
+class DeepEstimator(PruneFuseEstimator):
+    """A `PruneFuseEstimator` with the names that modAL 0.4.2.1 expects of a deep network.
+
+    For `modAL.models.DeepActiveLearner`, whose `teach` trains on with the new rows alone, and for `modAL.dropout`,
+    which takes pools of tensors. Arguments and the rest are those of `PruneFuseEstimator`.
+    """
+
+    @property
+    def module_(self) -> nn.Module:
+        """The network that answers, the proxy or the target, in eval mode."""
+        return self._network().eval()
+
+    @property
+    def max_epochs(self) -> int:
+        """The trainer's epochs."""
+        return int(self.trainer.epochs)  # type: ignore[union-attr]
+
+    @max_epochs.setter
+    def max_epochs(self, epochs: int) -> None:
+        self.trainer = clone(self.trainer).set_params(epochs=epochs)
+
+    @property
+    def batch_size(self) -> int:
+        """The trainer's batch size."""
+        return int(self.trainer.batch_size)  # type: ignore[union-attr]
+
+    @batch_size.setter
+    def batch_size(self, batch_size: int) -> None:
+        self.trainer = clone(self.trainer).set_params(batch_size=batch_size)
+
+    def initialize(self) -> DeepEstimator:
+        """Do nothing: the network is made when the first data are seen."""
+        return self
+
+    def infer(self, x: Any) -> Tensor:
+        """Return the logits [b c] of a batch, with every layer in the mode it is in."""
+        network = self._network()
+        transform = getattr(self.selector_.options.trainer, "eval_transform", None)
+        forward = forward_for(network, home_device(network) or torch.device("cpu"), transform=transform)
+        return logits_of(forward(network, forward.inputs(x)))
+
+    def _network(self) -> nn.Module:
+        selector = self._fitted("module_")
+        network: nn.Module = getattr(self, "target_", selector.model)
+        return network
 
 
 def repair_modal() -> list[str]:

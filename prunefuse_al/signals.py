@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import nullcontext
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -25,7 +26,7 @@ from .types import Signals as Signals
 
 COLLECTED = frozenset({"logits", "features", "mc_logits", "labels"})
 
-__all__ = ["COLLECTED", "Signals", "collect", "logits_of"]
+__all__ = ["COLLECTED", "Signals", "collect", "logits_of", "read_batch"]
 
 
 def collect(
@@ -97,17 +98,76 @@ def collect(
     return Signals(torch.arange(len(data)), **picked)
 
 
+def read_batch(
+    model: nn.Module,
+    forward: Callable[[], Tensor],
+    needs: Set[str],
+    *,
+    inputs: Any,
+    rows: int,
+    mc_samples: int = 10,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Return what a network in eval mode says about one batch, on the CPU, row by row.
+
+    Args:
+        model: the network whose layers are watched.
+        forward: passes the batch through `model` and returns the logits [b c]; called once, and for "mc_logits"
+            `mc_samples` times more, thinned by dropout.
+        needs: names among "features" and "mc_logits"; "logits" are always returned.
+        inputs: what `forward` starts from: a tensor, or a tuple or dict of them.
+        rows: b.
+        mc_samples: t.
+        seed: of the dropout masks.
+
+    Returns:
+        "logits" [b c], and as needed "features" [b d] and "mc_logits" [b t c].
+
+    Raises:
+        UnsupportedModelError: see `collect`.
+    """
+    found: dict[str, Tensor] = {}
+    with HeadTrace(inputs) if "features" in needs else nullcontext() as trace:
+        logits = forward()
+    if trace is not None and len(logits) == rows:
+        found["features"] = _to_cpu(trace.features(logits))
+    if "mc_logits" in needs:
+        found["mc_logits"] = torch.stack(_stochastic(model, forward, rows, mc_samples, seed), dim=1)
+    return {"logits": _to_cpu(logits), **found}
+
+
+def _stochastic(model: nn.Module, forward: Callable[[], Tensor], rows: int, passes: int, seed: int) -> list[Tensor]:
+    found, dropouts = [], dropout_layers(model)
+    with layers_on(dropouts):
+        for number in range(passes):
+            with ThinnedPass(rows, seed, number) as thinned:
+                found.append(_to_cpu(forward()))
+            if not thinned.calls and not dropouts:
+                raise _no_dropout(model)
+    return found
+
+
 class _Pass:
     """Yields per-row tensors; row i of each belongs to row i of the order that is read."""
 
     def __init__(self, model: nn.Module, forward: Forward, accelerator: Any, mc_samples: int, seed: int) -> None:
         self.model, self.forward, self.accelerator = model, forward, accelerator
-        self.mc_samples, self.seed, self.dropouts = mc_samples, seed, dropout_layers(model)
+        self.mc_samples, self.seed = mc_samples, seed
 
     def over(self, batches: Iterator[Batch], wanted: frozenset[str], bar: Any) -> Iterator[dict[str, Tensor]]:
         """Yield batches of the wanted fields, and of "bad": 1 where an input is not finite."""
         for rows, x, y, _ in batches:
-            batch = self._batch(x, len(rows), wanted)
+            with explained(self.model, x):
+                inputs = self.forward.inputs(x)
+                batch = read_batch(
+                    self.model,
+                    partial(self._logits, inputs),
+                    wanted,
+                    inputs=inputs,
+                    rows=len(rows),
+                    mc_samples=self.mc_samples,
+                    seed=self.seed,
+                )
             batch["bad"] = torch.zeros(len(rows), dtype=torch.int64)
             batch["bad"][nonfinite_rows(x)] = 1
             if "labels" in wanted:
@@ -118,33 +178,11 @@ class _Pass:
             yield batch
             bar.update(len(rows))
 
-    def _batch(self, x: Any, size: int, wanted: frozenset[str]) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        with explained(self.model, x):
-            inputs = self.forward.inputs(x)
-            with HeadTrace(inputs) if "features" in wanted else nullcontext() as trace:
-                logits = self._logits(inputs)
-            if trace is not None and len(logits) == size:
-                found["features"] = _to_cpu(trace.features(logits))
-            if self.mc_samples:
-                found["mc_logits"] = torch.stack(self._stochastic(inputs, size), dim=1)  # [b t c]
-        return {"logits": _to_cpu(logits), **found}
-
     def _logits(self, inputs: Any) -> Tensor:
         if self.accelerator is None:
             return logits_of(self.forward(self.model, inputs))
         with self.accelerator.autocast():
             return logits_of(self.forward(self.model, inputs))
-
-    def _stochastic(self, inputs: Any, size: int) -> list[Tensor]:
-        passes = []
-        with layers_on(self.dropouts):
-            for number in range(self.mc_samples):
-                with ThinnedPass(size, self.seed, number) as thinned:
-                    passes.append(_to_cpu(self._logits(inputs)))
-                if not thinned.calls and not self.dropouts:
-                    raise _no_dropout(self.model)
-        return passes
 
 
 def _no_dropout(model: nn.Module) -> UnsupportedModelError:

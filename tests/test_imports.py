@@ -73,21 +73,22 @@ def test_adapters_refuse_to_be_imported_as_a_top_level_package(tmp_path):
     assert "imported as 'adapters'; import it as prunefuse_al.adapters" in done.stderr
 
 
-def test_a_missing_host_is_a_sentence_with_a_command(tmp_path):
+@pytest.mark.parametrize(("adapter", "host"), [("modal", "modAL"), ("skorch", "skorch"), ("skactiveml", "skactiveml")])
+def test_a_missing_host_is_a_sentence_with_a_command(tmp_path, adapter, host):
     """`-S` would lose our own dependencies, so the host is hidden by a finder that says it is absent."""
-    hide = """
+    hide = f"""
 import sys
 class Hide:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "modAL":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        if name.partition(".")[0] == "{host}":
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Hide())
-import prunefuse_al.adapters.modal
+import prunefuse_al.adapters.{adapter}
 """
     done = fresh_python(hide, tmp_path)
     assert done.returncode == 1
-    assert "MissingHostError: prunefuse_al.adapters.modal needs modAL" in done.stderr
-    assert 'Run: pip install "prunefuse_al[modal]"' in done.stderr
+    assert f"MissingHostError: prunefuse_al.adapters.{adapter} needs {host}" in done.stderr
+    assert f'Run: pip install "prunefuse_al[{adapter}]"' in done.stderr
 
 
 def test_a_broken_host_shows_its_own_error(tmp_path):

@@ -54,7 +54,7 @@ def test_the_installed_metadata_is_ours():
 @pytest.mark.slow
 def test_the_wheel_holds_the_adapters_and_nothing_else(tmp_path):
     source = tmp_path / "source"  # a copy: what an earlier build left in build/ would be shipped again
-    unwanted = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", ".*_cache", "example-output")
+    unwanted = shutil.ignore_patterns(".git", ".venv*", "build", "*.egg-info", ".*_cache", "example-output")
     shutil.copytree(ROOT, source, symlinks=True, ignore=unwanted)
     wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path / "wheel"), str(source)]
     done = subprocess.run(wheel, capture_output=True, text=True, check=False, cwd=tmp_path)

@@ -16,7 +16,7 @@ from ..errors import InputError, NotFittedError
 from ..pruning import GlobalScope
 from ..rng import isolated_rng
 from ..selector.options import entropy_of
-from ..selector.scoring import LOGITS, Float64s, Int64s, probabilities
+from ..selector.scoring import LOGITS, Float64s, Int64s, call_rng, probabilities
 from ..selector.selector import PrunedProxySelector
 from ..training.distillation import Distillation
 from ..training.progressive import ProgressivePruning
@@ -238,9 +238,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         """
         selector = self._fitted("query")
         data = read(self, X_pool)
-        rng = random_state
-        if isinstance(rng, int | np.integer):  # another pool or round must draw other numbers from the same seed
-            rng = np.random.default_rng([int(rng), selector.round, len(as_dataset(data))])
+        rng = None if random_state is None else call_rng(random_state, selector.round, len(as_dataset(data)))
         picked = selector.select(data, n_instances, candidates, scorer=scorer, rng=rng)
         indices: Int64s = picked.indices.numpy()
         return (indices, None if picked.scores is None else picked.scores.numpy()) if return_scores else indices
@@ -253,7 +251,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
     # Within
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, classes: Any, *, continued: bool) -> PruneFuseEstimator:
-        with _unchanged_on_error(self):
+        with unchanged_on_error(self):
             data, labels = read_labelled(self, X, y, reset=not continued)
             weights = check_weights(sample_weight)
             if not continued:
@@ -336,7 +334,7 @@ def _same(before: dict[str, Any], now: dict[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def _unchanged_on_error(estimator: BaseEstimator) -> Iterator[None]:
+def unchanged_on_error(estimator: BaseEstimator) -> Iterator[None]:
     """Put the attributes back if the block raises."""
     before = dict(vars(estimator))
     try:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ..counting import Call, PassCounter
 from ..data import as_dataset, split_item, subset
 from ..errors import InputError, NonFiniteError
+from ..forward import as_logits
 from ..storage import RowStore
-from ..types import Scorer, Signals, Trainer
+from ..types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
 from .past import Past
 
 CHUNK = 16_384
@@ -65,6 +66,16 @@ def candidate_rows(candidates: Any, n: int) -> Tensor:
     return torch.from_numpy(rows.astype(np.int64))
 
 
+def call_rng(random_state: RngLike, round: int, n: int) -> np.random.Generator:
+    """Return the generator of one call for a pool of `n` rows: the same call draws the same.
+
+    Another pool or round draws other numbers from the same number as seed.
+    """
+    if isinstance(random_state, int | np.integer):
+        return np.random.default_rng([int(random_state), round, n])
+    return as_rng(random_state)
+
+
 def check_needs(scorer: Scorer) -> frozenset[str]:
     """Return what a scorer reads, or raise `InputError` if that cannot be had from a trained network."""
     unknown = sorted(frozenset(scorer.needs) - _KNOWN)
@@ -107,6 +118,31 @@ def labelled_signals(
     given, rows = (data, torch.arange(1)) if labelled is None else (labelled, torch.arange(len(labelled)))
     signals = read_signals(trainer, model, given, rows, frozenset(asked.values()), **features)
     return {name: getattr(signals, field)[: None if labelled is not None else 0] for name, field in asked.items()}
+
+
+def select_by_probability(
+    scorer: Scorer, probabilities: Any, k: int, *, indices: Any = None, rng: RngLike = None
+) -> Selection:
+    """Return what a scorer of logits picks where nothing but class probabilities is known, of whatever classifier.
+
+    Args:
+        scorer: who picks; sees the logarithms, whose softmax gives the probabilities back.
+        probabilities: of each candidate, [n c].
+        k: how many.
+        indices: what the candidates are called, [n]; None: their positions.
+        rng: breaks ties and draws.
+
+    Raises:
+        InputError: the scorer reads more than logits.
+    """
+    if extra := sorted(frozenset(scorer.needs) - LOGITS):
+        raise InputError(
+            f"{scorer!r} reads {', '.join(extra)}, but of this classifier only class probabilities are known; "
+            "use a PruneFuseEstimator, or a scorer of logits"
+        )
+    p = torch.from_numpy(np.asarray(probabilities, dtype=np.float64))  # [n c]
+    names = torch.arange(len(p)) if indices is None else torch.as_tensor(np.asarray(indices))
+    return scorer.select(Signals(names, logits=as_logits(p)), k, rng=rng)
 
 
 def read_signals(

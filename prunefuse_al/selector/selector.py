@@ -20,18 +20,18 @@ from ..errors import FusionError, InputError, NotFittedError
 from ..model_checks import check_model
 from ..pruning import GlobalScope, Proxy
 from ..scorers import get_scorer
-from ..scorers._select import check_k
 from ..training.distillation import Distillation
 from ..training.progressive import ProgressivePruning
 from ..training.trainer import TorchTrainer
 from ..types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
 from .coreset import budget, choose, labelled_data
 from .options import Options, State, entropy_of
+from .picking import pick
 from .saving import load_selector, save_selector
-from .scoring import LABELLED, LOGITS, Float64s, Int64s, candidate_rows, labelled_dataset, probabilities, read_signals
-from .steps import prepare, rank, train_proxy
+from .scoring import LOGITS, Float64s, Int64s, labelled_dataset, probabilities, read_signals
+from .steps import prepare, train_proxy
 from .target import fused_target, fusing_recalibrates, make_target
-from .tracing import past_of, recorder_for, traced
+from .tracing import recorder_for
 
 _ANOTHER = (
     "proxy= was given, another network, which has no place in the dense one; `model` is that network, trained, "
@@ -275,18 +275,15 @@ class PrunedProxySelector:
             scorer: used instead of the selector's own.
             rng: breaks ties and draws; None: derived from `random_state` and the round.
         """
-        state = self._fitted("query")
-        chosen = self.options.scorer if scorer is None else get_scorer(scorer)
-        data = as_dataset(pool)
-        rows = candidate_rows(candidates, len(data))
-        k = check_k("query", k, len(rows))
-        generator = as_rng(self.options.seed("query", state.round) if rng is None else rng)
-        labelled = self._require_labelled("query") if LABELLED.keys() & chosen.needs else None
-        with self._ledger.transaction():
-            state, chosen = traced(self.options, self._ledger, state, chosen, self._labelled)
-            past = past_of(state, chosen)
-            picked = rank(self.options, self._ledger, state, chosen, (data, rows, k), labelled, generator, past)
-        self._state = state
+        self._state, picked = pick(
+            self.options,
+            self._ledger,
+            self._fitted("query"),
+            (as_dataset(pool), k, candidates),
+            scorer=scorer,
+            rng=rng,
+            labelled=self._labelled,
+        )
         return picked
 
     def coreset(

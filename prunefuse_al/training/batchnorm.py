@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -173,6 +174,8 @@ def _agree(whole: nn.Module, folded: nn.Module, example: Any) -> bool:
 
 def _close(expected: Tensor, found: Tensor) -> bool:
     scale = float(expected.abs().max()) if expected.numel() else 1.0
-    return expected.shape == found.shape and bool(
-        torch.allclose(expected, found, rtol=1e-4, atol=1e-5 * max(scale, 1e-3))
+    return (
+        math.isfinite(scale)
+        and expected.shape == found.shape
+        and bool(torch.allclose(expected, found, rtol=1e-4, atol=1e-5 * max(scale, 1e-3)))
     )

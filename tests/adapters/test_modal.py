@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from hosts import need_host
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -17,7 +18,7 @@ from sklearn.utils import check_X_y
 from prunefuse_al.errors import BudgetError, InputError
 from prunefuse_al.scorers import SCORERS, LeastConfidence, get_scorer
 
-modAL_models = pytest.importorskip("modAL.models")
+modAL_models = need_host("modal", "modAL.models")
 from modAL.models import ActiveLearner, Committee  # noqa: E402
 from modAL.uncertainty import uncertainty_sampling  # noqa: E402
 
@@ -110,7 +111,7 @@ def test_errors_reach_the_caller_and_name_the_numbers(learner, data):
     pool = data[0][20:]
     with pytest.raises(BudgetError, match="k=71 but there are 70 candidates"):
         learner.query(pool, n_instances=71)
-    with pytest.raises(InputError, match="the scorer reads features, but this learner gives only class probabilities"):
+    with pytest.raises(InputError, match="reads features, but of this classifier only class probabilities are known"):
         query_strategy(NeedsFeatures())(learner, pool)
     with pytest.raises(InputError, match="did you mean 'margin'"):
         query_strategy("margn")

@@ -1,14 +1,16 @@
 """modAL's own learners around a PruneFuseEstimator, from the first labels to the fused target."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from hosts import need_host
 from sklearn.datasets import load_digits
 from torch import nn
 
-pytest.importorskip("modAL.models")
+need_host("modal", "modAL.models")
 from modAL.models import ActiveLearner, Committee
 from modAL.uncertainty import uncertainty_sampling
 

@@ -14,13 +14,15 @@ import prunefuse_al
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("PRUNEFUSE_HOSTS" in os.environ, reason="makes environments of its own, and did so in the main one")
 @pytest.mark.parametrize("version", ["0.4.1", "0.4.2.1"])
 def test_the_adapter_passes_its_tests_on(version, tmp_path):
     pytest.importorskip("pandas", reason="modAL needs it")
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path)]
-    subprocess.run([*pip, f"modAL-python=={version}"], check=True, capture_output=True)
+    # modAL.dropout imports skorch, and the release that modAL pins cannot be imported with today's setuptools.
+    subprocess.run([*pip, f"modAL-python=={version}", "skorch>=1.4"], check=True, capture_output=True)
     here = Path(__file__)
-    suites = [str(here.with_name(name)) for name in ("test_modal.py", "test_modal_loop.py")]
+    suites = [str(here.with_name(name)) for name in ("test_modal.py", "test_modal_loop.py", "test_modal_strategies.py")]
     code = (
         "import importlib.metadata as m, sys, pytest; print('modAL', m.version('modAL-python'));"
         f"sys.exit(pytest.main(['-q', '-rs', '-p', 'no:cacheprovider', *{suites!r}]))"

@@ -1,0 +1,103 @@
+"""How the core reads a skorch net: its dataset, its ``iterator_valid`` and its `infer`, as when it predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunefuse_al.adapters import require_host
+from prunefuse_al.errors import InputError
+from prunefuse_al.forward import as_logits, logits_of, settled
+from prunefuse_al.precision import home_device
+from prunefuse_al.rng import isolated_rng
+from prunefuse_al.signals import read_batch
+from prunefuse_al.types import Signals
+
+require_host("skorch", extra="skorch")
+
+from skorch import NeuralNetClassifier  # noqa: E402
+from skorch.dataset import ERROR_MSG_1_ITEM, get_len, unpack_data  # noqa: E402
+
+
+@dataclass(frozen=True)
+class NetReader:
+    """What the core asks of a trainer, as far as reading goes.
+
+    Attributes:
+        net: the net; another network may stand in its module's place while it reads.
+        as_logits: make logits of what the module returns; before the net is complete, that cannot be done.
+    """
+
+    net: NeuralNetClassifier
+    as_logits: bool = False
+
+    @property
+    def device(self) -> Any:
+        """Where the net computes."""
+        return self.net.device
+
+    def infer(self, model: nn.Module, data: Any, needs: frozenset[str]) -> Signals:
+        """Return the signals in `needs` for every row of `data`, a dataset, in order; `model` stays as it is."""
+        device, seed = home_device(model) or torch.device("cpu"), self.net.entropy_ % 2**63
+        with self._answering(model), isolated_rng(seed, device), settled(model, device=device), torch.inference_mode():
+            batches = [
+                read_batch(
+                    model,
+                    partial(self._forward, batch),
+                    needs,
+                    inputs=_tensors(batch),
+                    rows=get_len(batch[0]),
+                    seed=seed,
+                )
+                for batch in self.net.get_iterator(data, training=False)
+            ]
+        fields: dict[str, Any] = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+        for name in fields.keys() - {"features"} if self.as_logits else ():
+            fields[name] = self._logits(fields[name].flatten(0, -2)).view_as(fields[name])
+        if "mc_logits" in fields:
+            fields["mc_logits"] = fields["mc_logits"].transpose(0, 1)  # [t n c]
+        return Signals(torch.arange(len(data)), **fields)
+
+    def _forward(self, batch: Any) -> Tensor:
+        if isinstance(batch, Tensor):  # of two rows, it would pass for a pair
+            raise InputError(ERROR_MSG_1_ITEM)
+        return logits_of(self.net.infer(unpack_data(batch)[0]))
+
+    def _logits(self, outputs: Tensor) -> Tensor:
+        """Return outputs [n c] as logits, by the nonlinearity that skorch predicts with."""
+        criterion = uncompiled(self.net.criterion_)
+        if isinstance(criterion, nn.CrossEntropyLoss) and self.net.predict_nonlinearity == "auto":
+            return outputs
+        p: Tensor = self.net._get_predict_nonlinearity()(outputs)
+        sums_to_one = torch.allclose(p.sum(1), p.new_ones(()), atol=1e-3)
+        if bool(p.isfinite().all()) and not (sums_to_one and bool((p >= 0).all())):  # scorers name what is not finite
+            raise InputError(
+                f"query: with {type(criterion).__name__}, predict_proba gives rows such as {p[0].tolist()}, "
+                "which are no probabilities; pass predict_nonlinearity=, a function of the module's output"
+            )
+        return as_logits(p)
+
+    @contextmanager
+    def _answering(self, model: nn.Module) -> Iterator[None]:
+        """Have `model` in the place that `infer` calls."""
+        before, self.net.module_ = self.net.module_, model
+        try:
+            yield
+        finally:
+            self.net.module_ = before
+
+
+def uncompiled(module: Any) -> Any:
+    """Return the module that `torch.compile` wrapped, or `module` itself."""
+    return getattr(module, "_orig_mod", module)
+
+
+def _tensors(batch: Any) -> tuple[Any, ...]:
+    """Return the inputs and labels of a batch as a tuple of tensors or of dicts of them."""
+    return tuple(part for part in batch if part is not None)

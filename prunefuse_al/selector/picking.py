@@ -1,0 +1,55 @@
+"""Picking from a pool: everything that is checked and asked between `query` and the steps of a round."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..costs import CostLedger
+from ..errors import NotFittedError
+from ..scorers import get_scorer
+from ..scorers._select import check_k
+from ..types import RngLike, Scorer, Selection, as_rng
+from .options import Options, State
+from .scoring import LABELLED, candidate_rows
+from .steps import rank
+from .tracing import past_of, traced
+
+
+def pick(
+    options: Options,
+    ledger: CostLedger,
+    state: State,
+    asked: tuple[Any, int, Any],
+    *,
+    scorer: str | Scorer | None,
+    rng: RngLike,
+    labelled: Any,
+) -> tuple[State, Selection]:
+    """Return what a scorer picks with the trained proxy, and the state, which may know more of the training now.
+
+    Args:
+        options: see `Options`.
+        ledger: gets the rows, unless the call fails.
+        state: with a trained proxy.
+        asked: the pool, a dataset; how many; and the candidates, see `PrunedProxySelector.query`.
+        scorer: used instead of the options' own.
+        rng: breaks ties and draws; None: derived from the seed and the round.
+        labelled: dataset of what is labelled; None where it is not in memory.
+
+    Raises:
+        NotFittedError: the scorer reads labelled samples, which are not in memory.
+    """
+    data, k, candidates = asked
+    chosen = options.scorer if scorer is None else get_scorer(scorer)
+    rows = candidate_rows(candidates, len(data))
+    k = check_k("query", k, len(rows))
+    generator = as_rng(options.seed("query", state.round) if rng is None else rng)
+    if labelled is None and LABELLED.keys() & chosen.needs:
+        raise NotFittedError(
+            "query: the labelled data is not in memory (it is neither saved nor pickled with a selector), and "
+            f"{chosen!r} reads it; call fit(labelled, y) again"
+        )
+    with ledger.transaction():
+        state, chosen = traced(options, ledger, state, chosen, labelled)
+        picked = rank(options, ledger, state, chosen, (data, rows, k), labelled, generator, past_of(state, chosen))
+    return state, picked
