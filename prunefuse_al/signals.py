@@ -14,6 +14,7 @@ from .arrays import describe_rows, nonfinite_rows
 from .data import Batch, BatchLoader, to_dataset
 from .errors import InputError, NonFiniteError, UnsupportedModelError
 from .forward import Forward, Transform, explained, forward_for, logits_of, settled
+from .items import Collate
 from .model_checks import check_model
 from .precision import resolve_device, resolve_precision
 from .rng import isolated_rng
@@ -38,6 +39,7 @@ def collect(
     seed: int = 0,
     progress: bool = False,
     accelerator: Any = None,
+    collate: Collate | None = None,
 ) -> Signals:
     """Return what `model` says about every row of `dataset`, in order, and leave the model as it was.
 
@@ -54,6 +56,7 @@ def collect(
         seed: of the dropout masks, and of random numbers that the dataset or the transform draw.
         progress: show a bar.
         accelerator: an `accelerate.Accelerator`: each process passes its share and all get all rows.
+        collate: makes a batch of a list of a dataset's inputs; None stacks them.
 
     Raises:
         InputError: an unknown need, labels needed and absent, or inputs the network cannot take.
@@ -66,7 +69,7 @@ def collect(
     data = to_dataset(dataset)
     place = accelerator.device if accelerator is not None else resolve_device(device)
     autocast = None if accelerator is not None else resolve_precision(precision, place)
-    loader = BatchLoader(data, batch_size, num_workers=num_workers, seed=seed)
+    loader = BatchLoader(data, batch_size, num_workers=num_workers, seed=seed, collate=collate)
     order = _share(len(data), accelerator)
     bar = tqdm(total=len(order), disable=None if progress else True, unit="rows", leave=False)
     with isolated_rng(seed, place), settled(model, device=place), torch.inference_mode(), bar:
