@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from ..counting import Call, PassCounter
 from ..data import as_dataset, split_item, subset
 from ..errors import InputError, NonFiniteError
-from ..types import Scorer, Signals, Trainer
+from ..types import RngLike, Scorer, Selection, Signals, Trainer
 
 CHUNK = 16_384
 """Rows read at once: what a pool of any size needs in memory is the signals of so many rows and one score per row."""
@@ -133,6 +134,43 @@ def probabilities(signals: Signals) -> Float64s:
     assert signals.logits is not None  # the caller asked for them
     result: Float64s = signals.logits.double().softmax(1).numpy()  # [n c]
     return result
+
+
+def with_passes(trainer: Trainer, mc_samples: int | None) -> Trainer:
+    """Return `trainer`, or where `mc_samples` is given a copy that makes so many passes for the signal "mc_logits"."""
+    if mc_samples is None:
+        return trainer
+    if not hasattr(trainer, "mc_samples"):
+        raise InputError(f"{mc_samples} passes are asked of {type(trainer).__name__}, which has no `mc_samples` to set")
+    passing: Any = copy.copy(trainer)  # its parts may hold open devices, so no deep copy
+    passing.mc_samples = mc_samples
+    return cast("Trainer", passing)
+
+
+def logits_behind(predictions: Any) -> Tensor:
+    """Return predictions [n c ...] of a host as logits: probabilities as their logarithms, float64; others as they are.
+
+    Probabilities are numbers >= 0 that sum to 1 over dimension 1; the softmax of their logarithms gives them back.
+    """
+    given = np.asarray(predictions)
+    if given.size and given.min() >= 0 and np.allclose(given.sum(1), 1):
+        p = torch.from_numpy(given.astype(np.float64))
+        return p.clamp_min(torch.finfo(p.dtype).tiny).log()
+    return torch.from_numpy(given)
+
+
+def select_known(scorer: Scorer, signals: Signals, k: int, rng: RngLike) -> Selection:
+    """Return what `scorer` picks from signals that a host had, or raise `InputError` if it reads others."""
+    if "labels" in scorer.needs and signals.labels is None and signals.logits is not None:
+        signals = replace(signals, labels=signals.logits.argmax(1))
+    lacking = [name for name in sorted(scorer.needs) if getattr(signals, name, None) is None]
+    if lacking:
+        given = [name for name in sorted(_KNOWN) if getattr(signals, name) is not None]
+        raise InputError(
+            f"{scorer!r} reads {', '.join(lacking)}, but all that was given here is {', '.join(given)}; "
+            "let it ask a pruned proxy, or take a scorer that needs no more"
+        )
+    return scorer.select(signals, k, rng=rng)
 
 
 def labelled_dataset(call: str, X: Any, y: Any, sample_weight: Any) -> Any:
