@@ -29,9 +29,10 @@ from torch.utils.data import Dataset, default_collate
 from prunefuse_al.adapters import require_host
 from prunefuse_al.data import as_dataset, labels_of, subset
 from prunefuse_al.errors import InputError
+from prunefuse_al.forward import as_logits
 from prunefuse_al.scorers import get_scorer
 from prunefuse_al.selector import PrunedProxySelector
-from prunefuse_al.selector.scoring import logits_behind, select_known
+from prunefuse_al.selector.scoring import select_known
 from prunefuse_al.training import TorchTrainer
 from prunefuse_al.types import PointScorer, RngLike, Scorer, Signals, Trainer
 
@@ -198,7 +199,7 @@ class ProxyHeuristic(AbstractHeuristic):
     def _signals(self, predictions: Any) -> Signals:
         chunks = predictions if isinstance(predictions, GeneratorType) else [predictions]
         passes = "mc_logits" in self.scorer.needs
-        logits = torch.cat([logits_behind(c) if passes else _averaged(logits_behind(c)) for c in chunks])
+        logits = torch.cat([_logits(np.asarray(chunk), passes) for chunk in chunks])
         rows = torch.arange(len(logits))
         return Signals(rows, mc_logits=logits.permute(2, 0, 1)) if passes else Signals(rows, logits)
 
@@ -245,8 +246,11 @@ class _Raw(Dataset[Any]):
         return self.dataset.get_raw(row)
 
 
-def _averaged(logits: Tensor) -> Tensor:
-    """Return logits [n c] or [n c t] as those of the mean prediction, [n c]."""
-    if logits.ndim == 2:
+def _logits(predictions: np.ndarray, passes: bool) -> Tensor:
+    """Return predictions [n c] or [n c t], logits or probabilities, as logits [n c t]; without passes of their mean."""
+    logits = torch.from_numpy(predictions.reshape(*predictions.shape[:2], -1))  # [n c t]
+    if predictions.size and predictions.min() >= 0 and np.allclose(predictions.sum(1), 1):
+        logits = as_logits(logits.double())
+    if passes:
         return logits
-    return logits[..., 0] if logits.shape[-1] == 1 else logits.double().softmax(1).mean(-1).log()
+    return logits[..., 0] if logits.shape[2] == 1 else as_logits(logits.double().softmax(1).mean(2))

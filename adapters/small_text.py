@@ -29,8 +29,9 @@ from torch import Tensor, nn
 from prunefuse_al.adapters import require_host
 from prunefuse_al.errors import InputError, NotFittedError
 from prunefuse_al.estimator import PruneFuseEstimator
+from prunefuse_al.forward import as_logits
 from prunefuse_al.scorers import get_scorer
-from prunefuse_al.selector.scoring import logits_behind, select_known
+from prunefuse_al.selector.scoring import select_known
 from prunefuse_al.types import RngLike, Scorer, Signals
 
 require_host("small_text", extra="small_text")
@@ -40,7 +41,7 @@ from small_text.query_strategies import QueryStrategy  # noqa: E402
 from small_text.utils.data import check_training_data  # noqa: E402
 
 
-class PruneFuseClassifierFactory(AbstractClassifierFactory):  # type: ignore[misc]
+class PruneFuseClassifierFactory(AbstractClassifierFactory):
     """Makes a classifier for every round, and keeps what lasts from one to the next.
 
     Args:
@@ -58,7 +59,7 @@ class PruneFuseClassifierFactory(AbstractClassifierFactory):  # type: ignore[mis
     def __init__(self, estimator: PruneFuseEstimator, num_classes: int) -> None:
         if not isinstance(estimator, PruneFuseEstimator):
             raise InputError(f"estimator is a {type(estimator).__name__}; pass a PruneFuseEstimator around the network")
-        self.estimator = copy.copy(estimator).set_params(classes=range(num_classes))
+        self.estimator: PruneFuseEstimator = copy.copy(estimator).set_params(classes=range(num_classes))
         self.num_classes = num_classes
 
     def new(self) -> PruneFuseClassifier:
@@ -67,11 +68,11 @@ class PruneFuseClassifierFactory(AbstractClassifierFactory):  # type: ignore[mis
 
     def train(self, inputs: Any, y: np.ndarray, weights: Any) -> PruneFuseEstimator:
         """Return the estimator trained for one more round; those of earlier rounds stay what they were."""
-        estimator = copy.copy(self.estimator)
+        estimator: PruneFuseEstimator = copy.copy(self.estimator)
         if hasattr(estimator, "selector_"):
             estimator.selector_ = copy.copy(estimator.selector_)
         self.estimator = estimator.fit(inputs, y, weights)
-        return self.estimator
+        return estimator
 
     def fit_target(self) -> nn.Module:
         """Return the network fused and fine-tuned on what the last training saw; its classifier then answers by it.
@@ -83,7 +84,7 @@ class PruneFuseClassifierFactory(AbstractClassifierFactory):  # type: ignore[mis
         return target
 
 
-class PruneFuseClassifier(Classifier, EmbeddingMixin):  # type: ignore[misc]
+class PruneFuseClassifier(Classifier, EmbeddingMixin):
     """A classifier for one round, made by `PruneFuseClassifierFactory.new`."""
 
     def __init__(self, factory: PruneFuseClassifierFactory) -> None:
@@ -136,7 +137,7 @@ class PruneFuseClassifier(Classifier, EmbeddingMixin):  # type: ignore[misc]
         return self.estimator
 
 
-class ScorerStrategy(QueryStrategy):  # type: ignore[misc]
+class ScorerStrategy(QueryStrategy):
     """A scorer as small-text's query strategy.
 
     With a `PruneFuseClassifier` the proxy looks at the unlabelled texts once and the scorer may read any signal; with
@@ -188,4 +189,5 @@ def _signals(clf: Any, data_set: Any, needs: frozenset[str]) -> Signals:
         features = torch.from_numpy(np.asarray(embedded))
     else:
         proba = clf.predict_proba(data_set)
-    return Signals(torch.arange(len(proba)), logits_behind(proba), features)
+    logits = as_logits(torch.from_numpy(np.asarray(proba, dtype=np.float64)))  # [n c]
+    return Signals(torch.arange(len(logits)), logits, features)

@@ -147,18 +147,6 @@ def with_passes(trainer: Trainer, mc_samples: int | None) -> Trainer:
     return cast("Trainer", passing)
 
 
-def logits_behind(predictions: Any) -> Tensor:
-    """Return predictions [n c ...] of a host as logits: probabilities as their logarithms, float64; others as they are.
-
-    Probabilities are numbers >= 0 that sum to 1 over dimension 1; the softmax of their logarithms gives them back.
-    """
-    given = np.asarray(predictions)
-    if given.size and given.min() >= 0 and np.allclose(given.sum(1), 1):
-        p = torch.from_numpy(given.astype(np.float64))
-        return p.clamp_min(torch.finfo(p.dtype).tiny).log()
-    return torch.from_numpy(given)
-
-
 def select_known(scorer: Scorer, signals: Signals, k: int, rng: RngLike) -> Selection:
     """Return what `scorer` picks from signals that a host had, or raise `InputError` if it reads others."""
     if "labels" in scorer.needs and signals.labels is None and signals.logits is not None:

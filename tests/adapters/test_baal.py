@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from fakes import seeded
+from hosts import need_host
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
-pytest.importorskip("baal")
+need_host("baal")
+# ruff: noqa: E402
 from baal.active import ActiveLearningDataset, ActiveLearningLoop
 from baal.active.heuristics import BALD, Entropy, Margin
 from baal.bayesian.dropout import MCDropoutModule, patch_module

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from fakes import blobs, mlp, seeded
+from hosts import need_host
 from torch import Tensor, nn
 
-pytest.importorskip("lightning")
+need_host("lightning")
+# ruff: noqa: E402
 from lightning import LightningModule, Trainer
 
 from prunefuse_al import PrunedProxySelector, PruneFuseEstimator

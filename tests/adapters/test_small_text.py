@@ -10,10 +10,12 @@ import pytest
 import scipy.sparse
 import torch
 from fakes import seeded
+from hosts import need_host
 from sklearn.linear_model import LogisticRegression
 
-pytest.importorskip("small_text")
-pytest.importorskip("transformers")
+need_host("small_text")
+need_host("transformers")
+# ruff: noqa: E402
 import small_text
 from small_text import PoolBasedActiveLearner, SklearnClassifierFactory, SklearnDataset
 from small_text.integrations.transformers.datasets import TransformersDataset

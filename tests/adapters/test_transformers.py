@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from fakes import mlp, seeded
+from hosts import need_host
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Subset
 
-pytest.importorskip("transformers")
-pytest.importorskip("accelerate")
+need_host("transformers")
+need_host("accelerate")
+# ruff: noqa: E402
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 
 from prunefuse_al import PrunedProxySelector
