@@ -78,9 +78,7 @@ def main(argv: list[str] | None = None) -> float:
 
 
 def network(columns: int, classes: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(columns, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, classes)
-    )
+    return nn.Sequential(nn.Linear(columns, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, classes))
 
 
 def trained(model: nn.Module, data: Dataset) -> nn.Module:
