@@ -80,14 +80,15 @@ class ProxyWrapper(ModelWrapper):
                 "against it; give the plain network: predictions of several iterations turn its dropout on"
             )
         super().__init__(model, args)
-        self.selector = PrunedProxySelector(model, pruning_ratio, trainer=trainer or trainer_of(args), **options)
+        made = trainer_of(args) if trainer is None else trainer
+        self.selector = PrunedProxySelector(model, pruning_ratio, trainer=made, **options)
         self._start = copy.deepcopy(model.state_dict())
 
     def train_on_dataset(self, dataset: Any) -> Any:
         """Train the proxy; return the loss of every epoch, or what a `trainer` of your own returned."""
+        self.model = self.selector.fit(_as_it_is_now(dataset)).model
         self._reset_metrics("train")
         self.set_dataset_size(len(dataset))
-        self.model = self.selector.fit(_as_it_is_now(dataset)).model
         history = self.selector.history
         if hasattr(history, "epochs"):
             history = [row["loss"] for row in history.epochs]

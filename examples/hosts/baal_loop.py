@@ -9,7 +9,6 @@ Needs baal 2.1: pip install "prunefuse_al[baal]".
 
 from __future__ import annotations
 
-import argparse
 import sys
 import warnings
 from pathlib import Path
@@ -29,7 +28,8 @@ with warnings.catch_warnings():
     from baal.modelwrapper import TrainingArgs
     from baal.utils.metrics import Accuracy
 
-from data import NAMES, load
+from data import load
+from loop_options import loop_options
 from networks import cifar_resnet
 
 from prunefuse_al import PrunedProxySelector
@@ -38,7 +38,7 @@ from prunefuse_al.adapters.baal import ProxyHeuristic, ProxyWrapper, trainer_of
 
 def main(argv: list[str] | None = None) -> float:
     """Run the loop and return the accuracy on the test pictures."""
-    args = parse(argv)
+    args = loop_options(__doc__, argv, pictures=True, pool=1000, rounds=2, epochs=15)
     images = load(args.data, args.root)
     scale = images.transforms()[1]
     rows = np.random.default_rng(0).permutation(len(images.y_train))[: args.pool]
@@ -89,17 +89,6 @@ def pick_by_core(model: nn.Module, training: TrainingArgs, train: TensorDataset,
     known = torch.from_numpy(np.flatnonzero(labelled))
     core.fit(train.tensors[0][known], train.tensors[1][known])
     return core.query(train, 50, candidates=~labelled)
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits", help=f"{', '.join(NAMES)}, or a .npz file (default: digits)")
-    parser.add_argument("--root", default="data", help="folder with the pictures (default: data)")
-    parser.add_argument("--pool", type=int, default=1000, help="pictures to choose from (default: 1000)")
-    parser.add_argument("--rounds", type=int, default=2, help="queries of 50 pictures (default: 2)")
-    parser.add_argument("--epochs", type=int, default=15, help="of every training (default: 15)")
-    parser.add_argument("--before", action="store_true", help="without the proxy")
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

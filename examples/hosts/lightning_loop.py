@@ -9,7 +9,6 @@ Needs Lightning: pip install "prunefuse_al[lightning]".
 
 from __future__ import annotations
 
-import argparse
 import copy
 import logging
 import sys
@@ -25,7 +24,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data import NAMES, load
+from data import load
+from loop_options import loop_options
 from networks import cifar_resnet
 
 from prunefuse_al import PrunedProxySelector, get_scorer
@@ -60,7 +60,7 @@ class Classifier(LightningModule):
 
 def main(argv: list[str] | None = None) -> float:
     """Run the loop and return the accuracy on the test pictures."""
-    args = parse(argv)
+    args = loop_options(__doc__, argv, pictures=True, pool=1000, rounds=2, epochs=15)
     images = load(args.data, args.root)
     scale = images.transforms()[1]
     rows = np.random.default_rng(0).permutation(len(images.y_train))[: args.pool]
@@ -115,17 +115,6 @@ def fitted(make: Any, module: Classifier, x: Tensor, y: Tensor) -> Classifier:
 def logits(module: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         return module.eval().cpu()(x)
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits", help=f"{', '.join(NAMES)}, or a .npz file (default: digits)")
-    parser.add_argument("--root", default="data", help="folder with the pictures (default: data)")
-    parser.add_argument("--pool", type=int, default=1000, help="pictures to choose from (default: 1000)")
-    parser.add_argument("--rounds", type=int, default=2, help="queries of 50 pictures (default: 2)")
-    parser.add_argument("--epochs", type=int, default=15, help="of every training (default: 15)")
-    parser.add_argument("--before", action="store_true", help="without the proxy")
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A training loop in plain PyTorch, on a table: the two functions it has stay what they are.
+"""A training loop in plain PyTorch, on a table: its two functions stay, one with a factor for the learning rate.
 
     python examples/hosts/plain_pytorch.py  # scikit-learn's digits as a table
     python examples/hosts/plain_pytorch.py --root data  # LetterRecognition or Shuttle, if their .rda is in there
@@ -9,8 +9,9 @@ What changes to let a pruned proxy choose is marked BEFORE and AFTER in `main`.
 
 from __future__ import annotations
 
-import argparse
+import copy
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +22,17 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data import load_table
+from loop_options import loop_options
 
 from prunefuse_al import FunctionTrainer, PrunedProxySelector, get_scorer
 from prunefuse_al.signals import collect
 
 
-def fit(model: nn.Module, data: Dataset, lr_scale: float = 1.0) -> None:
+def fit(model: nn.Module, data: Dataset, lr_scale: float = 1.0, epochs: int = 20) -> None:
     """Train: the user's own function."""
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003 * lr_scale)
     model.train()
-    for _ in range(20):
+    for _ in range(epochs):
         for x, y in DataLoader(data, batch_size=32, shuffle=True):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x), y).backward()
@@ -46,21 +48,21 @@ def infer(model: nn.Module, data: Dataset) -> torch.Tensor:
 
 def main(argv: list[str] | None = None) -> float:
     """Run the loop and return the accuracy on held-out rows."""
-    args = parse(argv)
+    args = loop_options(__doc__, argv, pool=1200, rounds=3, epochs=20)
     x, y, source = load_table(args.root)
     order = np.random.default_rng(0).permutation(len(y))
-    (x, y), pool, test = map(torch.from_numpy, (x, y)), order[: args.pool], order[-500:]
+    (x, y), pool, test = map(torch.from_numpy, (x, y)), order[:-500][: args.pool], order[-500:]
     print(f"{source}: {len(pool):,} rows to choose from, {x.shape[1]} columns, {int(y.max()) + 1} classes")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = network(x.shape[1], int(y.max()) + 1)
     labelled, free = pool[:100], pool[100:]
-    trainer = FunctionTrainer(fit, infer)
+    trainer = FunctionTrainer(partial(fit, epochs=args.epochs), infer)
     selector = PrunedProxySelector(model, pruning_ratio=0.5, scorer="margin", trainer=trainer, random_state=0)
     for number in range(1, args.rounds + 1):
         if args.before:  # BEFORE
-            model = trained(model, TensorDataset(x[labelled], y[labelled]))
-            top = infer(model, x[free]).softmax(1).topk(2).values
+            now = trained(model, TensorDataset(x[labelled], y[labelled]), args.epochs)
+            top = infer(now, x[free]).softmax(1).topk(2).values
             picked = free[(top[:, 0] - top[:, 1]).argsort()[:50].numpy()]
         else:  # AFTER
             selector.fit(x[labelled], y[labelled])
@@ -69,7 +71,7 @@ def main(argv: list[str] | None = None) -> float:
         labelled, free = np.append(labelled, picked), np.setdiff1d(free, picked)
         print(f"round {number}: {len(labelled)} labels")
     whole = TensorDataset(x[labelled], y[labelled])
-    final = trained(model, whole) if args.before else selector.fit_target(x[labelled], y[labelled])
+    final = trained(model, whole, args.epochs) if args.before else selector.fit_target(x[labelled], y[labelled])
     accuracy = float((infer(final, x[test]).argmax(1) == y[test]).double().mean())
     print(f"accuracy of the {'dense network' if args.before else 'fused target'}: {accuracy:.1%}")
     if not args.before:
@@ -81,10 +83,11 @@ def network(columns: int, classes: int) -> nn.Module:
     return nn.Sequential(nn.Linear(columns, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, classes))
 
 
-def trained(model: nn.Module, data: Dataset) -> nn.Module:
+def trained(model: nn.Module, data: Dataset, epochs: int) -> nn.Module:
+    model = copy.deepcopy(model)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        fit(model, data)
+        fit(model, data, epochs=epochs)
     return model
 
 
@@ -93,15 +96,6 @@ def check(selector: PrunedProxySelector, x: torch.Tensor, free: np.ndarray, pick
     signals = collect(selector.model, x[np.sort(free)], device="cpu")
     own = get_scorer("margin").select(signals, len(picked))
     assert set(np.sort(free)[own.indices].tolist()) == set(picked.tolist())
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", default="data", help="folder with an .rda file (default: data)")
-    parser.add_argument("--pool", type=int, default=1200, help="rows to choose from (default: 1200)")
-    parser.add_argument("--rounds", type=int, default=3, help="queries of 50 rows (default: 3)")
-    parser.add_argument("--before", action="store_true", help="without the proxy")
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ factory can only load one from disk, --before trains this same network, not prun
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data import load_texts
+from loop_options import loop_options
 
 from prunefuse_al import PrunedProxySelector, PruneFuseEstimator, TorchTrainer
 from prunefuse_al.adapters.small_text import PruneFuseClassifierFactory, ScorerStrategy
@@ -33,7 +33,7 @@ LENGTH, VOCABULARY = 48, 2000
 
 def main(argv: list[str] | None = None) -> float:
     """Run the loop and return the accuracy on held-out texts."""
-    args = parse(argv)
+    args = loop_options(__doc__, argv, pool=600, rounds=2, epochs=12)
     found = load_texts(args.root, args.pool + 300)
     tokens, classes = found.tokens(LENGTH, VOCABULARY), int(found.y.max()) + 1
     print(f"{found.source}: {args.pool:,} texts to choose from")
@@ -83,16 +83,6 @@ def picked_by_core(
     few = {name: values[:100] for name, values in tokens.items()}
     core = PrunedProxySelector(network, 0.5, scorer="margin", trainer=trainer, random_state=0).fit(few, y[:100])
     return core.query(pool, 50, candidates=range(100, len(y)))
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", default="data", help="folder with SpamAssassin's mails (default: data)")
-    parser.add_argument("--pool", type=int, default=600, help="texts to choose from (default: 600)")
-    parser.add_argument("--rounds", type=int, default=2, help="queries of 50 texts (default: 2)")
-    parser.add_argument("--epochs", type=int, default=12, help="of every training (default: 12)")
-    parser.add_argument("--before", action="store_true", help="without the proxy")
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

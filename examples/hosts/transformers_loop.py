@@ -11,7 +11,6 @@ their lengths: the data collator pads each batch.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer, Tra
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data import Texts, load_texts
+from loop_options import loop_options
 
 from prunefuse_al import PrunedProxySelector, get_scorer
 from prunefuse_al.adapters.transformers import transformers_trainer
@@ -62,7 +62,7 @@ def pad(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 def main(argv: list[str] | None = None) -> float:
     """Run the loop and return the accuracy on held-out texts."""
-    args = parse(argv)
+    args = loop_options(__doc__, argv, pool=600, rounds=2, epochs=12)
     found = load_texts(args.root, args.pool + 300)
     data = Tokenised(found)
     print(f"{found.source}: {args.pool:,} texts to choose from")
@@ -121,16 +121,6 @@ def fitted(model: torch.nn.Module, training: TrainingArguments, data: Dataset) -
 def says(model: torch.nn.Module, data: Dataset) -> Any:
     """Return logits of a dataset."""
     return collect(model, data, collate=pad)
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", default="data", help="folder with SpamAssassin's mails (default: data)")
-    parser.add_argument("--pool", type=int, default=600, help="texts to choose from (default: 600)")
-    parser.add_argument("--rounds", type=int, default=2, help="queries of 50 texts (default: 2)")
-    parser.add_argument("--epochs", type=int, default=12, help="of every training (default: 12)")
-    parser.add_argument("--before", action="store_true", help="without the proxy")
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
