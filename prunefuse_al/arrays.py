@@ -40,7 +40,7 @@ def as_arrays(X: Any) -> Any:
 def _as_array(x: Any) -> Any:
     """Return a dense tensor or numeric array over the same memory; lists are the one thing converted."""
     if isinstance(x, list) and x and isinstance(x[0], Tensor):
-        x = torch.stack(x)
+        x = _stacked(x)
     array: Any
     if isinstance(x, Tensor):
         if x.layout != torch.strided:
@@ -58,6 +58,16 @@ def _as_array(x: Any) -> Any:
     if array.ndim == 0:
         raise InputError("X is a single number; the first dimension must be the rows")
     return array
+
+
+def _stacked(tensors: list[Tensor]) -> Tensor:
+    shapes = {tuple(tensor.shape) for tensor in tensors}
+    if len(shapes) > 1:
+        raise InputError(
+            f"X is a list of tensors of {len(shapes)} shapes, {min(shapes)} to {max(shapes)}: all rows need one shape; "
+            "for texts of several lengths pass a Dataset, and TorchTrainer(collate=...) to pad each batch"
+        )
+    return torch.stack(tensors)
 
 
 def _from_objects(x: Any) -> np.ndarray[Any, Any]:

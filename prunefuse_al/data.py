@@ -1,18 +1,20 @@
 """Arrays, memory maps, tensors and datasets behind one face, read batch by batch and never copied whole.
 
 An item is `x`, `(x, y)` or `(x, y, w)`: input, label, sample weight. `x` may itself be a tuple or dict of tensors (the
-network is then called with several inputs), but then it must come with a label, or inside an `ArrayDataset`.
+network is then called with several inputs), but a tuple must come with a label, or inside an `ArrayDataset`. A dict may
+hold its own label, see `split_item`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .arrays import (
     as_arrays,
@@ -26,6 +28,8 @@ from .arrays import (
     take,
 )
 from .errors import InputError, NonFiniteError
+from .items import Collate, collate_items
+from .items import split_item as split_item
 
 Batch = tuple[Tensor, Any, Tensor | None, Tensor | None]  # row numbers int64 [b], x [b ...], y [b], w [b]
 
@@ -107,8 +111,8 @@ def as_dataset(X: Any, y: Any = None, *, sample_weight: Any = None) -> Any:
     """Return `X` as a map-style dataset, without copying it.
 
     Args:
-        X: array, `np.memmap`, tensor or nested list [n ...]; a tuple or dict of those (several inputs); or a
-            map-style dataset, which passes through.
+        X: array, `np.memmap`, tensor or nested list [n ...]; a tuple or dict of those (several inputs; of a dict, an
+            entry "labels" or "label" is y); or a map-style dataset, which passes through.
         y: integer labels [n], or soft targets [n ...]. Replaces a dataset's own labels.
         sample_weight: finite weights >= 0, [n]; needs labels.
 
@@ -121,6 +125,9 @@ def as_dataset(X: Any, y: Any = None, *, sample_weight: Any = None) -> Any:
             "pass a map-style Dataset (with __len__ and __getitem__) or an array"
         )
     foreign = _is_dataset(X)
+    if isinstance(X, Mapping):
+        X, own, _ = split_item(X)
+        y = own if y is None else y
     x = X if foreign else as_arrays(X)
     n = len(X) if foreign else common_length(x)
     if n == 0:
@@ -185,13 +192,6 @@ def labels_of(dataset: Any, *, read: bool = True) -> Tensor | None:
     return torch.as_tensor(np.asarray([np.asarray(split_item(dataset[i])[1]) for i in range(len(dataset))]))
 
 
-def split_item(item: Any) -> tuple[Any, Any, Any]:
-    """Return (x, y, w) of an item; a tuple or list of two or three is (x, y[, w]), anything else is x alone."""
-    if isinstance(item, tuple | list) and len(item) in (2, 3):
-        return item[0], item[1], item[2] if len(item) == 3 else None
-    return item, None, None
-
-
 class BatchLoader:
     """Reads batches of a dataset, in any order, as often as asked; `batches` is the one-off form.
 
@@ -200,9 +200,12 @@ class BatchLoader:
         batch_size: rows per batch.
         num_workers: processes that read a foreign dataset's items; arrays are always read in this process.
         seed: seeds the workers; no global random state is touched.
+        collate: makes a batch of a list of a foreign dataset's inputs (arrays are batches by themselves); None stacks.
     """
 
-    def __init__(self, dataset: Any, batch_size: int, *, num_workers: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, dataset: Any, batch_size: int, *, num_workers: int = 0, seed: int = 0, collate: Collate | None = None
+    ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}; it must be at least 1")
         self.dataset, self.batch_size = dataset, batch_size
@@ -214,7 +217,7 @@ class BatchLoader:
                 batch_sampler=_Chunks(self._chunks),
                 num_workers=num_workers,
                 persistent_workers=num_workers > 0,
-                collate_fn=_collate,
+                collate_fn=partial(collate_items, collate=collate),
                 generator=torch.Generator().manual_seed(seed),
             )
 
@@ -238,9 +241,9 @@ class BatchLoader:
             yield rows, x, y, w
 
 
-def batches(dataset: Any, batch_size: int, *, order: Tensor | None = None, num_workers: int = 0) -> Iterator[Batch]:
-    """Yield (row numbers int64 [b], x, y or None, w or None) as tensors; see `BatchLoader`."""
-    return BatchLoader(dataset, batch_size, num_workers=num_workers).batches(order)
+def batches(dataset: Any, batch_size: int, *, order: Tensor | None = None, **options: Any) -> Iterator[Batch]:
+    """Yield (row numbers int64 [b], x, y or None, w or None) as tensors; see `BatchLoader`, also for the options."""
+    return BatchLoader(dataset, batch_size, **options).batches(order)
 
 
 class _Chunks:
@@ -256,20 +259,9 @@ class _Chunks:
         return len(self.chunks)
 
 
-def _collate(items: Sequence[Any]) -> tuple[Any, Any, Any]:
-    x, y, w = zip(*map(split_item, items), strict=True)
-    try:
-        return default_collate(list(x)), *(None if part[0] is None else default_collate(list(part)) for part in (y, w))
-    except (TypeError, RuntimeError) as error:
-        raise InputError(
-            f"items of the dataset cannot be stacked into a batch ({error}): every item must be x, (x, y) or (x, y, w) "
-            "with x a tensor or array of one shape (pictures: convert and resize them in the dataset) and y a number"
-        ) from error
-
-
-def check_finite(dataset: Any, *, batch_size: int = 1024) -> None:
+def check_finite(dataset: Any, *, batch_size: int = 1024, collate: Collate | None = None) -> None:
     """Raise `NonFiniteError` naming the rows whose inputs hold NaN or infinity; reads the data once, by batches."""
-    bad = [rows[nonfinite_rows(x)] for rows, x, _, _ in batches(dataset, batch_size)]
+    bad = [rows[nonfinite_rows(x)] for rows, x, _, _ in batches(dataset, batch_size, collate=collate)]
     found = torch.cat(bad)
     if len(found):
         raise NonFiniteError(
@@ -278,7 +270,7 @@ def check_finite(dataset: Any, *, batch_size: int = 1024) -> None:
 
 
 def _is_dataset(X: Any) -> bool:
-    if isinstance(X, Dataset):
+    if isinstance(X, Dataset) or hasattr(X, "__getitems__"):  # of Hugging Face's datasets, which also have a shape
         return True
     array_like = isinstance(X, list | tuple | Mapping | Tensor | str) or hasattr(X, "__array__") or hasattr(X, "shape")
     return not array_like and hasattr(X, "__getitem__") and hasattr(X, "__len__")

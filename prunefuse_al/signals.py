@@ -18,6 +18,7 @@ from .dropout import ThinnedPass, dropout_layers, hidden_dropout, layers_on
 from .errors import InputError, NonFiniteError, UnsupportedModelError
 from .forward import Forward, Transform, explained, forward_for, logits_of, settled
 from .heads import HeadTrace
+from .items import Collate
 from .model_checks import check_model
 from .precision import resolve_device, resolve_precision
 from .rng import isolated_rng
@@ -45,6 +46,7 @@ def collect(
     accelerator: Any = None,
     features_dtype: str = "float32",
     features_path: str | PathLike[str] | None = None,
+    collate: Collate | None = None,
 ) -> Signals:
     """Return what `model` says about every row of `dataset`, in order, and leave the model as it was.
 
@@ -64,6 +66,7 @@ def collect(
         accelerator: an `accelerate.Accelerator`: each process passes its share and all get all rows.
         features_dtype: "float32", or "float16" for half the memory.
         features_path: a .npy file to keep the features in, mapped into memory; written anew, whole or not at all.
+        collate: makes a batch of a list of a dataset's inputs; None stacks them.
 
     Raises:
         InputError: an unknown need, labels needed and absent, or inputs the network cannot take.
@@ -81,7 +84,7 @@ def collect(
         )
     place = accelerator.device if accelerator is not None else resolve_device(device)
     autocast = None if accelerator is not None else resolve_precision(precision, place)
-    loader = BatchLoader(data, batch_size, num_workers=num_workers, seed=seed)
+    loader = BatchLoader(data, batch_size, num_workers=num_workers, seed=seed, collate=collate)
     order = _share(len(data), accelerator)
     bar = tqdm(total=len(order), disable=None if progress else True, unit="rows", leave=False)
     with isolated_rng(seed, place), settled(model, device=place), torch.inference_mode(), bar:

@@ -22,6 +22,7 @@ PUBLIC = {
     "CostLedger",
     "Distillation",
     "EarlyStopping",
+    "FunctionTrainer",
     "ProgressivePruning",
     "Proxy",
     "PruneFuseEstimator",

@@ -269,7 +269,8 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         entropy = entropy_of(self.random_state)
         outputs = count_outputs(trainer, self.module, data) if isinstance(self.module, nn.Module) else None
         self.classes_ = known_classes(labels, classes, outputs)
-        setup = {**self.get_params(deep=False), "shape": row_shape(data), "outputs": len(self.classes_)}
+        shape = None if isinstance(self.module, nn.Module) else row_shape(data)  # a network's texts may vary in length
+        setup = {**self.get_params(deep=False), "shape": shape, "outputs": len(self.classes_)}
         if previous is not None and self.module is not None and _same(self._setup, setup):
             return
         with isolated_rng(entropy % 2**63):

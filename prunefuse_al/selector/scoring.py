@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -135,14 +136,9 @@ def select_by_probability(
     Raises:
         InputError: the scorer reads more than logits.
     """
-    if extra := sorted(frozenset(scorer.needs) - LOGITS):
-        raise InputError(
-            f"{scorer!r} reads {', '.join(extra)}, but of this classifier only class probabilities are known; "
-            "use a PruneFuseEstimator, or a scorer of logits"
-        )
     p = torch.from_numpy(np.asarray(probabilities, dtype=np.float64))  # [n c]
     names = torch.arange(len(p)) if indices is None else torch.as_tensor(np.asarray(indices))
-    return scorer.select(Signals(names, logits=as_logits(p)), k, rng=rng)
+    return select_known(scorer, Signals(names, logits=as_logits(p)), k, rng)
 
 
 def read_signals(
@@ -239,6 +235,31 @@ def probabilities(signals: Signals) -> Float64s:
     assert signals.logits is not None  # the caller asked for them
     result: Float64s = signals.logits.double().softmax(1).numpy()  # [n c]
     return result
+
+
+def with_passes(trainer: Trainer, mc_samples: int | None) -> Trainer:
+    """Return `trainer`, or where `mc_samples` is given a copy that makes so many passes for the signal "mc_logits"."""
+    if mc_samples is None:
+        return trainer
+    if not hasattr(trainer, "mc_samples"):
+        raise InputError(f"{mc_samples} passes are asked of {type(trainer).__name__}, which has no `mc_samples` to set")
+    passing: Any = copy.copy(trainer)  # its parts may hold open devices, so no deep copy
+    passing.mc_samples = mc_samples
+    return cast("Trainer", passing)
+
+
+def select_known(scorer: Scorer, signals: Signals, k: int, rng: RngLike) -> Selection:
+    """Return what `scorer` picks from signals that a host had, or raise `InputError` if it reads others."""
+    if "labels" in scorer.needs and signals.labels is None and signals.logits is not None:
+        signals = replace(signals, labels=signals.logits.argmax(1))
+    lacking = [name for name in sorted(scorer.needs) if getattr(signals, name, None) is None]
+    if lacking:
+        given = [name for name in sorted(_KNOWN) if getattr(signals, name) is not None]
+        raise InputError(
+            f"{scorer!r} reads {', '.join(lacking)}, but all that was given here is {', '.join(given)}; "
+            "let it ask a pruned proxy, or take a scorer that needs no more"
+        )
+    return scorer.select(signals, k, rng=rng)
 
 
 def labelled_dataset(call: str, X: Any, y: Any, sample_weight: Any) -> Any:

@@ -28,7 +28,7 @@ from .coreset import budget, choose, labelled_data
 from .options import Options, State, entropy_of
 from .picking import pick
 from .saving import load_selector, save_selector
-from .scoring import LOGITS, Float64s, Int64s, labelled_dataset, probabilities, read_signals
+from .scoring import LOGITS, Float64s, Int64s, labelled_dataset, probabilities, read_signals, with_passes
 from .steps import prepare, train_proxy
 from .target import fused_target, fusing_recalibrates, make_target
 from .tracing import recorder_for
@@ -329,16 +329,24 @@ class PrunedProxySelector:
         """Return class probabilities of the trained proxy, float64 [n c]; rows sum to 1."""
         return probabilities(self.signals(X))
 
-    def signals(self, X: Any, needs: frozenset[str] = LOGITS, *, model: nn.Module | None = None) -> Signals:
+    def signals(
+        self,
+        X: Any,
+        needs: frozenset[str] = LOGITS,
+        *,
+        model: nn.Module | None = None,
+        mc_samples: int | None = None,
+    ) -> Signals:
         """Return what the trained proxy says about every row of `X`; with `model`, what that one says.
 
-        Recorded as stage "predict", which is not counted as selection.
+        Recorded as stage "predict", which is not counted as selection. `mc_samples`: passes, instead of the trainer's.
         """
         state, data = self._fitted("predict"), as_dataset(X)
         network, role = (self.model, "proxy") if model is None else (model, "target")
         with self._ledger.stage("predict", round=state.round, network=role, dense=state.dense) as stage:
             stage.watch(network)
-            return read_signals(self.options.trainer, network, data, torch.arange(len(data)), needs)
+            trainer = with_passes(self.options.trainer, mc_samples)
+            return read_signals(trainer, network, data, torch.arange(len(data)), needs)
 
     def fuse(self, data: Any = None) -> nn.Module:
         """Return a new target: the trained proxy put back into the dense network, not fine-tuned.

@@ -52,6 +52,7 @@ def _reading(trainer: Any) -> dict[str, Any]:
         "device": "device",
         "transform": "eval_transform",
         "num_workers": "num_workers",
+        "collate": "collate",
     }
     reading = {option: getattr(trainer, name, None) for option, name in names.items()}
     if getattr(trainer, "accelerator", None) is not None:

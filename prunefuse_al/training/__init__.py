@@ -3,6 +3,7 @@
 from .batchnorm import fold_batchnorm as fold_batchnorm
 from .batchnorm import recalibrate_batchnorm as recalibrate_batchnorm
 from .distillation import Distillation as Distillation
+from .functions import FunctionTrainer as FunctionTrainer
 from .progressive import ProgressivePruning as ProgressivePruning
 from .recording import Recorder as Recorder
 from .recording import Snapshot as Snapshot
@@ -13,6 +14,7 @@ from .trainer import TrainingHistory as TrainingHistory
 __all__ = [
     "Distillation",
     "EarlyStopping",
+    "FunctionTrainer",
     "ProgressivePruning",
     "Recorder",
     "Snapshot",

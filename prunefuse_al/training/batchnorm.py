@@ -18,6 +18,7 @@ from ..arrays import describe_rows, map_leaves, nonfinite_rows
 from ..data import BatchLoader, to_dataset
 from ..errors import NonFiniteError
 from ..forward import Transform, call, explained, forward_for, logits_of, settled
+from ..items import Collate
 from ..model_checks import check_model
 from ..precision import resolve_device
 from ..rng import isolated_rng
@@ -33,6 +34,7 @@ def recalibrate_batchnorm(
     num_workers: int = 0,
     max_rows: int | None = 10_000,
     seed: int = 0,
+    collate: Collate | None = None,
 ) -> int:
     """Estimate the running statistics of every batch norm anew, in place, as averages over `data`.
 
@@ -48,6 +50,7 @@ def recalibrate_batchnorm(
         num_workers: processes reading a dataset's items.
         max_rows: look at no more than so many rows, drawn at random; None takes all.
         seed: of the order of rows.
+        collate: makes a batch of a list of a dataset's inputs; None stacks them.
 
     Returns:
         The number of rows used: 0 if no layer keeps running statistics.
@@ -65,7 +68,7 @@ def recalibrate_batchnorm(
         order = order[: len(order) // batch_size * batch_size]
     with isolated_rng(seed, place), settled(model, device=place), _estimating(layers), torch.no_grad():
         forward = forward_for(model, place, transform=transform)
-        for rows, x, _, _ in BatchLoader(dataset, batch_size, num_workers=num_workers).batches(order):
+        for rows, x, _, _ in BatchLoader(dataset, batch_size, num_workers=num_workers, collate=collate).batches(order):
             if len(bad := nonfinite_rows(x)):
                 raise NonFiniteError(f"inputs hold NaN or infinity in {describe_rows(rows[bad], len(dataset))}")
             with explained(model, x):

@@ -17,6 +17,7 @@ from ..arrays import nonfinite_rows
 from ..data import BatchLoader, check_finite, labels_of, subset
 from ..errors import InputError, NonFiniteError
 from ..forward import Forward, explained, forward_for, logits_of, settled
+from ..items import Collate
 from ..rng import isolated_rng
 from .distillation import Distillation, distillation_loss
 from .losses import Objective, check_labels, class_weight_tensor, hits_of, weighted_mean
@@ -54,6 +55,7 @@ class Plan:
     grad_clip: float | None
     deterministic: bool
     seed: int
+    collate: Collate | None
 
 
 @dataclass
@@ -123,7 +125,7 @@ class Run:
     def _set_up(self) -> None:
         plan, count = self.plan, self.processes.count
         size = -(-plan.batch_size // count)
-        self.loader = BatchLoader(self.dataset, size, num_workers=plan.num_workers, seed=plan.seed)
+        self.loader = self._loader(self.dataset, size)
         self.generator = torch.Generator().manual_seed(plan.seed)
         self.forward = self._forward(plan.transform)
         self.eval_forward = self._forward(plan.eval_transform)
@@ -141,6 +143,10 @@ class Run:
         if self.recorder is not None:
             self.recorder.begin(len(self.data), plan.epochs)
 
+    def _loader(self, dataset: Any, size: int) -> BatchLoader:
+        plan = self.plan
+        return BatchLoader(dataset, size, num_workers=plan.num_workers, seed=plan.seed, collate=plan.collate)
+
     def _forward(self, transform: Any) -> Forward:
         plan = self.plan
         return forward_for(
@@ -154,7 +160,7 @@ class Run:
             check_labels(None, 0)
         assert y is not None
         if len(nonfinite_rows(x)):
-            check_finite(self.data)  # names all such rows, not only these two
+            check_finite(self.data, collate=self.plan.collate)  # names all such rows, not only these two
         self.model.eval()
         with torch.no_grad(), explained(self.model, x):
             inputs = self.forward.inputs(x)
@@ -285,7 +291,7 @@ class Run:
         hits: list[Tensor] = []
         sizes: list[int] = []
         self.model.eval()
-        loader = BatchLoader(self.validation, self.plan.eval_batch_size, num_workers=self.plan.num_workers)
+        loader = self._loader(self.validation, self.plan.eval_batch_size)
         with torch.no_grad():
             for rows, x, y, w in loader.batches():
                 if epoch == 1:
@@ -305,7 +311,7 @@ class Run:
         if y is None or self.n_outputs is not None:
             check_labels(y, self.n_outputs or 0, self.objective.ignored)
         if bad := len(nonfinite_rows(x)):
-            check_finite(self.data)  # names all such rows
+            check_finite(self.data, collate=self.plan.collate)  # names all such rows
             raise NonFiniteError(f"inputs hold NaN or infinity in {bad} rows of a batch")  # the dataset is random
 
     def _summary(

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..data import to_dataset
 from ..errors import InputError
+from ..items import Collate
 from ..model_checks import check_model
 from ..precision import resolve_device, resolve_precision
 from ..rng import fresh_seed
@@ -82,6 +83,9 @@ class TorchTrainer(BaseEstimator):
         eval_batch_size: rows per batch of inference; None is the larger of 256 and `batch_size`.
         deterministic: have cuDNN pick deterministic kernels while training.
         mc_samples: passes for the signal "mc_logits".
+        collate: makes a batch of the list of a dataset's inputs, without their labels; None stacks them. Texts of
+            several lengths: ``functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)``, or
+            ``transformers.DataCollatorWithPadding(tokenizer)``. Not used for arrays, which are batches already.
     """
 
     def __init__(
@@ -112,6 +116,7 @@ class TorchTrainer(BaseEstimator):
         eval_batch_size: int | None = None,
         deterministic: bool = True,
         mc_samples: int = 10,
+        collate: Collate | None = None,
     ) -> None:
         self.epochs = epochs
         self.batch_size = batch_size
@@ -138,6 +143,7 @@ class TorchTrainer(BaseEstimator):
         self.eval_batch_size = eval_batch_size
         self.deterministic = deterministic
         self.mc_samples = mc_samples
+        self.collate = collate
 
     def fit(
         self,
@@ -187,6 +193,7 @@ class TorchTrainer(BaseEstimator):
             num_workers=self.num_workers,
             mc_samples=self.mc_samples,
             accelerator=self.accelerator,
+            collate=self.collate,
         )
 
     @classmethod
@@ -230,6 +237,7 @@ class TorchTrainer(BaseEstimator):
             grad_clip=self.grad_clip,
             deterministic=self.deterministic,
             seed=fresh_seed() if seed is None else int(seed),
+            collate=self.collate,
         )
 
     def _check_options(self) -> None:

@@ -111,7 +111,7 @@ def test_errors_reach_the_caller_and_name_the_numbers(learner, data):
     pool = data[0][20:]
     with pytest.raises(BudgetError, match="k=71 but there are 70 candidates"):
         learner.query(pool, n_instances=71)
-    with pytest.raises(InputError, match="reads features, but of this classifier only class probabilities are known"):
+    with pytest.raises(InputError, match="reads features, but all that was given here is logits"):
         query_strategy(NeedsFeatures())(learner, pool)
     with pytest.raises(InputError, match="did you mean 'margin'"):
         query_strategy("margn")

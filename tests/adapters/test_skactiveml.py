@@ -135,7 +135,7 @@ def test_a_scorer_of_batches_marks_its_picks_and_needs_the_network(y):
     assert np.nansum(utilities, axis=1).tolist() == [1, 1, 1]
     assert np.isnan(utilities).sum(1).tolist() == [99, 100, 101]
     flat = X.reshape(400, -1)
-    with pytest.raises(InputError, match="reads features, but of this classifier only class probabilities are known"):
+    with pytest.raises(InputError, match="reads features, but all that was given here is logits"):
         qs.query(flat, y, ParzenWindowClassifier(classes=range(10)).fit(flat, y))
 
 

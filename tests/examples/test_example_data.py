@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from examples.data import load, read_idx
+from examples.data import body, load, load_table, load_texts, read_idx
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (12, 28, 28), dtype=np.uint8)
@@ -98,3 +98,41 @@ def test_transforms_scale_and_shift(tmp_path):
     assert float(x.std()) == pytest.approx(1, abs=1e-3)
     with torch.random.fork_rng(devices=[]):
         assert train(torch.from_numpy(images.x_train[:9])).shape == (9, 1, 8, 8)
+
+
+def test_mails_are_read_from_their_folders(tmp_path):
+    for folder, text in (("easy-ham-1", "see you"), ("spam-2", "<b>Buy</b> now!")):
+        place = tmp_path / "spam" / "data" / folder
+        place.mkdir(parents=True)
+        (place / "00001.txt").write_text(f"From a@b.c\nReceived: x\nSubject: Hello {folder}\n\n{text}\n")
+        (place / "00001.json").write_text("{}")
+    found = load_texts(tmp_path)
+    assert sorted(zip(found.texts, found.y.tolist(), strict=True)) == [
+        ("Hello easy-ham-1 see you\n", 0),
+        ("Hello spam-2  Buy  now!\n", 1),
+    ]
+    assert found.source == f"SpamAssassin's mails in {tmp_path}"
+    assert body("no headers at all") == " "
+
+
+def test_without_mails_there_are_real_texts_of_three_libraries(tmp_path):
+    found = load_texts(tmp_path, limit=400)
+    assert found.source.startswith(f"no mails in {tmp_path}: paragraphs of numpy's")
+    assert (len(found.texts), set(found.y.tolist())) == (400, {0, 1, 2})
+    assert load_texts(tmp_path, limit=400).texts == found.texts
+
+
+def test_words_are_numbered_by_frequency_and_cut():
+    from examples.data import Texts
+
+    tokens = Texts(["a b a! zz", "A c", ""], np.zeros(3), "").tokens(length=4, vocabulary=3)
+    assert tokens["input_ids"].tolist() == [[2, 1, 2, 1], [2, 1, 0, 0], [0, 0, 0, 0]]
+    assert tokens["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]]
+
+
+def test_a_table_is_scaled(tmp_path):
+    x, y, source = load_table(tmp_path)
+    assert source == f"no table in {tmp_path}: scikit-learn's digits as one"
+    assert (x.shape, x.dtype, y.dtype) == ((1797, 64), np.float32, np.int64)
+    assert abs(x.mean()) < 1e-4
+    assert set(np.round(x.std(0), 3).tolist()) <= {0.0, 1.0}
