@@ -29,6 +29,7 @@ PUBLIC = {
     "Selection",
     "Signals",
     "TorchTrainer",
+    "advise",
     "fuse",
     "get_scorer",
     "prune",

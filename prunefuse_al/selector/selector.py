@@ -171,7 +171,13 @@ class PrunedProxySelector:
         return trained
 
     def fit(
-        self, labelled: Any, y: Any = None, sample_weight: Any = None, *, warm_start: bool | None = None
+        self,
+        labelled: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        warm_start: bool | None = None,
+        sync: bool = True,
     ) -> PrunedProxySelector:
         """Prune if needed, then train the proxy; returns the selector.
 
@@ -180,6 +186,8 @@ class PrunedProxySelector:
             y: labels, int64 [n].
             sample_weight: weights [n].
             warm_start: overrides the selector's own for this call.
+            sync: False leaves out the sync that `sync_every` has due now: before the last fit it trains a target
+                only to cut a proxy that chooses nothing more.
 
         Raises:
             InputError: the data cannot be used, or not by this network.
@@ -189,7 +197,9 @@ class PrunedProxySelector:
         data = labelled_dataset("fit", labelled, y, sample_weight)
         warm = self.options.warm_start if warm_start is None else warm_start
         with self._ledger.transaction():
-            state, history = train_proxy(self.options, self._ledger, self._state, self._other, data, warm=warm)
+            state, history = train_proxy(
+                self.options, self._ledger, self._state, self._other, data, warm=warm, sync=sync
+            )
         self._state, self._labelled, self.history = state, data, history
         return self
 

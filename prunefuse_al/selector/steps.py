@@ -28,7 +28,7 @@ from .scoring import LOGITS, check_needs, first_call, point_scores, read_signals
 
 
 def train_proxy(
-    options: Options, ledger: CostLedger, state: State, other: nn.Module | None, data: Any, *, warm: bool
+    options: Options, ledger: CostLedger, state: State, other: nn.Module | None, data: Any, *, warm: bool, sync: bool
 ) -> tuple[State, Any]:
     """Return the next state, with a proxy trained on `data`, and what the trainer returned.
 
@@ -39,9 +39,16 @@ def train_proxy(
         other: a network to train instead of a pruned one, or None.
         data: dataset with labels.
         warm: go on from the last trained proxy.
+        sync: V2 may sync, if that is due.
     """
     number = state.round + 1
-    if options.sync_every and state.round and state.round % options.sync_every == 0 and state.channel_map is not None:
+    if (
+        sync
+        and options.sync_every
+        and state.round
+        and state.round % options.sync_every == 0
+        and state.channel_map is not None
+    ):
         # V2: the target of what is labelled by now is the dense network that the next proxies are cut from.
         state = State(make_target(options, ledger, state, data, "sync"), round=state.round)
     if state.start is None:
