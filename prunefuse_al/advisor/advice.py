@@ -186,5 +186,5 @@ def _own_cost(advice: Advice) -> str:
     spent = advice.costs.totals()["total"]
     share = spent["macs"] / advice.dense.macs.total
     return (
-        f"this advice took {_duration(spent['seconds'])} and {si(spent['macs'])} MACs, {share:.2%} of the dense loop's"
+        f"this advice took {_duration(spent['seconds'])} and {si(spent['macs'])} MACs, {share:.2g} of the dense loop's"
     )

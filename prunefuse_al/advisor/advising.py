@@ -77,6 +77,7 @@ def advise(
         UnsupportedModelError: the network cannot be worked on.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
         >>> plan = LoopPlan(pool=1000, rounds=3, k=50, initial=50)
         >>> advice = advise(net, torch.zeros(2, 8), 0.5, ratios=(0.25, 0.5), plan=plan, repeats=1)
