@@ -14,6 +14,7 @@ from .scorers import get_scorer as get_scorer
 from .selector import PrunedProxySelector as PrunedProxySelector
 from .training import Distillation as Distillation
 from .training import EarlyStopping as EarlyStopping
+from .training import ProgressivePruning as ProgressivePruning
 from .training import TorchTrainer as TorchTrainer
 from .types import Selection as Selection
 from .types import Signals as Signals

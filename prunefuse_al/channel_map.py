@@ -7,7 +7,7 @@ dictionaries; no graph and no module is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,19 +44,19 @@ class TensorMap:
         """True when nothing of the tensor is removed."""
         return self.shape == self.proxy_shape
 
-    def mesh(self, device: torch.device, dims: Iterable[int] | None = None) -> tuple[Tensor, ...]:
-        """Return open index grids (as `numpy.ix_`) over the kept entries of `dims` (default all), whole elsewhere."""
-        chosen = set(range(len(self.shape)) if dims is None else dims)
-        grids = []
-        for dim, (size, kept) in enumerate(zip(self.shape, self.kept, strict=True)):
-            index = torch.arange(size) if kept is None or dim not in chosen else kept
-            grids.append(index.to(device).view([-1 if d == dim else 1 for d in range(len(self.shape))]))
-        return tuple(grids)
+    def thinned(self, device: torch.device) -> list[tuple[int, Tensor]]:
+        """Return (dimension, kept indices on `device`) of every dimension that loses something."""
+        return [(dim, kept.to(device)) for dim, kept in enumerate(self.kept) if kept is not None]
 
     def compose(self, inner: TensorMap) -> TensorMap:
         """Return the map of pruning by `self`, then pruning the result by `inner`."""
         kept = tuple(_compose_index(a, b) for a, b in zip(self.kept, inner.kept, strict=True))
         return TensorMap(self.shape, kept, tuple(sorted({*self.inputs, *inner.inputs})))
+
+    def relative_to(self, outer: TensorMap) -> TensorMap:
+        """Return the map that leads from what `outer` keeps to what `self` keeps, which must be a part of it."""
+        kept = tuple(_relative_index(n, a, b) for n, a, b in zip(self.shape, self.kept, outer.kept, strict=True))
+        return TensorMap(outer.proxy_shape, kept, self.inputs)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -91,11 +91,14 @@ class ChannelMap:
         tensors: name -> `TensorMap`; tied tensors stand under each of their names.
         attributes: "module.path:attribute" -> value it has in the proxy (widths, head counts, groups).
         streams: channels normalised together, for function-preserving fusion.
+        copies: "tensor:dimension" -> int64 [2, m], positions outside the proxy and the kept positions they start as
+            copies of, for function-preserving fusion. A map has streams, copies, or neither.
     """
 
     tensors: Mapping[str, TensorMap]
     attributes: Mapping[str, Any] = field(default_factory=dict)
     streams: tuple[Stream, ...] = ()
+    copies: Mapping[str, Tensor] = field(default_factory=dict)
 
     def extract(self, state: State) -> dict[str, Tensor]:
         """Cut the proxy's values out of a dense state.
@@ -110,7 +113,7 @@ class ChannelMap:
             FusionError: a name or shape differs from the dense network the map was made for.
         """
         self._check(state, dense=True)
-        return {name: value[self.tensors[name].mesh(value.device)].clone() for name, value in state.items()}
+        return {name: _read(value, self.tensors[name].thinned(value.device)) for name, value in state.items()}
 
     def scatter(self, proxy_state: State, dense_state: State, *, cross: float = 1.0) -> dict[str, Tensor]:
         """Put the proxy's values back at the positions they came from.
@@ -126,6 +129,14 @@ class ChannelMap:
         Raises:
             FusionError: a name or shape does not fit the map.
         """
+        self.check(proxy_state, dense_state)
+        out = {name: dense.detach().clone() for name, dense in dense_state.items()}
+        for name, tensor in out.items():
+            self.place(name, proxy_state[name], tensor, cross=cross)
+        return out
+
+    def check(self, proxy_state: State, dense_state: State) -> None:
+        """Raise `FusionError` unless names and shapes of both states are those the map was made for."""
         self._check(proxy_state, dense=False)
         self._check(dense_state, dense=True)
         if proxy_state.keys() != dense_state.keys():
@@ -133,17 +144,15 @@ class ChannelMap:
                 f"scatter(): proxy and dense states differ in {sorted(proxy_state.keys() ^ dense_state.keys())[:5]}; "
                 "pass the state of the proxy that was cut from this network"
             )
-        return {name: self._place(name, proxy_state[name], dense, cross) for name, dense in dense_state.items()}
 
-    def _place(self, name: str, proxy: Tensor, dense: Tensor, cross: float) -> Tensor:
+    def place(self, name: str, proxy: Tensor, out: Tensor, *, cross: float = 1.0) -> None:
+        """Put one of the proxy's tensors in its place in a dense one, `out`, which is changed; see `scatter`."""
         tensor_map = self.tensors[name]
-        out = dense.detach().clone()
-        if cross != 1.0 and tensor_map.inputs and not tensor_map.whole:
-            outputs = [d for d in range(dense.ndim) if d not in tensor_map.inputs]
-            rows = tensor_map.mesh(out.device, outputs)
-            out[rows] = out[rows] * cross  # the kept columns among them are overwritten below
-        out[tensor_map.mesh(out.device)] = proxy.detach().to(out)
-        return out
+        dims = tensor_map.thinned(out.device)
+        outputs = [(dim, index) for dim, index in dims if dim not in tensor_map.inputs]
+        if cross != 1.0 and len(outputs) < len(dims):  # the kept columns among these rows are overwritten below
+            _write(out, outputs, _read(out, outputs) * cross)
+        _write(out, dims, proxy.detach().to(out))
 
     def compose(self, inner: ChannelMap) -> ChannelMap:
         """Return the map dense -> second proxy, where `self` cut the first proxy and `inner` cut the second from it.
@@ -163,7 +172,52 @@ class ChannelMap:
                     f"from {list(inner.tensors[name].shape)}; the inner map must come from the outer map's proxy"
                 )
         tensors = {name: outer.compose(inner.tensors[name]) for name, outer in self.tensors.items()}
-        return ChannelMap(tensors, {**self.attributes, **inner.attributes}, self.streams)
+        attributes = {**self.attributes, **inner.attributes}
+        if self.copies or inner.copies:
+            return ChannelMap(tensors, attributes, copies=self._composed_copies(inner))
+        return ChannelMap(tensors, attributes, self.streams)
+
+    def _composed_copies(self, inner: ChannelMap) -> dict[str, Tensor]:
+        """Return the copies of both maps, from the dense network's view; none unless both are exact by them."""
+        if self.copies.keys() != inner.copies.keys():
+            return {}
+        composed = {}
+        for key, own in self.copies.items():
+            name, _, dim = key.rpartition(":")
+            kept = self.tensors[name].kept[int(dim)]
+            size = self.tensors[name].shape[int(dim)]
+            second = inner.copies[key] if kept is None else kept[inner.copies[key]]
+            source = torch.arange(size)
+            source[second[0]] = second[1]
+            composed[key] = torch.cat([second, torch.stack([own[0], source[own[1]]])], 1)
+        return composed
+
+    def relative_to(self, outer: ChannelMap) -> ChannelMap:
+        """Return the inner map, so that ``outer.compose(inner)`` is this map.
+
+        Raises:
+            FusionError: this map keeps something that `outer` removes, or is of another network.
+        """
+        if self.tensors.keys() != outer.tensors.keys():
+            raise FusionError(
+                f"relative_to(): the maps differ in {sorted(self.tensors.keys() ^ outer.tensors.keys())[:5]}; "
+                "both must come from the same dense network"
+            )
+        tensors = {}
+        for name, own in self.tensors.items():
+            try:
+                tensors[name] = own.relative_to(outer.tensors[name])
+            except ValueError as error:
+                raise FusionError(
+                    f"relative_to(): {name!r} keeps {list(own.proxy_shape)} of {list(own.shape)}, but not out of the "
+                    f"{list(outer.tensors[name].proxy_shape)} that the outer map keeps"
+                ) from error
+        return ChannelMap(tensors, self.attributes)  # what fusing needs to know is said of the dense network alone
+
+    def whole(self) -> ChannelMap:
+        """Return the map of the same dense network that keeps everything."""
+        tensors = {name: TensorMap(t.shape, (None,) * len(t.shape), t.inputs) for name, t in self.tensors.items()}
+        return ChannelMap(tensors)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -171,6 +225,8 @@ class ChannelMap:
             and dict(self.tensors) == dict(other.tensors)
             and dict(self.attributes) == dict(other.attributes)
             and self.streams == other.streams
+            and self.copies.keys() == other.copies.keys()
+            and all(torch.equal(own, other.copies[key]) for key, own in self.copies.items())
         )
 
     __hash__ = None  # type: ignore[assignment]  # holds tensors
@@ -187,6 +243,7 @@ class ChannelMap:
             for dim, kept in enumerate(t.kept)
             if kept is not None
         }
+        indices |= {f"{key}:copies": pairs for key, pairs in self.copies.items()}
         rest = {
             "tensors": {name: [list(t.shape), list(t.inputs)] for name, t in self.tensors.items()},
             "attributes": dict(self.attributes),
@@ -206,7 +263,8 @@ class ChannelMap:
             Stream(tuple((n, d) for n, d in writers), tuple((m, w) for m, w in norms), centred)
             for writers, norms, centred in rest["streams"]
         )
-        return cls(tensors, attributes, streams)
+        copies = {key.removesuffix(":copies"): pairs for key, pairs in indices.items() if key.endswith(":copies")}
+        return cls(tensors, attributes, streams, copies)
 
     def _check(self, state: State, *, dense: bool) -> None:
         kind = "dense network" if dense else "proxy"
@@ -244,10 +302,41 @@ def check_cross(cross: str | float) -> float:
     raise InputError(f'cross={cross!r} is not known; pass "preserve", "copy" or a finite number')
 
 
+def _read(tensor: Tensor, dims: list[tuple[int, Tensor]]) -> Tensor:
+    """Return a new tensor of the entries at the given indices of some dimensions, all of the others."""
+    out = tensor
+    for dim, index in dims:
+        out = out.index_select(dim, index)
+    return out.clone() if out is tensor else out
+
+
+def _write(tensor: Tensor, dims: list[tuple[int, Tensor]], value: Tensor) -> None:
+    """Write `value` to the entries that `_read` reads, in place."""
+    if not dims:
+        tensor.copy_(value)
+        return
+    (dim, index), rest = dims[0], dims[1:]
+    if rest:
+        part = tensor.index_select(dim, index)
+        _write(part, rest, value)
+        value = part
+    tensor.index_copy_(dim, index, value)
+
+
 def _compose_index(outer: Tensor | None, inner: Tensor | None) -> Tensor | None:
     if outer is None or inner is None:
         return inner if outer is None else outer
     return outer[inner]
+
+
+def _relative_index(size: int, kept: Tensor | None, outer: Tensor | None) -> Tensor | None:
+    if outer is None:
+        return kept
+    kept = torch.arange(size) if kept is None else kept
+    position = torch.searchsorted(outer, kept).clamp(max=len(outer) - 1)
+    if not torch.equal(outer[position], kept):
+        raise ValueError("not a part of the outer map")
+    return None if len(kept) == len(outer) else position
 
 
 def _same_index(size: int, a: Tensor | None, b: Tensor | None) -> bool:

@@ -17,9 +17,10 @@ from .counting import macs as macs
 from .errors import InputError
 from .tables import aligned, si
 
-SELECTION_STAGES = frozenset({"prune", "train_proxy", "recalibrate", "score", "rank", "sync"})
+_SYNC_STAGES = frozenset({"sync_fuse", "sync_recalibrate", "sync"})
+SELECTION_STAGES = frozenset({"prune", "train_proxy", "recalibrate", "score", "rank"}) | _SYNC_STAGES
 """Stages that are paid to choose samples; the others make or use the target."""
-_NO_COUNTERPART = frozenset({"recalibrate", "sync"})  # dense active learning has no such stage
+_NO_COUNTERPART = frozenset({"recalibrate"}) | _SYNC_STAGES  # dense active learning has no such stage
 _BESIDE = frozenset({"predict", "measure", "trial"})  # neither chooses samples nor makes the target
 
 
@@ -28,9 +29,10 @@ class CostRow:
     """One stage of one round.
 
     Attributes:
-        round: number of the `fit` it belongs to, from 1; 0 before the first.
-        stage: ``"prune"``, ``"train_proxy"``, ``"recalibrate"``, ``"score"``, ``"rank"``, ``"sync"`` (selection),
-            ``"fuse"``, ``"train_target"``, ``"predict"``, and what `advise` does, ``"measure"`` and ``"trial"``.
+        round: number of the `fit` it belongs to, from 1; 0 for what was asked before the first.
+        stage: ``"prune"``, ``"train_proxy"``, ``"recalibrate"``, ``"score"``, ``"rank"``, and of V2 ``"sync_fuse"``,
+            ``"sync_recalibrate"``, ``"sync"`` (selection); ``"fuse"``, ``"recalibrate_target"``, ``"train_target"``;
+            ``"predict"``, and what `advise` does, ``"measure"`` and ``"trial"``.
         network: whose parameters are stated: ``"proxy"``, ``"target"`` or ``"dense"``.
         seconds: wall time; counting MACs is not in it.
         samples: rows that passed forward through the network.
@@ -62,9 +64,12 @@ class CostRow:
 class Stage:
     """What is being measured: networks are named with `watch` once they exist."""
 
-    def __init__(self) -> None:
+    def __init__(self, dense: nn.Module | None, cache: dict[tuple[str, str], tuple[float, float]]) -> None:
         self.network: nn.Module | None = None
         self.watched: list[tuple[nn.Module, PassCounter]] = []
+        self.samples = self.forward_macs = self.backward_macs = self.dense_macs = 0
+        self.excluded = 0.0
+        self._dense, self._cache = dense, cache
         self._hooks: list[Any] = []
 
     def watch(self, *modules: nn.Module) -> None:
@@ -78,6 +83,26 @@ class Stage:
     def describe(self, module: nn.Module) -> None:
         """State whose parameters the row reports, without counting rows."""
         self.network = module
+
+    def settle(self) -> None:
+        """Count what has passed with the networks as they are now; to be called before their widths change."""
+        for position, (module, counter) in enumerate([(module, counter.taken()) for module, counter in self.watched]):
+            forward, backward = counter.total_macs(module, self._cache)
+            self.forward_macs, self.backward_macs = self.forward_macs + forward, self.backward_macs + backward
+            if position == 0:  # helpers, such as a teacher, have no counterpart in the dense loop
+                self.samples += counter.samples
+                self.dense_macs += sum(counter.total_macs(self._dense or module, self._cache))
+        for _, counter in self.watched:  # the copies that were run to count went through the hooks as well
+            counter.taken()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leave the seconds of a block out of this stage: it is not part of it, or has a row of its own."""
+        start = now()
+        try:
+            yield
+        finally:
+            self.excluded += now() - start
 
     def close(self) -> None:
         """Take the hooks off."""
@@ -114,28 +139,19 @@ class CostLedger:
             network: the role of the network it is about.
             dense: network whose cost for the same rows is stated beside; None: the watched network's own.
         """
-        stage = Stage()
+        stage = Stage(dense, self._cache)
         _reset_peak()
         start = now()
         try:
             yield stage
-            seconds = now() - start
+            seconds = now() - start - stage.excluded
         finally:
             stage.close()
-        self._rows.append(self._row(stage, name, round, network, dense, seconds, _peak_memory()))
-
-    def _row(
-        self, stage: Stage, name: str, round: int, network: str, dense: nn.Module | None, seconds: float, peak: int
-    ) -> CostRow:
-        forward = backward = dense_macs = 0
-        for position, (module, counter) in enumerate(stage.watched):
-            own_forward, own_backward = counter.total_macs(module, self._cache)
-            forward, backward = forward + own_forward, backward + own_backward
-            if position == 0:  # helpers, such as a teacher, have no counterpart in the dense loop
-                dense_macs = sum(counter.total_macs(dense or module, self._cache))
-        samples = stage.watched[0][1].samples if stage.watched else 0
+        peak = _peak_memory()
+        stage.settle()
         parameters = parameter_count(stage.network) if stage.network is not None else 0
-        return CostRow(round, name, network, seconds, samples, forward, backward, dense_macs, parameters, peak)
+        counted = (stage.samples, stage.forward_macs, stage.backward_macs, stage.dense_macs)
+        self._rows.append(CostRow(round, name, network, seconds, *counted, parameters, peak))
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -245,15 +261,17 @@ class CostLedger:
     def verdict(self) -> str:
         """Return a sentence: does the loop so far, with its targets, cost less than the dense loop?
 
-        Before a target is trained, one is added that costs what the dense network would have for the last proxy's rows.
-        Nothing, "", is said of the dense loop itself and where nothing was counted.
+        What V2 trains at the end of the last round is a target too. Before there is one, one is added that costs what
+        the dense network would have for the last proxy's rows. Nothing, "", is said of the dense loop itself and where
+        nothing was counted.
         """
         training = [row for row in self._rows if row.stage == "train_proxy"]
         if not self._dense_loop() or all(row.macs == row.dense_macs for row in training):
             return ""
         total, added = self.ratio(total=True), ""
-        if not any(row.stage == "train_target" for row in self._rows):
-            total += training[-1].dense_macs / self._dense_loop()
+        last = training[-1]
+        if not any(row.stage == "train_target" or (row.stage, row.round) == ("sync", last.round) for row in self._rows):
+            total += last.dense_macs / self._dense_loop()
             added = ", if trained as long as the last proxy,"
         text = f"with the target{added} {total:.2f} of the dense loop's MACs: "
         if total < 1:
@@ -263,9 +281,9 @@ class CostLedger:
 
     def _why(self) -> str:
         """Return what to do about a loop that does not pay."""
-        synced = self._sum("macs", {"sync"}) / self._dense_loop()
+        synced = self._sum("macs", _SYNC_STAGES) / self._dense_loop()
         if synced:
-            return f"; syncs alone took {synced:.2f}: take a larger sync_every, or none"
+            return f"; syncs alone took {synced:.2f}: let more rounds pass between them (a larger sync_every, or none)"
         return "; more rounds, a larger pool or a larger pruning_ratio save more"
 
     def _repr_html_(self) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of one forward call, two rows long."""
@@ -20,6 +20,12 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 def parameter_count(module: nn.Module) -> int:
     """Return the number of parameters; shared ones count once."""
     return sum(p.numel() for p in module.parameters())
+
+
+def operation_flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
+    """Return the floating-point operations of one call seen by a dispatch mode, by the formulas of torch's counter."""
+    formula = flop_registry.get(func._overloadpacket)
+    return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))
 
 
 def macs(module: nn.Module, example: Any, *, training: bool = True) -> tuple[float, float]:
@@ -117,6 +123,14 @@ class PassCounter:
 
         count._torchdynamo_disable = True  # type: ignore[attr-defined]  # or a compiled network re-compiles at each count
         return count
+
+    def taken(self) -> PassCounter:
+        """Return what was counted so far and start again; hooks go on counting into this object."""
+        counted = PassCounter()
+        counted.rows, counted.calls = dict(self.rows), dict(self.calls)
+        self.rows.clear()
+        self.calls.clear()
+        return counted
 
     @property
     def samples(self) -> int:

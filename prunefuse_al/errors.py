@@ -51,5 +51,9 @@ class NoEffectWarning(UserWarning):
     """A request changed nothing, with the reason (for example: nothing could be pruned)."""
 
 
+class CostWarning(UserWarning):
+    """What was asked for costs more than what it is meant to save."""
+
+
 class FallbackWarning(UserWarning):
     """A faster or finer way was not available and a stated other one was taken."""

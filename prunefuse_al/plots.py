@@ -27,6 +27,8 @@ STAGE_COLOURS = {
     "recalibrate": "#9c89b8",
     "score": LIGHT,
     "rank": "#888888",
+    "sync_fuse": "#8f2d3b",
+    "sync_recalibrate": "#e8a0a9",
     "sync": RED,
     "fuse": "#5c946e",
     "recalibrate_target": "#c5b4e3",

@@ -80,7 +80,12 @@ class Trainer(Protocol):
     """Trains a network in place and reads signals from it; `TorchTrainer` is ours, any other may be passed in."""
 
     def fit(self, model: nn.Module, data: Any, *, teacher: nn.Module | None = None, seed: int | None = None) -> Any:
-        """Train `model` in place on `data`, a map-style dataset of (input, label[, weight])."""
+        """Train `model` in place on `data`, a map-style dataset of (input, label[, weight]).
+
+        A trainer takes part in progressive pruning if it has a further argument ``on_epoch=None`` and, unless that is
+        None, calls ``on_epoch(epoch, optimizer)`` before every epoch, from 0: the network may come back thinner. Where
+        the answer is True, weights that were kept of earlier epochs must not be gone back to.
+        """
         ...
 
     def infer(self, model: nn.Module, data: Any, needs: frozenset[str]) -> Signals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 
 import pytest
@@ -166,11 +167,13 @@ def test_ratio_against_a_measured_run() -> None:
 
 
 def loop_of(rounds: int, share: float, *, target: bool = True, sync: int = 0) -> CostLedger:
-    """Return the ledger of a loop whose dense network costs 100 a round, the proxy `share` of it."""
+    """Return the ledger of a loop whose dense network costs 100 a round, the proxy `share` of it, and a sync 100."""
     rows = []
     for number in range(1, rounds + 1):
-        rows += [CostRow(number, "sync", "target", 0.0, 1, 100, 0, 100, 9, 0)] * (number > 1 and sync > 0)
         rows.append(CostRow(number, "train_proxy", "proxy", 0.0, 1, round(80 * share), 0, 80, 9, 0))
+        if sync and number % sync == 0:
+            rows.append(CostRow(number, "sync_recalibrate", "target", 0.0, 1, 20, 0, 20, 9, 0))
+            rows.append(CostRow(number, "sync", "target", 0.0, 1, 80, 0, 80, 9, 0))
         rows.append(CostRow(number, "score", "proxy", 0.0, 1, round(20 * share), 0, 20, 9, 0))
     if target:
         rows.append(CostRow(rounds, "train_target", "target", 0.0, 1, 80, 0, 80, 9, 0))
@@ -184,9 +187,12 @@ def test_the_report_says_whether_the_loop_pays() -> None:
     once = loop_of(1, 0.25).verdict()
     assert "1.05 of the dense loop's MACs: it does not pay after 1 round; more rounds" in once
     assert "does not pay after 5 rounds" in loop_of(5, 0.9).verdict()
-    synced = loop_of(5, 0.25, sync=1)
-    assert "1.21 of the dense loop's MACs: it does not pay after 5 rounds; syncs alone took 0.80" in synced.verdict()
-    assert synced.verdict() in str(synced)
+    synced = loop_of(5, 0.25, sync=1, target=False)  # the last sync made the target
+    expected = "with the target 1.25 of the dense loop's MACs: it does not pay after 5 rounds; syncs alone took 1.00"
+    assert synced.verdict().startswith(expected)
+    assert str(synced).endswith(f"selection took 125.0% of the dense network's MACs\n{synced.verdict()}")
+    expected = "with the target, if trained as long as the last proxy, 0.81 of the dense loop's MACs: it pays"
+    assert loop_of(5, 0.25, sync=2, target=False).verdict() == expected  # the last sync was before the last labels
     assert loop_of(5, 1.0).verdict() == ""  # the dense loop itself
     assert "does not pay" in loop_of(5, 1.5).verdict()  # a network larger than the dense one
     assert CostLedger().verdict() == ""
@@ -224,3 +230,23 @@ def test_a_compiled_network_is_counted_without_recompiling() -> None:
         for _ in range(20):
             fast(torch.zeros(3, 4))
     assert (ledger.rows()[0].samples, graphs) == (63, after_one)
+
+
+def test_rows_are_counted_at_the_widths_they_passed_and_what_is_aside_has_no_seconds() -> None:
+    ledger, net, x = CostLedger(), mlp(8, 6, 3), torch.zeros(5, 8)
+    with ledger.stage("train_proxy", round=1, network="proxy", dense=mlp(8, 20, 3)) as stage:
+        stage.watch(net)
+        net(x)
+        stage.settle()
+        with stage.aside():
+            time.sleep(0.2)
+            first: nn.Linear = net[0]  # type: ignore[assignment]
+            last: nn.Linear = net[2]  # type: ignore[assignment]
+            first.weight.data, first.bias.data = first.weight.data[:2], first.bias.data[:2]
+            last.weight.data = last.weight.data[:, :2]
+        net(x)
+    (row,) = ledger.rows()
+    assert row.samples == 10
+    assert row.forward_macs == 5 * (8 * 6 + 6 * 3) + 5 * (8 * 2 + 2 * 3)
+    assert row.dense_macs == 3 * 10 * (8 * 20 + 20 * 3) - 10 * 8 * 20
+    assert row.seconds < 0.2

@@ -22,6 +22,7 @@ PUBLIC = {
     "CostLedger",
     "Distillation",
     "EarlyStopping",
+    "ProgressivePruning",
     "Proxy",
     "PruneFuseEstimator",
     "PrunedProxySelector",

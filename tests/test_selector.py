@@ -304,22 +304,6 @@ def test_the_teacher_is_the_proxy_only_when_the_trainer_distils() -> None:
     assert row.forward_macs == plain_forward  # this fake never calls its teacher
 
 
-def test_v2_cuts_the_next_proxy_from_a_trained_target() -> None:
-    chosen = selector(sync_every=2)
-    first = state_of(chosen.fit(X[:30], Y[:30]).proxy.module)
-    chosen.fit(X[:40], Y[:40])
-    dense = chosen._state.dense
-    chosen.fit(X[:50], Y[:50])
-    assert chosen._state.dense is not dense
-    assert [row.stage for row in chosen.costs.rows() if row.round == 3] == ["fuse", "sync", "prune", "train_proxy"]
-    cut = chosen.proxy.channel_map.extract(chosen._state.dense.state_dict())
-    assert chosen._state.start is not None
-    assert same_state(cut, state_of(chosen._state.start))
-    assert not same_state(first, cut)
-    assert [row.round for row in chosen.fit(X[:50], Y[:50]).costs.rows()][-1] == 4
-    torch.testing.assert_close(chosen.fuse()(X), chosen.model(X), rtol=1e-5, atol=1e-5)
-
-
 def test_datasets_without_labels_and_pools_with_them() -> None:
     pairs = torch.utils.data.TensorDataset(X, Y)
     chosen = selector().fit(pairs)

@@ -171,15 +171,16 @@ def _missing_agreement(advice: Advice, best: AdviceRow) -> list[str]:
 
 
 def _syncs(advice: Advice) -> str:
+    """Return what syncing costs beyond the target, which V1 pays as well."""
     plan, dense = advice.plan, advice.dense
-    if not plan.synced:
+    times, rows = len(plan.synced) - plan.target_synced, plan.trained("sync")
+    if not times:
         return ""
-    share = plan.trained("sync") * (dense.forward_macs + dense.backward_macs) / dense.macs.total
-    last = (
-        ", the last before a proxy that chooses nothing (see sync_last)" if plan.synced[-1] == plan.labels[-1] else ""
-    )
-    times = f"{len(plan.synced)} sync{'s' * (len(plan.synced) > 1)}"
-    return f"; {times} alone cost {share:.2f}{last}: take a larger sync_every, or none"
+    if plan.target_synced:
+        rows -= plan.trained("target")
+    share = rows * (dense.forward_macs + dense.backward_macs) / dense.macs.total
+    syncs = f"{times} sync{'s' * (times > 1)}"
+    return f"; {syncs} before the target alone cost {share:.2f}: take a larger sync_every, or none"
 
 
 def _own_cost(advice: Advice) -> str:

@@ -2,6 +2,7 @@
 
 A loop labels `initial` samples, then `rounds` times trains, scores the pool and labels k more, and trains once more on
 all of them. A loop with a proxy pays for the target at the end; in the dense loop the last network *is* the target.
+V2 trains a target at the end of every `sync_every`-th training, the last of which may be the one that is wanted.
 """
 
 from __future__ import annotations
@@ -33,9 +34,7 @@ class LoopPlan:
         epochs: epochs of each proxy; None: the trainer's, else 181.
         target_epochs: epochs of each target, those of a sync as well; None: `epochs`.
         dense_epochs: epochs of each network of the dense loop; None: `epochs`.
-        sync_every: None for V1; T for V2, see `PrunedProxySelector`.
-        sync_last: V2 syncs also before the last training, after which nothing is chosen, when it is due there.
-            `PrunedProxySelector.fit` does, for it cannot know; ``fit(..., sync=False)`` leaves it out.
+        sync_every: None for V1; T for V2: the T-th, 2T-th, ... training ends with a sync, see `PrunedProxySelector`.
 
     Raises:
         InputError: a number is not whole or below 1, or more labels are asked for than the pool has.
@@ -46,7 +45,7 @@ class LoopPlan:
         >>> LoopPlan(pool=1000, rounds=3, initial=20, k=30).labels
         (20, 50, 80, 110)
         >>> LoopPlan(sync_every=2).synced
-        (10000, 20000)
+        (5000, 15000, 25000)
     """
 
     pool: int = 50_000
@@ -57,7 +56,6 @@ class LoopPlan:
     target_epochs: int | None = None
     dense_epochs: int | None = None
     sync_every: int | None = None
-    sync_last: bool = True
 
     def __post_init__(self) -> None:
         for name in ("pool", "rounds"):
@@ -83,11 +81,13 @@ class LoopPlan:
 
     @property
     def synced(self) -> tuple[int, ...]:
-        """Labelled samples at each sync of V2; empty for V1."""
-        if self.sync_every is None:
-            return ()
-        due = range(self.sync_every, self.rounds + self.sync_last, self.sync_every)
-        return tuple(self.labels[fitted] for fitted in due)
+        """Labelled samples at each sync of V2, of which the last may be the target; empty for V1."""
+        return () if self.sync_every is None else self.labels[self.sync_every - 1 :: self.sync_every]
+
+    @property
+    def target_synced(self) -> bool:
+        """The last training ends with a sync: that target is the one that is wanted, and no other is trained."""
+        return self.sync_every is not None and (self.rounds + 1) % self.sync_every == 0
 
     @property
     def _initial(self) -> int:
@@ -107,8 +107,8 @@ class LoopPlan:
         """Return the rows that pass forward and backward through a network over the whole loop.
 
         Args:
-            network: ``"proxy"``, ``"svp"`` (whose last training is left out: nothing is fused), ``"sync"`` or
-                ``"target"`` (the dense network at a sync, and at the end), or ``"dense"`` (the dense loop).
+            network: ``"proxy"``, ``"svp"`` (whose last training is left out: nothing is fused), ``"sync"`` (the dense
+                network at all syncs), ``"target"`` (on all labels, by a sync or not), or ``"dense"`` (the dense loop).
         """
         epochs = EPOCHS if self.epochs is None else self.epochs
         target = epochs if self.target_epochs is None else self.target_epochs
@@ -146,7 +146,10 @@ class Rates:
 
 @dataclass(frozen=True)
 class LoopCost:
-    """What a loop costs, in the unit of the rates: choosing the samples, and the target where it comes on top."""
+    """What a loop costs, in the unit of the rates: choosing the samples, and the target where it comes on top.
+
+    As in a `CostLedger`, every sync counts as choosing, also one that makes the target.
+    """
 
     selection: float
     target: float = 0.0
@@ -173,8 +176,10 @@ def proxy_cost(plan: LoopPlan, proxy: Rates, dense: Rates) -> LoopCost:
         >>> f"{proxy_cost(LoopPlan(), proxy, dense).total / dense_cost(LoopPlan(), dense).total:.2f}"
         '0.58'
     """
-    choosing = plan.trained("proxy") * proxy.train + plan.scored * proxy.score + (1 + len(plan.synced)) * proxy.cut
-    return LoopCost(choosing + plan.trained("sync") * dense.train, plan.trained("target") * dense.train)
+    cuts = 1 + len(plan.synced) - plan.target_synced
+    choosing = plan.trained("proxy") * proxy.train + plan.scored * proxy.score + cuts * proxy.cut
+    target = 0.0 if plan.target_synced else plan.trained("target") * dense.train
+    return LoopCost(choosing + plan.trained("sync") * dense.train, target)
 
 
 def svp_cost(plan: LoopPlan, other: Rates, dense: Rates) -> LoopCost:

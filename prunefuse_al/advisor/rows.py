@@ -88,7 +88,7 @@ class Prediction:
     """What the plan will cost with a network, in MACs or in seconds, see `LoopPlan`.
 
     Attributes:
-        selection: choosing the samples (training the proxies, scoring, syncs; in seconds the cuts too).
+        selection: choosing the samples (training the proxies, scoring, every sync; in seconds the cuts too).
         total: choosing and training the target.
         selection_share: `selection` over the whole dense loop.
         total_share: `total` over the whole dense loop.

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from ..costs import CostLedger
 from ..data import as_dataset
 from ..errors import InputError, NotFittedError
+from ..pruning import GlobalScope
 from ..rng import isolated_rng
 from ..selector.options import entropy_of
 from ..selector.scoring import LOGITS, Float64s, Int64s, probabilities
 from ..selector.selector import PrunedProxySelector
 from ..training.distillation import Distillation
+from ..training.progressive import ProgressivePruning
 from ..training.trainer import TorchTrainer
 from ..types import RngLike, Scorer, Signals, Trainer
 from .inputs import count_outputs, read, read_labelled, row_shape
@@ -33,6 +35,10 @@ SELECTOR_OPTIONS = (
     "target_trainer",
     "fine_tune_lr_scale",
     "sync_every",
+    "sync_importance",
+    "recalibrate",
+    "recalibration_data",
+    "progressive",
     "keep",
     "scope",
     "round_to",
@@ -61,6 +67,10 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         target_trainer: see `PrunedProxySelector`.
         fine_tune_lr_scale: see `PrunedProxySelector`.
         sync_every: see `PrunedProxySelector`.
+        sync_importance: see `PrunedProxySelector`.
+        recalibrate: see `PrunedProxySelector`.
+        recalibration_data: see `PrunedProxySelector`; data itself, not row numbers of `dataset`. Shared by clones.
+        progressive: see `PrunedProxySelector`.
         warm_start: whether `fit` trains on from the last weights.
         dataset: a map-style Dataset (or arrays) that X then indexes: X holds row numbers, [n] or [n 1]. Pictures can so
             be loaded lazily by hosts that only know arrays.
@@ -99,10 +109,14 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         target_trainer: Trainer | None = None,
         fine_tune_lr_scale: float | None = 0.2,
         sync_every: int | None = None,
+        sync_importance: Any = None,
+        recalibrate: bool = True,
+        recalibration_data: Any = None,
+        progressive: ProgressivePruning | None = None,
         warm_start: bool = False,
         dataset: Any = None,
         keep: Any = (),
-        scope: str = "local",
+        scope: str | GlobalScope = "local",
         round_to: int | None = None,
         random_state: RngLike = None,
     ) -> None:
@@ -117,6 +131,10 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         self.target_trainer = target_trainer
         self.fine_tune_lr_scale = fine_tune_lr_scale
         self.sync_every = sync_every
+        self.sync_importance = sync_importance
+        self.recalibrate = recalibrate
+        self.recalibration_data = recalibration_data
+        self.progressive = progressive
         self.warm_start = warm_start
         self.dataset = dataset
         self.keep = keep
@@ -287,9 +305,10 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         return hasattr(self, "selector_")
 
     def __sklearn_clone__(self) -> PruneFuseEstimator:
-        """Return an unfitted copy; `dataset` is shared, as it may be larger than memory."""
+        """Return an unfitted copy; data among the parameters is shared, as it may be larger than memory."""
+        shared = {"dataset", "recalibration_data"}
         parameters = self.get_params(deep=False)
-        return type(self)(**{k: v if k == "dataset" else clone(v, safe=False) for k, v in parameters.items()})
+        return type(self)(**{k: v if k in shared else clone(v, safe=False) for k, v in parameters.items()})
 
 
 def _array(values: Tensor | None) -> np.ndarray[Any, Any]:

@@ -37,6 +37,7 @@ class Atoms:
         self.registered: dict[str, str] = {}  # name -> the first name of the same tensor, which owns the atoms
         self._of_tensor: dict[str, list[Axis]] = {}
         self._pairs: list[np.ndarray] = []
+        self._shared: list[tuple[Tensor, Tensor]] = []  # labels [lines, m] and [m], see tie_if_free
         self._frozen: list[tuple[np.ndarray, str | None]] = []  # labels, and why (None: it is their nature)
         self.contracted: set[int] = set()  # axis numbers that are summed over
         self.debts: list[tuple[Tensor, str]] = []  # labels to freeze if what was computed from them is used
@@ -76,6 +77,18 @@ class Atoms:
         if bool(mask.any()):
             self._pairs.append(torch.stack([a[mask], b[mask]]).numpy())
 
+    def tie_if_free(self, plane: Tensor, shared: Tensor) -> None:
+        """Tie a plane to one that varies along fewer dimensions, so that every line of `plane` shares its labels.
+
+        Where it turns out that each line leaves as a whole (the width of an attention head, scaled or rotated by what
+        all heads share), tying would make all lines one: then what is shared is kept whole instead.
+        """
+        dims = varying(shared)
+        order = [d for d in range(plane.ndim) if d not in dims] + sorted(dims)
+        a, b = torch.broadcast_tensors(plane, shared)
+        m = int(np.prod([a.shape[d] for d in dims]))
+        self._shared.append((a.permute(order).reshape(-1, m), b.permute(order).reshape(-1, m)[0]))
+
     def tie_along(self, plane: Tensor, dim: int) -> Tensor:
         """Tie all labels along `dim` and return one representative of each line (size 1 along `dim`)."""
         first = plane.narrow(dim, 0, 1)
@@ -104,9 +117,8 @@ class Atoms:
             The component of each atom, where the component of atom 0 holds everything frozen; and axis number -> first
             reason that it, or something tied to it, was frozen.
         """
-        pairs = np.concatenate(self._pairs, axis=1) if self._pairs else np.zeros((2, 0), dtype=np.int64)
-        graph = coo_matrix((np.ones(pairs.shape[1], dtype=np.int8), (pairs[0], pairs[1])), shape=(self.total,) * 2)
-        components = np.asarray(connected_components(graph, directed=False)[1])
+        self._settle_shared()
+        components = self._resolve()
         reasons: dict[int, str] = {}
         for labels, reason in self._frozen:
             if reason is not None:
@@ -117,6 +129,23 @@ class Atoms:
         if frozen:
             components[np.isin(components, np.concatenate(frozen))] = components[FROZEN]
         return components, reasons
+
+    def _resolve(self) -> np.ndarray:
+        pairs = np.concatenate(self._pairs, axis=1) if self._pairs else np.zeros((2, 0), dtype=np.int64)
+        graph = coo_matrix((np.ones(pairs.shape[1], dtype=np.int8), (pairs[0], pairs[1])), shape=(self.total,) * 2)
+        return np.asarray(connected_components(graph, directed=False)[1])
+
+    def _settle_shared(self) -> None:
+        if not self._shared:
+            return
+        components = self._resolve()
+        for lines, shared in self._shared:
+            own = components[lines.clamp(min=FROZEN).numpy()]
+            if (own == own[:, :1]).all() and (own != own[0]).any():
+                self.freeze(shared, "is shared by blocks that leave as a whole")
+            else:
+                self.tie(lines, shared[None, :])
+        self._shared = []
 
 
 def varying(plane: Tensor) -> frozenset[int]:
@@ -129,6 +158,9 @@ def narrowed(plane: Tensor, dims: Iterable[int] | None = None) -> Tensor:
     for dim in range(plane.ndim) if dims is None else dims:
         if plane.shape[dim] > 1:
             first = plane.narrow(dim, 0, 1)
-            if plane.stride(dim) == 0 or bool((plane == first).all()):
+            # Two positions settle most cases without a look at all of them.
+            if plane.stride(dim) == 0 or (
+                torch.equal(first, plane.narrow(dim, -1, 1)) and bool((plane == first).all())
+            ):
                 plane = first
     return plane

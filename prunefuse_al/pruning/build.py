@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ..channel_map import ChannelMap, named_tensors
@@ -17,7 +16,9 @@ from ..errors import FusionError
 from .plan import Structure
 
 # Attributes of a user's own modules that may hold a width or a number of heads, and look-alikes that never do.
-WIDTH_NAMES = re.compile(r"head|dim|chan|feat|width|hidden|inner|embed|plane|size|group|split", re.IGNORECASE)
+WIDTH_NAMES = re.compile(
+    r"head|dim|chan|feat|width|hidden|inner|embed|plane|size|group|split|shape|^n[fx]$|^d_|^c_?(in|out)$", re.IGNORECASE
+)
 HEAD_COUNTS = re.compile(r"heads?$", re.IGNORECASE)
 OTHER_NAMES = re.compile(
     r"shift|window|patch|kernel|image|img|input_size|vocab|max|seq|class|label|posit|stride|batch|pool|pad|grid|resol",
@@ -45,15 +46,23 @@ def rebuild(model: nn.Module, channel_map: ChannelMap) -> nn.Module:
             "pass the architecture the map was made for"
         )
     state = channel_map.extract({name: t.detach() for name, t in tensors.items()})
-    proxy = copy.deepcopy(model)
-    with torch.no_grad():
-        for name, tensor in named_tensors(proxy).items():
-            tensor.grad = None
-            tensor.data = state[name]
+    # Thin values go in while the module is copied, so that no dense copy is ever made; tied tensors stay tied.
+    memo: dict[int, Any] = {}
+    for name, tensor in tensors.items():
+        if id(tensor) not in memo:
+            memo[id(tensor)] = _like(tensor, state[name])
+    proxy = copy.deepcopy(model, memo)
     for path, value in channel_map.attributes.items():
         module, _, attribute = path.partition(":")
         setattr(proxy.get_submodule(module), attribute, value)
     return proxy
+
+
+def _like(tensor: Tensor, value: Tensor) -> Tensor:
+    """Return `value` as the kind of tensor that `tensor` is."""
+    if not isinstance(tensor, nn.Parameter):
+        return value
+    return nn.Parameter(value, requires_grad=tensor.requires_grad)
 
 
 def width_attributes(
@@ -68,10 +77,15 @@ def width_attributes(
     seen = _seen_sizes(structure, kept)
     attributes: dict[str, Any] = {}
     for path, module in model.named_modules():
-        known = _known(module, {n: shapes[f"{path}.{n}" if path else n] for n, _ in _own_tensors(module)})
+        known = _known(module, {_plain_name(n): shapes[f"{path}.{n}" if path else n] for n, _ in _own_tensors(module)})
         values = known if known is not None else dict(_guessed(module, seen.get(path, {})))
         attributes.update({f"{path}:{k}": v for k, v in values.items() if getattr(module, k) != v})
     return attributes
+
+
+def _plain_name(name: str) -> str:
+    """Return the name that a tensor, or the part of it with its shape, has where it is not parametrised."""
+    return re.sub(r"^parametrizations\.(\w+)\.original1?$", r"\1", name)
 
 
 def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -89,8 +103,9 @@ def _seen_sizes(structure: Structure, kept: np.ndarray) -> dict[str, dict[int, s
             continue
         done.add(key)
         alive = kept[structure.components[sighting.plane.clamp(min=0).numpy()]]
-        others = tuple(d for d in range(alive.ndim) if d != sighting.dim)
-        seen[sighting.module][sighting.plane.shape[sighting.dim]].add(int(alive.any(axis=others).sum()))
+        # Counted line by line: of queries and values different heads may stay, as long as they are equally many.
+        counts = np.unique(alive.sum(axis=sighting.dim))
+        seen[sighting.module][sighting.plane.shape[sighting.dim]].update(counts[counts > 0].tolist())
     return seen
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,12 +20,31 @@ def matmul(call: Call) -> list[Labels]:
     if len(left.shape) == 1 or len(right.shape) == 1:
         left, right = _as_matrix(left, row=True), _as_matrix(right, row=False)
     shape = (*left.shape[:-1], right.shape[-1])
+    _note_sum(call, {-2: -1, -1: -2})
     out = contract(call, left, right, shape)
     planes = [p.reshape(_match(p.shape, shape, result)) for p in out.planes]
     out = Labels(tuple(result.shape), planes, out.parameter, out.free)
     if len(tensors) == 3:  # addmm, baddbmm: the first tensor is added
         out = merge(call.atoms, [call.labels_of(tensors[0]), out], tuple(result.shape), call.name)
     return [out]
+
+
+def _note_sum(call: Call, summed: Mapping[int, int]) -> None:
+    """Record the planes of a computed weight that are summed over.
+
+    Args:
+        call: the operation.
+        summed: argument that may be a weight -> the dimension of it that is summed over. A matrix product counts its
+            arguments from the end, because one with a bias may stand for one without.
+    """
+    for operand, dim in summed.items():
+        labels = call.labels_of(call.args[operand])
+        if labels.parameter:
+            dim = dim % len(labels.shape) if len(labels.shape) > 1 else 0
+            planes = tuple(p for p in labels.planes if dim in varying(p))
+            call.statistics.append(Statistic(call.name, call.module, planes, operand=operand))
+            return
+    call.statistics.append(Statistic(call.name, call.module, (), operand=min(summed)))
 
 
 def _as_matrix(labels: Labels, *, row: bool) -> Labels:
@@ -88,10 +107,9 @@ def convolution(call: Call) -> list[Labels]:
     """Plain, grouped, depthwise and transposed convolutions of any number of spatial dimensions."""
     x, weight = call.labels_of(call.args[0]), call.labels_of(call.args[1])
     groups, transposed = call.argument("groups"), call.argument("transposed")
-    for labels, channels in ((x, {1}), (weight, {0, 1})):
-        for plane in labels.planes:
-            if varying(plane) - channels:  # pixels and kernel positions
-                call.atoms.freeze(plane, None)
+    _settle_positions(call, x, {1})
+    _settle_positions(call, weight, {0, 1})
+    _note_sum(call, {1: 0 if transposed else 1})
     entering = _channels(x, 1)
     rows, columns = _channels(weight, 0), _channels(weight, 1)
     if groups > 1:
@@ -108,6 +126,20 @@ def convolution(call: Call) -> list[Labels]:
             call.atoms, [labels, _channel_vector(call.labels_of(bias), result.ndim)], labels.shape, call.name
         )
     return [Labels(labels.shape, labels.planes)]
+
+
+def _settle_positions(call: Call, labels: Labels, channels: set[int]) -> None:
+    """Keep pixels and kernel positions; a channel that has labels of its own at each of them leaves as a whole."""
+    settled = []
+    for plane in labels.planes:
+        positions = varying(plane) - channels
+        if positions == varying(plane):
+            call.atoms.freeze(plane, None)
+            continue
+        for dim in positions:
+            plane = call.atoms.tie_along(plane, dim)
+        settled.append(plane)
+    labels.planes = settled
 
 
 def _channels(labels: Labels, dim: int) -> Tensor | None:
@@ -178,7 +210,20 @@ def batch_norm(call: Call) -> list[Labels]:
     x = call.labels_of(tensors[0])
     vectors = [_channel_vector(call.labels_of(t), len(x.shape)) for t in tensors[1:]]
     out = merge(call.atoms, [x, *vectors], x.shape, call.name)
+    # Standardised weights go through here as [1, rows, columns], so that a statistic is taken over channels.
+    _note_norm(call, x, set(range(len(x.shape))) - {1} if call.argument("training") else set(), None)
     return [out] + [Labels(tuple(r.shape), free=True) for r in call.results[1:]]
+
+
+def weight_norm(call: Call) -> list[Labels]:
+    """Direction and length of each row (`torch.nn.utils.parametrizations.weight_norm`).
+
+    The length of a row does not change by columns that are zero, so what fusing switches off leaves it alone.
+    """
+    direction, length = (call.labels_of(t) for t in call.tensors())
+    weight, lengths = call.results
+    out = merge(call.atoms, [direction, length], tuple(weight.shape), call.name)
+    return [out, Labels(tuple(lengths.shape), list(length.planes), parameter=True)]
 
 
 def layer_norm(call: Call) -> list[Labels]:
@@ -214,6 +259,5 @@ def _note_affine(call: Call, vectors: Sequence[Tensor]) -> None:
 
 def _note_norm(call: Call, x: Labels, dims: set[int], scale: str | None) -> None:
     """Record the labels that are normalised together (none where the width is fixed)."""
-    planes = [p for p in x.planes if varying(p) & dims]
-    labels = planes[0] if planes else torch.full((1,) * len(x.shape), FROZEN)
-    call.statistics.append(Statistic(call.name, call.module, labels, scale))
+    planes = tuple(p for p in x.planes if varying(p) & dims)
+    call.statistics.append(Statistic(call.name, call.module, planes, scale))

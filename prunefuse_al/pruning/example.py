@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -65,12 +66,24 @@ def perturbed(arguments: Arguments, generator: torch.Generator) -> Arguments:
     return args, kwargs
 
 
+def answers(output: Any) -> list[Tensor]:
+    """Return the tensors that a network answers with.
+
+    A Hugging Face output that names its logits answers with its logits and losses: hidden states and caches that come
+    along are as wide as the network. Of any other output every tensor counts.
+    """
+    hugging_face = isinstance(output, Mapping) and hasattr(output, "to_tuple")
+    if hugging_face and any("logits" in str(name) for name in output):
+        output = [value for name, value in output.items() if "logits" in str(name) or "loss" in str(name)]
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
 def first_output(output: Any) -> Tensor:
-    """Return every floating tensor a network gave out, flattened to [rows, all values] and joined."""
-    leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    """Return every floating tensor a network answered with, flattened to [rows, all values] and joined."""
+    leaves = [leaf for leaf in answers(output) if leaf.is_floating_point()]
     return torch.cat([leaf.reshape(leaf.shape[0] if leaf.ndim else 1, -1) for leaf in leaves], dim=-1)
 
 
 def output_shapes(output: Any) -> list[tuple[int, ...]]:
-    """Return the shapes of all tensors a network gave out."""
-    return [tuple(leaf.shape) for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    """Return the shapes of all tensors a network answered with."""
+    return [tuple(leaf.shape) for leaf in answers(output)]

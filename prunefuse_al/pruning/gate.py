@@ -15,16 +15,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ..channel_map import ChannelMap, named_tensors
-from ..preserving import fused_copy
+from ..counting import batch_rows, operation_flops
+from ..preserving import put_back
 from .example import Arguments, first_output, output_shapes, perturbed, with_rows
 from .plan import Structure
 from .statistics import KeptStatistics
 from .tracing import visible_operations
 
-TOLERANCE = 1e-6  # relative, in double precision
+# (precision, relative distance that is rounding): single precision settles nearly all; what it cannot, double does.
+PRECISIONS = ((torch.float32, 1e-4), (torch.float64, 1e-6))
+NOISE = 65_537  # a prime, so that a block of noise that is repeated never falls in step with rows
 
 
 @dataclass(frozen=True)
@@ -33,66 +37,128 @@ class Verdict:
 
     Attributes:
         reason: why the proxy is refused, or "" if it passed.
-        channel_map: the map, with those streams that make preserving fusion exact.
+        channel_map: the map, with the streams or copies that make preserving fusion exact.
         preserve_distance: relative distance of the preserving fusion, generic weights.
+        exact: that distance is rounding.
+        macs: multiply-accumulates of the proxy, per row.
     """
 
     reason: str
     channel_map: ChannelMap
     preserve_distance: float = 0.0
+    exact: bool = False
+    macs: int = 0
 
 
 def inspect(
     model: nn.Module, proxy: nn.Module, channel_map: ChannelMap, structure: Structure, arguments: Arguments, kept: Any
 ) -> Verdict:
-    """Run every check; the first that fails gives the reason. Neither network is changed."""
-    reason = _runs(model, proxy, arguments) or _trains(model, proxy, arguments)
+    """Run every check; the first that fails gives the reason. Neither network is changed.
+
+    Args:
+        model: the dense network.
+        proxy: the thin one that `channel_map` cuts out of it.
+        channel_map: with all that may make preserving fusion exact; the verdict has what does.
+        structure: the reading of the dense network.
+        arguments: example inputs.
+        kept: bool [components], which channels stay.
+    """
+    thin = copy.deepcopy(proxy)  # for every check in turn, each of which overwrites what the one before left
+    reason = _runs(thin, structure.trace.answers, arguments) or _trains(model, thin, arguments)
     if reason:
         return Verdict(reason, channel_map)
     generator = torch.Generator().manual_seed(0)
-    dense, thin = _generic(model, generator), _generic(proxy, generator)
     inputs = perturbed(with_rows(arguments, 3), generator)
-    try:
-        _calibrate(thin, inputs)
-        expected = _run(thin, inputs)
-    except Exception as error:
-        return Verdict(f"the proxy cannot run in double precision for the check: {_first_line(error)}", channel_map)
-    for candidate in {len(m.streams): m for m in (replace(channel_map, streams=()), channel_map)}.values():
-        distance = _distance(fused_copy(dense, thin, candidate, cross=0.0, preserve=True), inputs, expected)
-        if distance < TOLERANCE:
-            return Verdict("", candidate, distance)
-    plain = replace(channel_map, streams=())
-    preserving = fused_copy(dense, thin, plain, cross=0.0, preserve=False)
-    distance = _distance(preserving, inputs, expected)
-    replay = KeptStatistics(structure.trace.statistics, lambda labels: kept[structure.components[labels]])
-    if _distance(preserving, inputs, expected, replay) < TOLERANCE:
-        return Verdict("", plain, distance)
-    return Verdict(f"the proxy is not a sub-network: relative distance {distance:.2g} with generic weights", plain)
+    verdict = Verdict("", channel_map)
+    for dtype, tolerance in PRECISIONS:
+        try:
+            verdict = _Comparison(model, thin, inputs, dtype, tolerance).verdict(channel_map, structure, kept)
+        except Exception as error:
+            what = f"cannot be checked in {str(dtype).removeprefix('torch.')}: {_first_line(error)}"
+            verdict = Verdict(f"the proxy {what}", channel_map)
+        if not verdict.reason:
+            break
+    return verdict
 
 
-def _runs(model: nn.Module, proxy: nn.Module, arguments: Arguments) -> str:
-    """Return why the proxy does not run like the dense network at two batch sizes, or ""."""
-    dense, thin = copy.deepcopy(model).eval(), copy.deepcopy(proxy).eval()
-    for rows in (2, 3):
-        args, kwargs = with_rows(arguments, rows)
-        with visible_operations(), torch.no_grad():
-            expected = output_shapes(dense(*args, **kwargs))
-            try:
-                found = output_shapes(thin(*args, **kwargs))
-            except Exception as error:
-                return f"the proxy does not run: {_first_line(error)}"
-        if found != expected:
-            return f"the proxy gives {found} where the network gives {expected}"
-    return ""
+class _Comparison:
+    """One comparison of target and proxy on the same generic values, in one precision."""
+
+    def __init__(
+        self, model: nn.Module, thin: nn.Module, inputs: Arguments, dtype: torch.dtype, tolerance: float
+    ) -> None:
+        self.model, self.dtype, self.tolerance = model, dtype, tolerance
+        self.inputs = _converted(inputs, dtype)
+        self.thin = _converted_network(thin, dtype)
+        _make_generic(self.thin)
+        _calibrate(self.thin, self.inputs)
+        counter = _FlopCounter()
+        with counter:
+            self.expected = _run(self.thin, self.inputs)
+        self.macs = round(counter.flops / 2 / batch_rows(*self.inputs))
+
+    def verdict(self, channel_map: ChannelMap, structure: Structure, kept: Any) -> Verdict:
+        """Show that the proxy is a sub-network, and find what makes the preserving fusion exact.
+
+        Copies cannot show the first, because a copy of the right channel would hide that the wrong one is read.
+        """
+        plain = replace(channel_map, streams=(), copies={})
+        copied, streamed = replace(channel_map, streams=()), replace(channel_map, copies={})
+
+        def fits(found: ChannelMap, distance: float, exact: bool) -> Verdict:
+            return Verdict("", found, distance, exact, self.macs)
+
+        replay = KeptStatistics(structure.trace.statistics, lambda labels: kept[structure.components[labels]])
+        shown = bool(channel_map.copies) and self._distance(plain, replay) < self.tolerance
+        if shown and (distance := self._distance(copied)) < self.tolerance:
+            return fits(copied, distance, True)
+        for candidate in (streamed, plain) if channel_map.streams else (plain,):
+            distance = self._distance(candidate)
+            if distance < self.tolerance:
+                return fits(candidate, distance, True)
+        if shown or self._distance(plain, replay) < self.tolerance:
+            return fits(plain, distance, False)
+        return Verdict(f"the proxy is not a sub-network: relative distance {distance:.2g} with generic weights", plain)
+
+    def _target(self, channel_map: ChannelMap) -> nn.Module:
+        """Return the preserving fusion; its dense copy is the only one that is alive."""
+        dense = _converted_network(copy.deepcopy(self.model), self.dtype)
+        _make_generic(dense)
+        put_back(dense, self.thin, channel_map, cross=0.0, preserve=True)
+        return dense
+
+    def _distance(self, channel_map: ChannelMap, mode: KeptStatistics | None = None) -> float:
+        target = self._target(channel_map)
+        with mode or nullcontext():
+            found = _run(target, self.inputs)
+        if found.shape != self.expected.shape:
+            return math.inf
+        # Measured on what differs between rows: a large constant part would hide any difference.
+        expected = self.expected
+        scale = max(float((expected - expected.mean(0)).abs().max()), 1e-6 * float(expected.abs().max())) or 1.0
+        distance = float((found - expected).abs().max()) / scale
+        return distance if math.isfinite(distance) else math.inf
 
 
-def _trains(model: nn.Module, proxy: nn.Module, arguments: Arguments) -> str:
+def _runs(thin: nn.Module, answers: list[tuple[int, ...]], arguments: Arguments) -> str:
+    """Return why the proxy does not run, as a user runs it, like the dense network did, or ""."""
+    thin.eval()
+    args, kwargs = arguments
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
+        try:
+            found = output_shapes(thin(*args, **kwargs))
+        except Exception as error:
+            return f"the proxy does not run: {_first_line(error)}"
+    return "" if found == answers else f"the proxy gives {found} where the network gives {answers}"
+
+
+def _trains(model: nn.Module, thin: nn.Module, arguments: Arguments) -> str:
     """Return why the proxy cannot be trained where the dense network can, or ""."""
     try:
-        _backward(proxy, arguments)
+        _backward(thin, arguments)
     except Exception as error:
         try:
-            _backward(model, arguments)
+            _backward(copy.deepcopy(model), arguments)
         except Exception:  # not on these inputs, which may be too small for an auxiliary head
             return ""
         return f"the proxy does not run in train mode: {_first_line(error)}"
@@ -100,36 +166,61 @@ def _trains(model: nn.Module, proxy: nn.Module, arguments: Arguments) -> str:
 
 
 def _backward(module: nn.Module, arguments: Arguments) -> None:
-    module = copy.deepcopy(module).train()
+    module.train()
     args, kwargs = with_rows(arguments, 2)
-    with visible_operations():
+    with visible_operations(module):
         outputs = [t for t in tree_leaves(module(*args, **kwargs)) if isinstance(t, Tensor) and t.requires_grad]
         if outputs:
             torch.stack([t.float().square().mean() for t in outputs]).sum().backward()
+    module.zero_grad()
 
 
-def _generic(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Return a double-precision copy with values that have no special structure (no zeros, ones or ties)."""
-    out = copy.deepcopy(module)
-    if any(p.device.type == "mps" for p in out.parameters()):  # has no double precision
+class _FlopCounter(TorchDispatchMode):
+    """Counts operations as the tracer does: of a network whose every operation is visible."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.flops += operation_flops(func, args, kwargs or {}, out)
+        return out
+
+
+def _converted_network(out: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return `out` itself, in eval mode and another precision."""
+    if dtype == torch.float64 and any(p.device.type == "mps" for p in out.parameters()):  # has no double precision
         out = out.cpu()
-    out = out.double().eval()
+    return out.to(dtype).eval()
+
+
+def _converted(inputs: Arguments, dtype: torch.dtype) -> Arguments:
+    convert = lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf  # noqa: E731
+    args, kwargs = tree_map(convert, inputs)
+    return args, kwargs
+
+
+def _make_generic(module: nn.Module) -> None:
+    """Give a network values, in place, that have no special structure (no zeros, ones or ties)."""
+    block = 2 * torch.rand(NOISE, generator=torch.Generator().manual_seed(1)) - 1
+    first = {id(t): (name, t) for name, t in named_tensors(module).items() if t.is_floating_point()}
     with torch.no_grad():
-        done: set[int] = set()
-        for name, tensor in named_tensors(out).items():
-            if not tensor.is_floating_point() or id(tensor) in done:
-                continue
-            done.add(id(tensor))
-            noise = 2 * torch.rand(tensor.shape, generator=generator).to(tensor) - 1
+        for number, (name, tensor) in enumerate(first.values()):
+            noise = _repeated(block.to(tensor), 977 * number, tensor.numel()).view(tensor.shape)
             scale = float(tensor.square().mean().sqrt()) if tensor.numel() else 0.0
             if tensor.ndim > 1:
                 scale = scale or 1 / math.sqrt(tensor[0].numel())
-                tensor.data = tensor + 0.5 * scale * noise
+                tensor.data = torch.add(tensor, noise, alpha=0.5 * scale)
             elif "var" in name:
                 tensor.data = 0.5 + noise.abs()
             else:
                 tensor.data = tensor * (1 + 0.3 * noise) + 0.2 * noise
-    return out
+
+
+def _repeated(block: Tensor, start: int, count: int) -> Tensor:
+    start %= len(block)
+    return block.repeat(-(-(start + count) // len(block)))[start : start + count]
 
 
 def _calibrate(module: nn.Module, inputs: Arguments) -> None:
@@ -137,9 +228,11 @@ def _calibrate(module: nn.Module, inputs: Arguments) -> None:
     norms = [
         m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None
     ]
+    if not norms:
+        return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.momentum = 0.9
+        norm.momentum = 1.0
         norm.train()
     _run(module, inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
@@ -149,17 +242,8 @@ def _calibrate(module: nn.Module, inputs: Arguments) -> None:
 
 def _run(module: nn.Module, inputs: Arguments) -> Tensor:
     args, kwargs = inputs
-    with visible_operations(), torch.no_grad():
+    with visible_operations(module), torch.no_grad():
         return first_output(module(*args, **kwargs))
-
-
-def _distance(module: nn.Module, inputs: Arguments, expected: Tensor, mode: KeptStatistics | None = None) -> float:
-    with mode or nullcontext():
-        found = _run(module, inputs)
-    # Measured on what differs between rows: a large constant part would hide any difference.
-    scale = max(float((expected - expected.mean(0)).abs().max()), 1e-6 * float(expected.abs().max())) or 1.0
-    distance = float((found - expected).abs().max()) / scale
-    return distance if math.isfinite(distance) else math.inf
 
 
 def _first_line(error: Exception) -> str:

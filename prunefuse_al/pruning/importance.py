@@ -1,83 +1,65 @@
-"""How much a channel matters: scores per position of each parameter, added up over everything the channel owns."""
+"""How channels are scored: by a named measure, by a function of the weights, or by what the loss says on data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..errors import InputError, NonFiniteError
-from .atoms import Atoms
+from ..errors import InputError
+from .measures import MEASURES, Subject, added, mean_one, owned_sums
+from .plan import Structure
+from .sensitivity import Hessian, Sensitivity, Taylor
 
-Importance = str | Callable[[str, Tensor, int], Tensor]
-MEASURES: dict[str, Callable[[Tensor], Tensor]] = {"l2": torch.square, "l1": torch.abs}
+Importance = str | Callable[[str, Tensor, int], Tensor] | Taylor | Hessian
+WITH_DATA: dict[str, type[Taylor] | type[Hessian]] = {"taylor": Taylor, "hessian": Hessian}
 
 
 def check_importance(importance: Importance) -> None:
-    """Raise `InputError` unless `importance` is a known name or a callable."""
-    known = sorted([*MEASURES, "random"])
-    if not callable(importance) and importance not in known:
+    """Raise `InputError` unless `importance` is a known name, an object with data or a callable."""
+    if isinstance(importance, str) and importance in WITH_DATA:
+        name = WITH_DATA[importance].__name__
+        raise InputError(
+            f"importance={importance!r} needs a batch of labelled data: pass importance={name}(inputs, labels) from "
+            f"prunefuse_al.pruning (a PrunedProxySelector takes the name and uses its labelled data)"
+        )
+    known = sorted([*MEASURES, *WITH_DATA])
+    if not callable(importance) and not isinstance(importance, Taylor | Hessian) and importance not in known:
         raise InputError(
             f"importance={importance!r} is not known; pass one of {known} or a callable(name, tensor, dim)"
         )
 
 
-def component_scores(
-    importance: Importance,
-    tensors: Mapping[str, Tensor],
-    atoms: Atoms,
-    components: np.ndarray,
-    rng: np.random.Generator,
+def measured(importance: Importance, model: nn.Module) -> Importance | Sensitivity:
+    """Return what data says about `model` where the measure reads data, else the measure itself."""
+    return importance.measure(model) if isinstance(importance, Taylor | Hessian) else importance
+
+
+def channel_scores(
+    importance: Importance | Sensitivity, model: nn.Module, found: Structure, rng: np.random.Generator
 ) -> np.ndarray:
     """Score each component of atoms (a channel with everything it owns).
 
     Args:
-        importance: "l2" (sum of squares, as in the paper), "l1", "random", or a callable that returns float [size] for
-            (name, tensor, dim), one score for each position of that dimension.
-        tensors: parameters by name; buffers do not count.
-        atoms: the atoms of the network.
-        components: component of each atom.
+        importance: what `measured` returned: a name in `MEASURES`; a callable (name, tensor, dim) -> float [size], one
+            score for each position of that dimension; or a `Sensitivity`.
+        model: the network.
+        found: its channels.
         rng: used by "random".
 
     Returns:
-        float64 [number of components], higher is more important. With a named measure each axis is divided by its
-        mean first, so that large tensors do not drown small ones.
+        float64 [number of components], higher is more important, comparable between groups.
+
+    Raises:
+        InputError: a callable returned another shape, or nothing carries what the measure reads.
+        NonFiniteError: NaN or infinity in weights or scores.
     """
-    count = int(components.max()) + 1
-    if importance == "random":
-        return rng.random(count)
-    total = np.zeros(count)
-    for axis in atoms.axes:
-        if axis.name in tensors:
-            values = _axis_scores(importance, axis.name, tensors[axis.name].detach(), axis.dim)
-            owners = components[axis.start : axis.start + axis.size]
-            total += np.bincount(owners, weights=values, minlength=count)
-    return total
-
-
-def _axis_scores(importance: Importance, name: str, tensor: Tensor, dim: int) -> np.ndarray:
-    if callable(importance):
-        values = torch.as_tensor(importance(name, tensor, dim)).double().cpu().numpy()
-        if values.shape != (tensor.shape[dim],):
-            raise InputError(
-                f"importance({name!r}, tensor {list(tensor.shape)}, dim {dim}) returned shape {list(values.shape)}; "
-                f"it must be [{tensor.shape[dim]}]"
-            )
-    else:
-        entries = MEASURES[importance](tensor.double())
-        values = (
-            entries.sum([d for d in range(tensor.ndim) if d != dim]).cpu().numpy()
-            if tensor.ndim > 1
-            else entries.cpu().numpy()
-        )
-        mean = values.mean()
-        values = values / mean if mean > 0 else values
-    if not np.isfinite(values).all():
-        bad = np.flatnonzero(~np.isfinite(values))
-        raise NonFiniteError(
-            f"importance of {name!r} along dimension {dim} is NaN or infinite at {len(bad)} of {len(values)} positions "
-            f"(first {bad[:5].tolist()}); repair the weights before pruning"
-        )
-    return values
+    subject = Subject(model, found, rng)
+    if isinstance(importance, Sensitivity):
+        sums = owned_sums(subject, importance.entries)
+        return sums**2 if importance.squared else sums
+    if isinstance(importance, str):
+        return MEASURES[importance](subject)
+    assert callable(importance)
+    return mean_one(subject, added(subject, importance))

@@ -41,6 +41,14 @@ class Labels:
         self.free = self.free or (bool(planes) and all(bool((p == NEUTRAL).all()) for p in planes))
         self.planes = [plane for plane in planes if bool((plane > FROZEN).any())]
 
+    def copy(self, shape: tuple[int, ...] | None = None, planes: list[Tensor] | None = None) -> Labels:
+        """Return the same labels, which are not looked through again, with another shape and planes of one."""
+        out = object.__new__(Labels)
+        out.__dict__.update(self.__dict__)
+        out.shape = self.shape if shape is None else shape
+        out.planes = list(self.planes if planes is None else planes)
+        return out
+
     def fixed(self, dim: int) -> bool:
         """True where the tensor has a size along `dim` that pruning cannot change."""
         if self.free or self.shape[dim] == 1 or dim in self.stretched:
@@ -54,9 +62,9 @@ class Labels:
     def aligned(self, ndim: int) -> Labels:
         """Return the same with leading dimensions of size 1, as broadcasting does."""
         lead = (1,) * (ndim - len(self.shape))
-        planes = [plane.reshape(lead + tuple(plane.shape)) for plane in self.planes]
-        stretched = frozenset(dim + len(lead) for dim in self.stretched)
-        return Labels(lead + tuple(self.shape), planes, self.parameter, self.free, stretched)
+        out = self.copy(lead + tuple(self.shape), [plane.reshape(lead + tuple(plane.shape)) for plane in self.planes])
+        out.stretched = frozenset(dim + len(lead) for dim in self.stretched)
+        return out
 
 
 def merge(atoms: Atoms, operands: Sequence[Labels], shape: Sequence[int], where: str) -> Labels:
@@ -75,12 +83,13 @@ def merge(atoms: Atoms, operands: Sequence[Labels], shape: Sequence[int], where:
                 _freeze_on_fixed(atoms, left, right, where)
             if i < j:
                 _tie_planes(atoms, left.planes, right.planes)
-    planes: list[Tensor] = []
-    for plane in sorted((p for a in aligned for p in a.planes), key=lambda p: -len(varying(p))):
-        _absorb(planes, plane)
+    planes: list[tuple[int, Tensor]] = []
+    labelled = [(number, plane) for number, operand in enumerate(aligned) for plane in operand.planes]
+    for number, plane in sorted(labelled, key=lambda item: -len(varying(item[1]))):
+        _absorb(planes, number, plane)
     return Labels(
         tuple(shape),
-        planes,
+        [plane for _, plane in planes],
         all(o.parameter or o.free for o in operands),
         bool(operands) and all(o.free for o in operands),
     )
@@ -96,18 +105,23 @@ def _freeze_on_fixed(atoms: Atoms, left: Labels, right: Labels, where: str) -> N
 def _tie_planes(atoms: Atoms, left: Sequence[Tensor], right: Sequence[Tensor]) -> None:
     for a in left:
         for b in right:
-            if varying(a) & varying(b):
+            shared = varying(a) & varying(b)
+            if shared and shared != varying(a) and shared == varying(b):
+                atoms.tie_if_free(a, b)
+            elif shared and shared != varying(b) and shared == varying(a):
+                atoms.tie_if_free(b, a)
+            elif shared:
                 atoms.tie(a, b)
 
 
-def _absorb(planes: list[Tensor], plane: Tensor) -> None:
-    """Add a plane to a list unless one that varies along the same dimensions (and more) is there already."""
-    for number, other in enumerate(planes):
-        if varying(plane) <= varying(other):
+def _absorb(planes: list[tuple[int, Tensor]], operand: int, plane: Tensor) -> None:
+    """Add a plane to a list unless one of another operand varies along the same dimensions (and more) already."""
+    for position, (owner, other) in enumerate(planes):
+        if owner != operand and varying(plane) <= varying(other):
             if varying(plane) == varying(other):  # neutral positions of one may be labelled in the other
-                planes[number] = torch.where(other == NEUTRAL, plane, other)
+                planes[position] = owner, torch.where(other == NEUTRAL, plane, other)
             return
-    planes.append(plane)
+    planes.append((operand, plane))
 
 
 def restructure(operation: Callable[[Tensor], Tensor | Sequence[Tensor]], labels: Labels) -> list[list[Tensor]]:

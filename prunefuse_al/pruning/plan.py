@@ -1,11 +1,11 @@
-"""From ties to kept channels: groups of channels that compete, how wide each stays, and the resulting map."""
+"""From ties to groups of channels that compete, what is kept on request, and the map of a choice of channels."""
 
 from __future__ import annotations
 
 import fnmatch
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -33,9 +33,14 @@ class Group:
     channels: np.ndarray
 
     @property
+    def positions(self) -> int:
+        """Positions of an axis that one of these channels stands for: several for an attention head, else 1."""
+        return min(count for _, count in self.axes)
+
+    @property
     def block(self) -> bool:
         """True where a channel owns several positions of every axis, as an attention head does."""
-        return min(count for _, count in self.axes) > 1
+        return self.positions > 1
 
     def whole_axes(self) -> list[tuple[int, int]]:
         """Return (size, positions per channel) of the axes that consist of this group alone."""
@@ -85,44 +90,24 @@ def structure(trace: Trace, protected: Mapping[int, str]) -> Structure:
     return Structure(trace, components, groups, reasons)
 
 
-def without_frozen_widths(found: Structure) -> Structure:
-    """Keep whole every group whose width equals that of a dimension which is kept whole (the code may equate them)."""
-    frozen = {
-        axis.size
-        for axis in found.trace.atoms.axes
-        if (found.components[axis.start : axis.start + axis.size] == found.components[0]).all()
-    }
-    groups, reasons = [], dict(found.reasons)
-    for group in found.groups:
-        if any(size in frozen for size, _ in group.whole_axes()):
-            for number, axis in enumerate(found.trace.atoms.axes):
-                if any(axis is own for own, _ in group.axes):
-                    reasons.setdefault(number, "has the width of a dimension that is kept whole")
-        else:
-            groups.append(group)
-    return replace(found, groups=groups, reasons=reasons)
-
-
-def protected_axes(trace: Trace, model: nn.Module, keep: Sequence[Keep]) -> dict[int, str]:
+def protected_axes(trace: Trace, model: nn.Module, keep: Keep | Iterable[Keep]) -> dict[int, str]:
     """Return the output axes of everything named by `keep`: name patterns, module types or modules of `model`.
 
     Raises:
-        InputError: an entry matches nothing in the network.
+        InputError: an entry is none of these, or matches nothing in the network.
     """
     reasons: dict[int, str] = {}
-    for entry in [keep] if isinstance(keep, str | type | nn.Module) else keep:
-        prefixes = [name for name, module in model.named_modules() if _is_meant(entry, name, module)]
-        hits = {
-            number: f"kept on request ({entry if isinstance(entry, str) else type_name(entry)})"
-            for number, axis in enumerate(trace.atoms.axes)
-            if number not in trace.atoms.contracted and _below(axis.name, prefixes, entry)
-        }
+    atoms = trace.atoms
+    for entry in [keep] if isinstance(keep, str | type | nn.Module) or not isinstance(keep, Iterable) else keep:
+        names = {atoms.registered[name] for name in _tensors_meant(entry, model, atoms.registered)}
+        hits = {n for n, axis in enumerate(atoms.axes) if axis.name in names and n not in atoms.contracted}
         if not hits:
             raise InputError(
-                f"keep={entry!r} matches no layer with channels; pass a module name or pattern (see "
+                f"keep={entry!r} matches no layer with channels; pass a name or pattern of modules or tensors (see "
                 "model.named_modules()), a module type, or a module of this model"
             )
-        reasons.update(hits)
+        reason = f"kept on request ({entry if isinstance(entry, str) else type_name(entry)})"
+        reasons.update(dict.fromkeys(hits, reason))
     return reasons
 
 
@@ -131,79 +116,39 @@ def type_name(entry: type[nn.Module] | nn.Module) -> str:
     return entry.__name__ if isinstance(entry, type) else type(entry).__name__
 
 
+def _tensors_meant(entry: Keep, model: nn.Module, tensors: Iterable[str]) -> set[str]:
+    """Return the tensors that `entry` names, and those of the modules it names and of all modules in these."""
+    if not isinstance(entry, str | type | nn.Module):
+        raise InputError(
+            f"keep={entry!r} is a {type(entry).__name__}; pass names or patterns, module types or modules of this model"
+        )
+    prefixes = tuple(
+        f"{name}." if name else ""
+        for name, module in model.named_modules(remove_duplicate=False)  # a module may be known by several names
+        if _is_meant(entry, name, module)
+    )
+    return {
+        name
+        for name in tensors
+        if name.startswith(prefixes) or (isinstance(entry, str) and fnmatch.fnmatchcase(name, entry))
+    }
+
+
 def _is_meant(entry: Keep, name: str, module: nn.Module) -> bool:
     if isinstance(entry, str):
         return fnmatch.fnmatchcase(name, entry)
     return isinstance(module, entry) if isinstance(entry, type) else module is entry
 
 
-def _below(tensor_name: str, prefixes: Sequence[str], entry: Keep) -> bool:
-    if isinstance(entry, str) and fnmatch.fnmatchcase(tensor_name, entry):
-        return True
-    return any(tensor_name.startswith(f"{prefix}.") if prefix else True for prefix in prefixes)
-
-
-def kept_channels(
-    structure: Structure, scores: np.ndarray, ratio: float, *, scope: str, round_to: int | None, equal_widths: bool
-) -> np.ndarray:
-    """Return bool [components]: which channels stay.
-
-    Args:
-        structure: groups of channels.
-        scores: importance of each component.
-        ratio: fraction of channels to remove, 0 <= ratio < 1.
-        scope: "local" removes the fraction in every group, "global" over all groups (a tenth of each stays).
-        round_to: widths become multiples of this where the group is at least that wide.
-        equal_widths: dimensions of equal size in the dense network stay equal, in steps of the coarsest of them.
-    """
-    kept = np.zeros(len(scores), dtype=bool)
-    thinned = np.concatenate([g.channels for g in structure.groups]) if structure.groups else np.array([], dtype=int)
-    kept[np.setdiff1d(np.arange(len(scores)), thinned)] = True
-    blocks = _coarsest_blocks(structure.groups) if equal_widths else [len(g.channels) for g in structure.groups]
-    shares = _global_shares(structure.groups, scores, ratio) if scope == "global" else [1 - ratio] * len(blocks)
-    for group, n_blocks, share in zip(structure.groups, blocks, shares, strict=True):
-        n = len(group.channels)
-        stay = _width(n_blocks, share, group.block or n_blocks != n, round_to) * n // n_blocks
-        best = np.argsort(-scores[group.channels], kind="stable")[:stay]  # of equal scores the first stays
-        kept[group.channels[best]] = True
-    return kept
-
-
-def _width(n: int, share: float, coarse: bool, round_to: int | None) -> int:
-    """Return int(n * share), as in the paper; a few coarse blocks are rounded to the nearest number instead."""
-    if share >= 1:
-        return n
-    if coarse:
-        return max(1, int(np.ceil(n * share - 0.5 - 1e-9)))
-    width = int(np.floor(n * share + 1e-9))
-    if round_to is not None and n >= round_to:
-        width = max(round_to, round(n * share / round_to) * round_to)
-    return min(n, max(1, width))
-
-
-def _coarsest_blocks(groups: Sequence[Group]) -> list[int]:
-    """Return for each group in how many steps its width may change, so that equal widths can stay equal."""
-    steps: dict[int, int] = {}
-    for group in groups:
-        for size, count in group.whole_axes():
-            steps[size] = min(steps.get(size, size), size // count)
-    blocks = []
-    for group in groups:
-        n = len(group.channels)
-        options = [steps[size] for size, _ in group.whole_axes() if n % steps[size] == 0]
-        blocks.append(min([n, *options]))
-    return blocks
-
-
-def _global_shares(groups: Sequence[Group], scores: np.ndarray, ratio: float, floor: float = 0.1) -> list[float]:
-    """Return the share of each group that stays when all channels compete, each group's scores at mean 1."""
-    relative = [scores[g.channels] / max(scores[g.channels].mean(), 1e-12) for g in groups]
-    together = np.concatenate(relative)
-    order = np.argsort(-together, kind="stable")
-    stays = np.zeros(len(together), dtype=bool)
-    stays[order[: max(1, int(len(together) * (1 - ratio) + 1e-9))]] = True
-    parts = np.split(stays, np.cumsum([len(r) for r in relative])[:-1])
-    return [max(floor, float(part.mean())) for part in parts]
+def outside(structure: Structure, within: ChannelMap) -> np.ndarray:
+    """Return the components of which a map of the network keeps nothing."""
+    gone = []
+    for axis in structure.trace.atoms.axes:
+        kept = within.tensors[axis.name].kept[axis.dim]
+        if kept is not None:
+            removed = np.setdiff1d(np.arange(axis.size), kept.numpy())
+            gone.append(structure.components[axis.start + removed])
+    return np.unique(np.concatenate(gone)) if gone else np.array([], dtype=np.int64)
 
 
 def channel_map(structure: Structure, kept: np.ndarray, tensors: Mapping[str, Tensor]) -> ChannelMap:
@@ -236,7 +181,9 @@ def _streams(structure: Structure) -> tuple[Stream, ...]:
     }
     norms: dict[tuple[int, ...], dict[tuple[str, str], int]] = defaultdict(lambda: defaultdict(int))
     for statistic in structure.trace.statistics:
-        key = tuple(components[statistic.labels.reshape(-1).numpy()].tolist())
+        if len(statistic.planes) != 1:
+            continue
+        key = tuple(components[statistic.planes[0].reshape(-1).numpy()].tolist())
         # RMSNorm, and hand-written norms, are plain means in a module that owns a scale.
         scale = f"{statistic.module}.weight" if statistic.operation in STATISTICS else statistic.scale
         if scale in atoms.registered and any(component != components[0] for component in key):

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from ..channel_map import ChannelMap, TensorMap, named_tensors
-from ..counting import macs, parameter_count
+from ..counting import batch_rows, parameter_count
 from ..errors import InputError, NoEffectWarning, PruningError
 from ..model_checks import check_model
 from ..types import RngLike, as_rng
-from .build import rebuild, width_attributes
 from .example import Arguments, as_arguments, with_rows
-from .gate import Verdict, inspect
-from .importance import Importance, check_importance, component_scores
-from .plan import (
-    Keep,
-    Structure,
-    channel_map,
-    kept_channels,
-    protected_axes,
-    structure,
-    without_frozen_widths,
-)
+from .importance import Importance, channel_scores, check_importance, measured
+from .plan import Keep, Structure, outside
 from .report import LayerWidth, PruningReport
-from .tracing import trace
+from .search import Choice, Found, nothing_prunable, widest
+from .widths import GlobalScope, asked_sizes, check_scope, choose_widths, kept_channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,35 +47,17 @@ class Proxy:
         return self.pruning_report
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    """One way to plan: later ones assume less about the code of the network."""
-
-    equal_widths: bool = False
-    train_mode: bool = False
-    strict: bool = False
-    pinned: bool = False
-
-
-_ATTEMPTS = (
-    _Attempt(),
-    _Attempt(equal_widths=True),
-    _Attempt(equal_widths=True, train_mode=True),
-    _Attempt(equal_widths=True, train_mode=True, strict=True),
-    _Attempt(equal_widths=True, train_mode=True, strict=True, pinned=True),
-)
-
-
 def prune(
     model: nn.Module,
     example_inputs: Any,
     pruning_ratio: float = 0.5,
     *,
     importance: Importance = "l2",
-    scope: str = "local",
+    scope: str | GlobalScope = "local",
     keep: Keep | Sequence[Keep] = (),
     round_to: int | None = None,
     random_state: RngLike = None,
+    within: ChannelMap | None = None,
 ) -> Proxy:
     """Thin a network: remove whole channels, heads and widths, leaving a smaller dense network.
 
@@ -97,14 +70,21 @@ def prune(
         model: the dense network, at initialisation or trained; not touched (values, mode, hooks, gradients).
         example_inputs: a batch as the network is called: a tensor, a tuple (positional) or a dict (by name).
         pruning_ratio: fraction of channels removed, 0 <= p < 1. A layer of n channels keeps int(n * (1 - p)), at
-            least 1. p = 0.5 leaves about a quarter of parameters and multiply-accumulates.
-        importance: "l2", "l1", "random", or a callable (name, tensor, dim) -> float [size of dim], higher stays.
-            Of equally important channels the first stay.
-        scope: "local" removes the fraction from every layer, "global" over all layers (a tenth of each stays).
-        keep: what not to thin: module names or patterns ("layer1.*"), module types, or modules of `model`. Outputs of
-            the network are found by themselves and never thinned.
-        round_to: widths become the nearest multiple of this, never 0; layers narrower than it are not rounded.
+            least 1, but for `round_to`. p = 0.5 leaves about a quarter of parameters and multiply-accumulates.
+        importance: which channels stay: "l2", "l1", "random", "bn_scale", "lamp" or "fpgm" (see `pruning.measures`); a
+            `Taylor` or `Hessian` with labelled data; or a callable (name, tensor, dim) -> float [size of dim], higher
+            stays. Always added over everything a channel owns. Of equally important channels the first stay.
+        scope: "local" removes the fraction from every layer. "global" removes it from all channels together, the
+            weakest first; a tenth of each layer stays (`GlobalScope` sets another floor), a head counts as the channels
+            it holds, and channels tied over layers count once.
+        keep: what not to thin: names of modules or tensors, or patterns ("layer1.*"), module types, or modules of
+            `model`. Their outputs stay; what they read may leave. Outputs of the network are found by themselves and
+            never thinned.
+        round_to: widths become the nearest multiple of this, never 0; layers narrower than it are not rounded, nor are
+            heads. None rounds to multiples of 8 where that moves a width by at most a thirty-second of itself, so that
+            wide layers fill vector units; 1 turns that off. The report states the width asked and the width taken.
         random_state: seed or generator for importance="random".
+        within: a map of `model` with a smaller ratio: channels that it removes leave first, however important.
 
     Returns:
         A `Proxy` with `module`, `channel_map` and `report()`.
@@ -127,92 +107,83 @@ def prune(
     check_model(model)
     _check_options(pruning_ratio, importance, scope, round_to)
     arguments = with_rows(as_arguments(example_inputs, model), 2)
-    tensors = named_tensors(model)
     seed = int(as_rng(random_state).integers(2**63))
-    refusals: list[str] = []
-    for attempt, found in _structures(model, arguments, keep):
-        if attempt.pinned:
-            found = without_frozen_widths(found)
-        if pruning_ratio > 0 and not found.groups:
-            break
-        parameters, rng = dict(model.named_parameters()), np.random.default_rng(seed)
-        scores = component_scores(importance, parameters, found.trace.atoms, found.components, rng)
-        kept = kept_channels(
-            found, scores, pruning_ratio, scope=scope, round_to=round_to, equal_widths=attempt.equal_widths
+    if within is not None:
+        _check_within(within, model)
+    measure = measured(importance, model) if pruning_ratio else "random"  # with nothing to choose, nothing is measured
+
+    def choose(reading: Structure, equal_widths: bool, careful: bool) -> Choice:
+        scores = channel_scores(measure, model, reading, np.random.default_rng(seed))
+        if within is not None:
+            scores[outside(reading, within)] = np.nextafter(scores.min(), -np.inf)
+        # The careful readings take the plain widths: whatever stood in the way, rounding is not part of it.
+        rounding = 1 if careful and round_to is None else round_to
+        widths = choose_widths(
+            reading.groups, scores, pruning_ratio, scope=scope, round_to=rounding, equal_widths=equal_widths
         )
-        cut = channel_map(found, kept, tensors)
-        cut = replace(cut, attributes=width_attributes(model, cut, found, kept))
-        module = rebuild(model, cut)
-        verdict = inspect(model, module, cut, found, arguments, kept)
-        if not verdict.reason:
-            report = _report(model, module, verdict, found, arguments, pruning_ratio)
-            _warn(report)
-            return Proxy(module, verdict.channel_map, report)
-        refusals.append(verdict.reason)
-    raise PruningError(_nothing_prunable(found, refusals))
+        return Choice(kept_channels(reading, scores, widths.taken), widths.asked)
+
+    found = widest(model, arguments, keep, choose)
+    if pruning_ratio > 0 and not found.structure.groups:
+        raise PruningError(nothing_prunable(found.structure))
+    report = _report(model, found, arguments, float(pruning_ratio))
+    _warn(report)
+    return Proxy(found.module, found.verdict.channel_map, report)
 
 
-def _check_options(ratio: float, importance: Importance, scope: str, round_to: int | None) -> None:
+def _check_options(ratio: float, importance: Importance, scope: object, round_to: int | None) -> None:
     if isinstance(ratio, bool) or not isinstance(ratio, int | float | np.number) or not 0 <= ratio < 1:
         raise InputError(
             f"pruning_ratio={ratio!r} is not in [0, 1): it is the fraction of channels to remove, for example 0.5"
         )
     check_importance(importance)
-    if scope not in ("local", "global"):
-        raise InputError(f'scope={scope!r} is not known; pass "local" or "global"')
-    if round_to is not None and (not isinstance(round_to, int | np.integer) or round_to < 1):
+    check_scope(scope)
+    if round_to is not None and (
+        isinstance(round_to, bool) or not isinstance(round_to, int | np.integer) or round_to < 1
+    ):
         raise InputError(f"round_to={round_to!r} must be a positive integer, for example 8, or None")
 
 
-def _structures(model: nn.Module, arguments: Arguments, keep: Any) -> Iterator[tuple[_Attempt, Structure]]:
-    """Yield ever more careful readings of the network."""
-    for attempt in _ATTEMPTS:
-        try:
-            watched = trace(model, *arguments, strict=attempt.strict, train_mode=attempt.train_mode)
-        except Exception as error:
-            if attempt.train_mode:
-                continue
-            shapes = [list(a.shape) for a in (*arguments[0], *arguments[1].values()) if hasattr(a, "shape")]
-            raise PruningError(
-                f"prune(): the network does not run on example_inputs {shapes}: {type(error).__name__}: {error}"
-            ) from error
-        yield attempt, structure(watched, protected_axes(watched, model, keep))
+def _check_within(within: ChannelMap, model: nn.Module) -> None:
+    own = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+    if {name: tensor.shape for name, tensor in within.tensors.items()} != own:
+        raise InputError("within= is a map of another network; pass the channel_map of a proxy cut from this one")
 
 
-def _report(
-    model: nn.Module, module: nn.Module, verdict: Verdict, found: Structure, arguments: Arguments, ratio: float
-) -> PruningReport:
-    axes = found.trace.atoms.axes
+def _report(model: nn.Module, found: Found, arguments: Arguments, ratio: float) -> PruningReport:
+    verdict, reading = found.verdict, found.structure
+    atoms = reading.trace.atoms
+    unmet = {n: 1 - ratio for n, reason in reading.reasons.items() if not reason.startswith(_EXPECTED)}
+    asked = asked_sizes(reading, found.asked, unmet)
+    axes = atoms.axes
     maps = verdict.channel_map.tensors
     whole = {}
-    for number, reason in sorted(found.reasons.items()):
+    for number, reason in sorted(reading.reasons.items()):
         thinned = maps[axes[number].name].kept[axes[number].dim] is not None
         whole[f"{axes[number].name}, dimension {axes[number].dim}"] = f"{reason} (in part)" if thinned else reason
     return PruningReport(
         pruning_ratio=float(ratio),
         dense_parameters=parameter_count(model),
-        proxy_parameters=parameter_count(module),
-        dense_macs=round(_forward_macs(model, arguments)),
-        proxy_macs=round(_forward_macs(module, arguments)),
-        widths=tuple(_widths(maps)),
+        proxy_parameters=parameter_count(found.module),
+        dense_macs=round(reading.trace.flops / 2 / batch_rows(*arguments)),
+        proxy_macs=verdict.macs,
+        widths=tuple(_widths(maps, asked, atoms.registered)),
         kept_whole=whole,
-        preserve_exact=verdict.preserve_distance < 1e-6,
+        preserve_exact=verdict.exact,
         preserve_distance=verdict.preserve_distance,
     )
 
 
-def _forward_macs(model: nn.Module, arguments: Arguments) -> float:
-    args, kwargs = arguments
-    return macs(model, dict(kwargs) if kwargs else args, training=False)[0]
-
-
-def _widths(maps: Mapping[str, TensorMap]) -> Iterator[LayerWidth]:
+def _widths(
+    maps: Mapping[str, TensorMap], asked: Mapping[tuple[str, int], int], registered: Mapping[str, str]
+) -> Iterator[LayerWidth]:
     """Yield the output width of every weight: the thinned dimension that is not summed over, else the first such."""
     for name, tensor_map in maps.items():
         outputs = [d for d, size in enumerate(tensor_map.shape) if d not in tensor_map.inputs and size > 1]
         if len(tensor_map.shape) > 1 and outputs:
             dim = next((d for d in outputs if tensor_map.kept[d] is not None), outputs[0])
-            yield LayerWidth(name, tensor_map.shape[dim], tensor_map.proxy_shape[dim])
+            dense = tensor_map.shape[dim]
+            yield LayerWidth(name, dense, tensor_map.proxy_shape[dim], asked.get((registered[name], dim), dense))
 
 
 _EXPECTED = ("reads an input", "kept on request")
@@ -221,24 +192,13 @@ _EXPECTED = ("reads an input", "kept on request")
 def _warn(report: PruningReport) -> None:
     """Say so when far fewer channels left than was asked: layers that were kept whole count, outputs do not."""
     kept = {name: reason for name, reason in report.kept_whole.items() if not reason.startswith(_EXPECTED)}
-    counted = [w for w in report.widths if w.proxy < w.dense or f"{w.name}, dimension 0" in kept]
-    removed = 1 - sum(w.proxy for w in counted) / max(1, sum(w.dense for w in counted))
-    if counted and removed < 0.7 * report.pruning_ratio:
+    counted = [w for w in report.widths if w.asked < w.dense]
+    dense, asked, proxy = (sum(getattr(w, name) for w in counted) for name in ("dense", "asked", "proxy"))
+    if dense - proxy < 0.7 * (dense - asked):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(kept.items())[:3])
         warnings.warn(
-            f"pruning_ratio={report.pruning_ratio:g} was asked, but only {removed:.2f} of the channels could leave "
-            f"({reasons or 'layers are narrower than round_to'}); see proxy.report()",
+            f"pruning_ratio={report.pruning_ratio:g} was asked, but only {1 - proxy / dense:.2f} of the channels could "
+            f"leave ({reasons or 'widths were rounded, or layers have few channels or heads'}); see proxy.report()",
             NoEffectWarning,
             stacklevel=3,
         )
-
-
-def _nothing_prunable(found: Structure, refusals: list[str]) -> str:
-    axes = found.trace.atoms.axes
-    reasons = [f"{axes[n].name}, dimension {axes[n].dim}, {reason}" for n, reason in list(found.reasons.items())[:5]]
-    text = "prune(): nothing in this network can be thinned"
-    if reasons:
-        text += ": " + "; ".join(reasons)
-    if refusals:
-        text += f"; what was tried failed: {refusals[-1]}"
-    return text + ". Pass a network with at least one hidden layer, or use pruning_ratio=0 or your own proxy"

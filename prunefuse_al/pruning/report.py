@@ -7,11 +7,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LayerWidth:
-    """Width of one layer: `name` of its weight, output channels dense and proxy."""
+    """Output channels of one layer.
+
+    Attributes:
+        name: of its weight.
+        dense: in the dense network.
+        proxy: in the proxy: the width taken.
+        asked: what the pruning ratio asked for, before widths were rounded and heads and what is not understood were
+            kept whole; of the network's outputs and of layers kept on request, `dense`.
+    """
 
     name: str
     dense: int
     proxy: int
+    asked: int
 
 
 @dataclass(frozen=True)
@@ -55,11 +64,11 @@ class PruningReport:
         column = max([len(w.name) for w in self.widths] + [12])
         lines = [
             f"pruning ratio {self.pruning_ratio:g}",
-            f"{'':{column}} {'dense':>14} {'proxy':>14} {'share':>7}",
-            _row("parameters", self.dense_parameters, self.proxy_parameters, column),
-            _row("MACs/sample", self.dense_macs, self.proxy_macs, column),
+            f"{'':{column}} {'dense':>14} {'asked':>14} {'proxy':>14} {'share':>7}",
+            _row(f"{'parameters':{column}}", self.dense_parameters, "", self.proxy_parameters),
+            _row(f"{'MACs/sample':{column}}", self.dense_macs, "", self.proxy_macs),
             "output widths:",
-            *(_row(w.name, w.dense, w.proxy, column) for w in self.widths),
+            *(_row(f"{w.name:{column}}", w.dense, f"{w.asked:,}", w.proxy) for w in self.widths),
         ]
         if self.kept_whole:
             lines += ["kept whole:", *(f"  {name}: {reason}" for name, reason in self.kept_whole.items())]
@@ -70,5 +79,5 @@ class PruningReport:
         return "\n".join(lines)
 
 
-def _row(name: str, dense: int, proxy: int, column: int) -> str:
-    return f"{name:{column}} {dense:>14,} {proxy:>14,} {proxy / max(1, dense):>7.3f}"
+def _row(name: str, dense: int, asked: str, proxy: int) -> str:
+    return f"{name} {dense:>14,} {asked:>14} {proxy:>14,} {proxy / max(1, dense):>7.3f}"

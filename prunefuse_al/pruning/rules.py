@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .atoms import FROZEN, NEUTRAL, Atoms, narrowed, varying
+from .atoms import FROZEN, NEUTRAL, Atoms, varying
 from .labels import Labels, merge, restructure
 
 
@@ -26,15 +26,18 @@ class Statistic:
     Attributes:
         operation: bare name of the operation.
         module: name of the module that ran it.
-        labels: int64, broadcastable to the input, of what the statistic is taken over; a single frozen label where
-            that does not change by pruning.
-        scale: name of the scale of a LayerNorm; GroupNorm has none here, as no exact fusion is known for it.
+        planes: label planes of the input along which the statistic is taken; none where that does not change by
+            pruning.
+        scale: name of the scale of a LayerNorm; GroupNorm has none here, as centring is not neutral for it.
+        operand: not a statistic but a sum: the number of the tensor argument, computed from parameters, whose planes
+            are summed over. What is removed of it has to be switched off there, if it is not stored as zeros.
     """
 
     operation: str
     module: str
-    labels: Tensor
+    planes: tuple[Tensor, ...]
     scale: str | None = None
+    operand: int | None = None
 
 
 @dataclass
@@ -50,7 +53,6 @@ class Call:
     name_of: Callable[[Tensor | None], str | None]
     module: str
     statistics: list[Statistic]
-    strict: bool
     new_debts: set[int] = field(default_factory=set)
 
     @property
@@ -90,7 +92,7 @@ VIEWS = {
     "unsafe_chunk", "unbind", "roll", "flip", "repeat", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold",
     "movedim", "diagonal", "tril", "triu", "alias",
 }  # fmt: skip
-CUTS = {"slice", "select", "narrow", "split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "unbind"}
+RESHAPES = {"view", "_unsafe_view", "reshape", "_reshape_alias"}
 SAME = {
     "clone", "detach", "contiguous", "_to_copy", "lift_fresh", "lift_fresh_copy", "view_as", "native_dropout",
     "to", "type_as", "_conj", "alias_copy",
@@ -122,9 +124,6 @@ def structural(call: Call) -> list[Labels]:
     source = call.labels_of(call.tensors()[0])
     if call.func._overloadname == "dtype":
         return unknown(call)
-    if call.strict and call.name in CUTS:
-        dim = (call.argument("dim") or 0) % len(source.shape)
-        _freeze_planes(call, source, {dim}, "is cut at fixed positions by")
     stand_in = call.tensors()[0]
 
     def run(plane: Tensor) -> Tensor | Sequence[Tensor]:
@@ -132,10 +131,9 @@ def structural(call: Call) -> list[Labels]:
         out: Tensor | Sequence[Tensor] = call.func(*tree_map(swap, call.args), **call.kwargs)
         return out
 
+    if call.name in RESHAPES:
+        source.planes = [_shuffled_whole(call, p, source.shape) for p in source.planes]
     planes = restructure(run, source) or [[] for _ in call.results]
-    if call.strict and call.name in {"view", "_unsafe_view", "reshape"}:
-        sizes = call.argument("size") or call.argument("shape")
-        planes = [[p for p in planes[0] if not _at_written_size(call, p, sizes)]]
     if call.name == "expand":
         shape, lead = call.results[0].shape, call.results[0].ndim - len(source.shape)
         stretched = frozenset(d for d in range(lead, len(shape)) if shape[d] > source.shape[d - lead])
@@ -143,12 +141,38 @@ def structural(call: Call) -> list[Labels]:
     return [_like(result, p, source) for result, p in zip(call.results, planes, strict=True)]
 
 
-def _at_written_size(call: Call, plane: Tensor, sizes: Sequence[int]) -> bool:
-    """Freeze a plane that a view gives a size which may be written into the code."""
-    written = any(sizes[d] != -1 for d in varying(narrowed(plane)))
-    if written:
-        call.atoms.freeze(plane, f"is given a fixed size by {call.name}")
-    return written
+def _shuffled_whole(call: Call, plane: Tensor, shape: Sequence[int]) -> Tensor:
+    """Where labelled dimensions are merged in another order than they were split (channel shuffle), keep pace.
+
+    The proxy merges what is left in each, position by position; that is the same only if the same positions are left
+    in every line, so they are tied.
+    """
+    for dims in _merged(shape, call.results[0].shape):
+        dims = [d for d in dims if d in varying(plane)]
+        if len(dims) > 1:
+            steps = plane.diff(dim=dims[-1])
+            if (steps == 1).float().mean() < 0.5:
+                for dim in dims[1:]:
+                    plane = call.atoms.tie_along(plane, dim)
+    return plane
+
+
+def _merged(old: Sequence[int], new: Sequence[int]) -> list[list[int]]:
+    """Return the runs of old dimensions that a reshape makes one."""
+    runs: list[list[int]] = []
+    position, size = 0, 1
+    run: list[int] = []
+    for target in new:
+        while size < target and position < len(old):
+            size *= old[position]
+            run.append(position)
+            position += 1
+        if size % target == 0:
+            size //= target
+        if size == 1:
+            runs.append(run)
+            run = []
+    return [r for r in runs if len(r) > 1]
 
 
 def same(call: Call) -> list[Labels]:
@@ -210,7 +234,7 @@ def reduction(call: Call) -> list[Labels]:
     source = call.labels_of(call.tensors()[0])
     ndim = len(source.shape)
     dims = call.dims(ndim) if ndim else []
-    passed, over = [], torch.full((1,) * ndim, FROZEN)
+    passed, over = [], []
     for plane in source.planes:
         reduced = varying(plane) & set(dims)
         if not reduced:
@@ -220,11 +244,11 @@ def reduction(call: Call) -> list[Labels]:
                 plane = call.atoms.tie_along(plane, dim)
             passed.append(plane)
         elif call.name in STATISTICS and len(reduced) == 1:
-            over = plane
+            over.append(plane)
         else:
             call.owe(plane, f"is reduced over by {call.name}")
     if call.name in STATISTICS:
-        call.statistics.append(Statistic(call.name, call.module, over))
+        call.statistics.append(Statistic(call.name, call.module, tuple(over)))
     if call.results and call.results[0].ndim != ndim:
         passed = [p.reshape([n for d, n in enumerate(p.shape) if d not in dims]) for p in passed]
     return [_like(result, list(passed), source) for result in call.results]
@@ -246,8 +270,6 @@ def pad(call: Call) -> list[Labels]:
     for plane in source.planes:
         own = [a if ndim - 1 - i // 2 in varying(plane) else 0 for i, a in enumerate(amounts)]
         padded = torch.nn.functional.pad(plane, own, value=FROZEN)
-        if any(own) and call.strict:
-            call.atoms.freeze(plane, "is padded by a fixed amount in constant_pad_nd")
         planes.append(padded)
     return [_like(call.results[0], planes, source)]
 

@@ -17,7 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .atoms import varying
 from .rules import STATISTICS, Statistic
 
-NORMS = {"native_layer_norm", "native_group_norm"}
+BATCH_NORMS = {
+    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
+}  # fmt: skip
+SUMS = {"mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm", "convolution", "_convolution"}
+NORMS = {"native_layer_norm", "native_group_norm"} | BATCH_NORMS
 
 
 class KeptStatistics(TorchDispatchMode):
@@ -30,24 +34,50 @@ class KeptStatistics(TorchDispatchMode):
 
     def __init__(self, statistics: Sequence[Statistic], alive: Callable[[np.ndarray], np.ndarray]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.masks = [torch.from_numpy(alive(s.labels.numpy())) for s in statistics]
+        self.masks = [_mask(s, alive) for s in statistics]
+        self.operands = [s.operand for s in statistics]
         self.position = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.split("::")[-1]
-        if name not in STATISTICS | NORMS:
+        if name not in STATISTICS | NORMS | SUMS:
             return func(*args, **kwargs)
+        operand = self.operands[self.position % len(self.masks)]
         mask = self.masks[self.position % len(self.masks)].to(args[0].device)
         self.position += 1
         if bool(mask.all()):
             return func(*args, **kwargs)
+        if operand is not None:
+            masked = list(args)
+            masked[operand] = args[operand] * mask
+            return func(*masked, **kwargs)
         if name == "native_layer_norm":
-            return (_layer_norm(mask, *args), *func(*args)[1:])
+            return (_layer_norm(mask, *args).contiguous(), *func(*args)[1:])
         if name == "native_group_norm":
-            return (_group_norm(mask, *args), *func(*args)[1:])
+            return (_group_norm(mask, *args).contiguous(), *func(*args)[1:])
+        if name in BATCH_NORMS:
+            return (_batch_norm(mask, func, args).contiguous(), *func(*args)[1:])
         (dim,) = varying(mask)
         return func(args[0].index_select(dim, mask.flatten().nonzero().flatten()), *args[1:], **kwargs)
+
+
+def _mask(statistic: Statistic, alive: Callable[[np.ndarray], np.ndarray]) -> Tensor:
+    """Return which positions of the input count: those that are kept along every labelled dimension."""
+    masks = [torch.from_numpy(alive(plane.numpy())) for plane in statistic.planes]
+    together = torch.tensor(True)
+    for mask in masks:
+        together = together & mask
+    return together
+
+
+def _batch_norm(mask: Tensor, func: Any, args: Sequence[Any]) -> Tensor:
+    x, weight, bias = args[:3]
+    eps = args[[a.name for a in func._schema.arguments].index("eps")]
+    out = _standardised(x, mask, tuple(d for d in range(x.ndim) if d != 1), eps)
+    vector = (1, -1, *[1] * (x.ndim - 2))
+    out = out if weight is None else out * weight.view(vector)
+    return out if bias is None else out + bias.view(vector)
 
 
 def _layer_norm(

@@ -16,8 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..channel_map import named_tensors
+from ..counting import operation_flops
 from . import contractions, rules
 from .atoms import Atoms
+from .example import answers, output_shapes
 from .labels import Labels
 from .rules import Call, Rule, Statistic
 
@@ -38,6 +40,7 @@ RULES: dict[str, Rule] = {
         ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"),
         contractions.batch_norm,
     ),
+    "_weight_norm_interface": contractions.weight_norm,
     "native_layer_norm": contractions.layer_norm,
     "native_group_norm": contractions.group_norm,
     "constant_pad_nd": rules.pad,
@@ -47,7 +50,7 @@ RULES: dict[str, Rule] = {
 
 @dataclass(frozen=True)
 class Sighting:
-    """A labelled dimension of known size seen while a module ran: evidence for what its width attributes mean."""
+    """A labelled dimension of known size that a module owns or saw: evidence for what its width attributes mean."""
 
     module: str
     dim: int
@@ -56,19 +59,29 @@ class Sighting:
 
 @dataclass
 class Trace:
-    """What one forward pass told."""
+    """What one forward pass told.
+
+    Attributes:
+        atoms: positions and their ties.
+        statistics: statistics and sums over channels, in the order they ran in eval mode.
+        sightings: sizes of dimensions.
+        answers: shapes of what the network answered with, in eval mode.
+        flops: operations counted by torch's formulas, in eval mode.
+    """
 
     atoms: Atoms
     statistics: list[Statistic] = field(default_factory=list)
     sightings: list[Sighting] = field(default_factory=list)
+    answers: list[tuple[int, ...]] = field(default_factory=list)
+    flops: int = 0
 
 
 class Tracer(TorchDispatchMode):
     """Carries labels through every operation below autograd."""
 
-    def __init__(self, trace: Trace, tensors: dict[str, Tensor], *, strict: bool) -> None:
+    def __init__(self, trace: Trace, tensors: dict[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.trace, self.strict = trace, strict
+        self.trace = trace
         self.modules = [""]
         self._named = {id(t): name for name, t in reversed(tensors.items())}
         # References to the tensors are held, because the ids of freed ones are used again.
@@ -76,13 +89,14 @@ class Tracer(TorchDispatchMode):
             id(t): (t, Labels(tuple(t.shape), trace.atoms.planes(trace.atoms.registered[n], t.ndim), parameter=True))
             for n, t in tensors.items()
         }
+        for name, tensor in tensors.items():
+            self._sight(self._seen[id(tensor)][1], name.rpartition(".")[0])
 
     def labels_of(self, tensor: Tensor) -> Labels:
         """Return a copy of what is known of a tensor; one never seen has a fixed size."""
         if id(tensor) not in self._seen:
             return Labels(tuple(tensor.shape))
-        known = self._seen[id(tensor)][1]
-        return Labels(known.shape, list(known.planes), known.parameter, known.free, known.stretched, known.debts)
+        return self._seen[id(tensor)][1].copy()
 
     def name_of(self, tensor: Tensor | None) -> str | None:
         """Return the name of a parameter or buffer, None for any other tensor."""
@@ -96,8 +110,9 @@ class Tracer(TorchDispatchMode):
         results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         call = Call(
             self.trace.atoms, func, args, kwargs, results, self.labels_of, self.name_of, self.modules[-1],
-            self.trace.statistics, self.strict,
+            self.trace.statistics,
         )  # fmt: skip
+        self.trace.flops += operation_flops(func, args, kwargs, out)
         found = rule_for(call)(call)
         debts = frozenset(call.new_debts).union(
             *(self._seen[id(t)][1].debts for t in call.tensors() if id(t) in self._seen)
@@ -105,23 +120,22 @@ class Tracer(TorchDispatchMode):
         for result, labels in zip(results, found, strict=True):
             labels.debts = debts
             self._seen[id(result)] = (result, labels)
-            self._sight(labels)
+            self._sight(labels, self.modules[-1])
         return out
 
-    def _sight(self, labels: Labels) -> None:
+    def _sight(self, labels: Labels, module: str) -> None:
         for plane in labels.planes:
             for dim in range(plane.ndim):
                 if plane.shape[dim] > 1:
-                    self.trace.sightings.append(Sighting(self.modules[-1], dim, plane))
+                    self.trace.sightings.append(Sighting(module, dim, plane))
 
     def freeze_output(self, output: Any) -> None:
-        """Keep whatever the network gives out."""
-        for leaf in tree_leaves(output):
-            if isinstance(leaf, Tensor):
-                for plane in self.labels_of(leaf).planes:
-                    self.trace.atoms.freeze(plane, None)
-                for debt in self.labels_of(leaf).debts:
-                    self.trace.atoms.freeze(*self.trace.atoms.debts[debt])
+        """Keep whatever the network answers with."""
+        for leaf in answers(output):
+            for plane in self.labels_of(leaf).planes:
+                self.trace.atoms.freeze(plane, None)
+            for debt in self.labels_of(leaf).debts:
+                self.trace.atoms.freeze(*self.trace.atoms.debts[debt])
 
 
 def rule_for(call: Call) -> Rule:
@@ -136,34 +150,37 @@ def rule_for(call: Call) -> Rule:
     return rules.factory if not call.tensors() or name.startswith("new_") or name.endswith("_like") else rules.unknown
 
 
-def trace(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, strict: bool = False, train_mode: bool = False
-) -> Trace:
+def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, train_mode: bool = False) -> Trace:
     """Run a copy of `model` in eval mode and return the ties among its channels.
 
     Args:
         model: the dense network; not touched.
         args: positional inputs.
         kwargs: inputs by name.
-        strict: also freeze what is cut, split or padded at positions written into the code.
         train_mode: run it in train mode as well, for parts that only train (auxiliary heads).
     """
     model = copy.deepcopy(model).eval()
     tensors = named_tensors(model)
     result = Trace(Atoms(tensors))
-    tracer = Tracer(result, tensors, strict=strict)
+    tracer = Tracer(result, tensors)
     for training in (False, True) if train_mode else (False,):
-        seen = list(result.statistics)
-        with visible_operations(), _module_stack(model.train(training), tracer.modules), tracer:
+        seen = (list(result.statistics), result.flops, result.answers)
+        with visible_operations(model), _module_stack(model.train(training), tracer.modules), tracer:
             output = model(*args, **kwargs)
         tracer.freeze_output(output)
-        result.statistics = seen if training else result.statistics  # the gate replays the eval pass
+        result.answers = output_shapes(output)
+        if training:  # what is compared is the eval pass
+            result.statistics, result.flops, result.answers = seen
     return result
 
 
 @contextlib.contextmanager
-def visible_operations() -> Iterator[None]:
-    """Run everything as plain operations: no fused attention, no fused recurrent kernels, no random draws kept."""
+def visible_operations(model: nn.Module | None = None) -> Iterator[None]:
+    """Run everything as plain operations: no fused attention, no fused recurrent kernels, no random draws kept.
+
+    Where `model` is known to have no recurrent layers, libraries that fuse those stay on: they are quicker.
+    """
+    fused = model is not None and not any(isinstance(m, nn.RNNBase) for m in model.modules())
     fastpath = torch.backends.mha.get_fastpath_enabled()
     with contextlib.ExitStack() as stack:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
@@ -173,8 +190,9 @@ def visible_operations() -> Iterator[None]:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # torch warns about TF32 on other hardware when oneDNN is switched
-        stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        if not fused:
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         yield
 
 

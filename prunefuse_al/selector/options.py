@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,11 @@ import numpy as np
 from torch import nn
 
 from ..channel_map import ChannelMap, check_cross
+from ..data import as_dataset
 from ..errors import InputError
+from ..pruning import GlobalScope
 from ..training.distillation import Distillation
+from ..training.progressive import ProgressivePruning
 from ..types import RngLike, Scorer, Trainer, as_rng
 
 STAGES = ("prune", "train_proxy", "query", "train_target", "sync")  # the order is part of what a seed means
@@ -25,6 +29,7 @@ class Options:
     trainer: Trainer
     importance: Any
     sync_every: int | None
+    sync_importance: Any
     cross: str | float
     distillation: Distillation | None
     example_inputs: Any
@@ -32,10 +37,12 @@ class Options:
     target_trainer: Trainer | None
     fine_tune_lr_scale: float | None
     recalibrate: bool
+    recalibration_data: Any
     fold_batchnorm: bool
     keep: Any
-    scope: str
+    scope: str | GlobalScope
     round_to: int | None
+    progressive: ProgressivePruning | None
     entropy: int
 
     def __post_init__(self) -> None:
@@ -43,9 +50,46 @@ class Options:
             raise InputError(f"pruning_ratio={self.pruning_ratio!r}; it is the share of channels removed, 0 <= p < 1")
         if self.sync_every is not None and (not isinstance(self.sync_every, int) or self.sync_every < 1):
             raise InputError(f"sync_every={self.sync_every!r}; pass None (V1) or a number of rounds from 1")
+        if self.sync_importance is not None and self.sync_every is None:
+            raise InputError(
+                f"sync_importance={self.sync_importance!r} says how V2 prunes again; give sync_every= as well"
+            )
+        if self.recalibration_data is not None:
+            if not self.recalibrate:
+                raise InputError("recalibration_data= was given with recalibrate=False; give one of the two")
+            object.__setattr__(self, "recalibration_data", as_dataset(self.recalibration_data))  # refused at the door
         if self.fine_tune_lr_scale is not None and not 0 < self.fine_tune_lr_scale < float("inf"):
             raise InputError(f"fine_tune_lr_scale={self.fine_tune_lr_scale!r}; pass a factor above 0, or None")
+        if self.progressive is not None:
+            self._check_progressive(self.progressive)
         check_cross(self.cross)
+
+    def _check_progressive(self, progressive: ProgressivePruning) -> None:
+        if not isinstance(progressive, ProgressivePruning):
+            raise InputError(f"progressive={progressive!r}; pass ProgressivePruning(...) or None")
+        if self.sync_importance is not None:
+            raise InputError(
+                f"progressive= chooses channels by `importance` while a proxy is trained, and sync_importance="
+                f"{self.sync_importance!r} says how to choose before that: give one of the two"
+            )
+        name, epochs = type(self.trainer).__name__, getattr(self.trainer, "epochs", None)
+        parameters = inspect.signature(self.trainer.fit).parameters.values()
+        if not any(p.name == "on_epoch" or p.kind is p.VAR_KEYWORD for p in parameters):
+            raise InputError(
+                f"progressive= thins the proxy while it is trained, and {name}.fit takes no on_epoch: give it an "
+                "argument on_epoch=None, and if that is not None call on_epoch(epoch, optimizer) before every epoch, "
+                "from 0 (where it returns True, forget weights kept from earlier epochs)"
+            )
+        if isinstance(epochs, int) and epochs <= progressive.epochs:
+            raise InputError(
+                f"progressive= ends after {progressive.epochs} epochs, but {name} trains for {epochs}: the last width "
+                f"would not be trained; pass ProgressivePruning(epochs=...) below {epochs}, or train for longer"
+            )
+
+    @property
+    def gradual(self) -> bool:
+        """Whether proxies are thinned while they are trained: at ratio 0 there is nothing to thin."""
+        return self.progressive is not None and self.pruning_ratio > 0
 
     def seed(self, stage: str, number: int = 0) -> int:
         """Return the seed of a stage: the same in every process and, unless numbered, in every round."""
@@ -63,6 +107,7 @@ class State:
         report: what `prune` says about it.
         trained: the proxy after training.
         round: successful fits.
+        synced: the target trained at the end of this round, from which the next round's proxy is cut (V2).
     """
 
     dense: nn.Module
@@ -71,6 +116,7 @@ class State:
     report: Any = None
     trained: nn.Module | None = None
     round: int = 0
+    synced: nn.Module | None = None
 
 
 def entropy_of(random_state: RngLike) -> int:

@@ -15,6 +15,7 @@ from ..channel_map import ChannelMap
 from ..checkpoint import decode, encode, load_state, read_file, state_tensors, write_file
 from ..costs import CostLedger
 from ..errors import CheckpointError, PruneFuseError
+from ..preserving import epsilons, set_epsilons
 from ..pruning import rebuild
 from .options import Options, State
 
@@ -39,7 +40,8 @@ def save_selector(
     if other is not None:
         missing.append("proxy")
     tensors = state_tensors(state.dense, "dense/")
-    for prefix, module in (("start/", state.start), ("trained/", state.trained)):
+    start = None if state.start is state.dense else state.start
+    for prefix, module in (("start/", start), ("trained/", state.trained), ("synced/", state.synced)):
         tensors |= {} if module is None else state_tensors(module, prefix)
     rest = None
     if state.channel_map is not None:
@@ -52,6 +54,8 @@ def save_selector(
         "model": type(state.dense).__name__,
         "round": state.round,
         "cut": state.start is not None,
+        "epsilons": epsilons(state.dense),
+        "synced_epsilons": None if state.synced is None else epsilons(state.synced),
         "channel_map": rest,
         "report": encode(state.report),
         "costs": ledger.to_dicts(),
@@ -98,6 +102,7 @@ def _unpack(
         )
     dense = load_state(copy.deepcopy(model), tensors, "dense/", "model")
     options = {name: decode(value) for name, value in config["options"].items()}
+    set_epsilons(dense, config["epsilons"])
     state = _read_state(tensors, config, dense, given.get("proxy"))
     return Saved({**options, **given}, config["entropy"], state, CostLedger.from_dicts(config["costs"]))
 
@@ -114,6 +119,16 @@ def _read_state(
     shape = copy.deepcopy(other) if other is not None else rebuild(dense, channel_map) if channel_map else None
     if shape is None:
         raise CheckpointError("load(): the file was saved with proxy=; pass that network to load()")
-    start = load_state(copy.deepcopy(shape), tensors, "start/", "proxy")
-    trained = load_state(shape, tensors, "trained/", "proxy") if config["round"] else None
-    return State(dense, start, channel_map, decode(config["report"]), trained, config["round"])
+    start = dense  # a proxy that is thinned while it is trained starts as wide
+    if _holds(tensors, "start/"):
+        start = load_state(copy.deepcopy(shape), tensors, "start/", "proxy")
+    trained = load_state(shape, tensors, "trained/", "proxy") if _holds(tensors, "trained/") else None
+    synced = None
+    if config["synced_epsilons"] is not None:
+        synced = load_state(copy.deepcopy(dense), tensors, "synced/", "target")
+        set_epsilons(synced, config["synced_epsilons"])
+    return State(dense, start, channel_map, decode(config["report"]), trained, config["round"], synced)
+
+
+def _holds(tensors: Mapping[str, Tensor], prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in tensors)

@@ -1,7 +1,7 @@
 """The whole method: prune, train the proxy, pick what to label with it, fuse it back, fine-tune the target.
 
 PruneFuse V1: every round trains the proxy again from the same pruned initial weights; V2 (`sync_every`) cuts a new
-proxy from a target trained on what is labelled so far.
+proxy out of a target trained on what was labelled so far.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from ..costs import CostLedger
 from ..data import as_dataset
 from ..errors import FusionError, InputError, NotFittedError
 from ..model_checks import check_model
-from ..pruning import Proxy
+from ..pruning import GlobalScope, Proxy
 from ..scorers import get_scorer
 from ..scorers._select import check_k
 from ..training.distillation import Distillation
+from ..training.progressive import ProgressivePruning
 from ..training.trainer import TorchTrainer
 from ..types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
 from .options import Options, State, entropy_of
 from .saving import load_selector, save_selector
 from .scoring import LOGITS, Float64s, Int64s, candidate_rows, labelled_dataset, probabilities, read_signals
-from .steps import fused_target, fusing_needs_data, make_target, rank, train_proxy
+from .steps import prepare, rank, train_proxy
+from .target import fused_target, fusing_recalibrates, make_target
 
 _ANOTHER = (
     "proxy= was given, another network, which has no place in the dense one; `model` is that network, trained, "
@@ -46,9 +48,12 @@ class PrunedProxySelector:
         pruning_ratio: fraction of channels removed, 0 <= p < 1; 0 is the dense baseline.
         scorer: name in `SCORERS`, or any `Scorer`.
         trainer: any `Trainer`; None is `TorchTrainer()`.
-        importance: which channels stay, see `prune`.
-        sync_every: None for V1; T for V2: before every T-th further round the proxy is fused, the target trained
-            on what is labelled, and a new proxy cut from it.
+        importance: which channels stay, see `prune`; "taylor" and "hessian" are measured on 256 of the labelled rows.
+        sync_every: None for V1; T for V2: at the end of every T-th `fit` the proxy is fused and the target trained on
+            the same data, and the next proxy is cut out of that target. `fit_target()` gives that target as it is.
+        sync_importance: which channels stay when V2 prunes a trained target: None goes by `importance`, "same" takes
+            those of the proxy before (no search, and it starts nearer to what was learnt), anything else as
+            `importance`.
         cross: what fusing does to the other weights, see `fuse`.
         distillation: a `Distillation` that teaches the target by the proxy; None: what its trainer does.
         example_inputs: what `model` takes, two rows; None takes them from the first data seen.
@@ -61,10 +66,15 @@ class PrunedProxySelector:
             knowledge away within an epoch); None or 1 leaves them.
         recalibrate: re-estimate BatchNorm statistics where they are wrong: of a proxy cut from a network that has
             been trained, and of the target unless ``cross="preserve"``, which keeps them exact.
+        recalibration_data: unlabelled data to estimate them on (at most 10,000 rows are read), arrays or a Dataset;
+            None: the labelled data. Networks without BatchNorm, at initialisation, or given as `proxy` have nothing
+            to estimate again. Pickles hold this data, files of `save` do not.
         fold_batchnorm: score pools with BatchNorm folded into the layer before it, where that is exact.
+        progressive: a `ProgressivePruning`, to let channels leave during the first epochs of each training instead of
+            before it; None prunes at once. Proxies that go on from the last one (`warm_start`) are thin already.
         keep: layers never thinned, see `prune`.
-        scope: ``"local"`` or ``"global"``, see `prune`.
-        round_to: round widths to a multiple of this, see `prune`.
+        scope: ``"local"``, ``"global"`` or a `GlobalScope`, see `prune`.
+        round_to: round widths to a multiple of this; None where it costs nothing, 1 never; see `prune`.
 
     Raises:
         InputError: an option is out of range or unknown.
@@ -95,6 +105,7 @@ class PrunedProxySelector:
         trainer: Trainer | None = None,
         importance: Any = "l2",
         sync_every: int | None = None,
+        sync_importance: Any = None,
         cross: str | float = "preserve",
         distillation: Distillation | None = None,
         example_inputs: Any = None,
@@ -104,10 +115,12 @@ class PrunedProxySelector:
         target_trainer: Trainer | None = None,
         fine_tune_lr_scale: float | None = 0.2,
         recalibrate: bool = True,
+        recalibration_data: Any = None,
         fold_batchnorm: bool = True,
         keep: Any = (),
-        scope: str = "local",
+        scope: str | GlobalScope = "local",
         round_to: int | None = None,
+        progressive: ProgressivePruning | None = None,
     ) -> None:
         self.options = Options(
             pruning_ratio=pruning_ratio,
@@ -115,6 +128,7 @@ class PrunedProxySelector:
             trainer=TorchTrainer() if trainer is None else trainer,
             importance=importance,
             sync_every=sync_every,
+            sync_importance=sync_importance,
             cross=cross,
             distillation=distillation,
             example_inputs=example_inputs,
@@ -122,14 +136,17 @@ class PrunedProxySelector:
             target_trainer=target_trainer,
             fine_tune_lr_scale=fine_tune_lr_scale,
             recalibrate=recalibrate,
+            recalibration_data=recalibration_data,
             fold_batchnorm=fold_batchnorm,
             keep=keep,
             scope=scope,
             round_to=round_to,
+            progressive=progressive,
             entropy=entropy_of(random_state),
         )
-        if proxy is not None and sync_every is not None:
-            raise InputError("sync_every= prunes the target again, and proxy= is another network: give one of the two")
+        if proxy is not None and (sync_every is not None or progressive is not None):
+            name = "sync_every=" if progressive is None else "progressive="
+            raise InputError(f"{name} prunes the dense network, and proxy= is another network: give one of the two")
         self.history: Any = None
         self._state = State(copy.deepcopy(check_model(model)))
         self._other = None if proxy is None else copy.deepcopy(check_model(proxy))
@@ -170,24 +187,37 @@ class PrunedProxySelector:
         assert trained is not None
         return trained
 
+    def prepare(self, unlabelled: Any = None) -> PrunedProxySelector:
+        """Prune before anything is labelled, so that a network trained elsewhere can choose the first samples.
+
+        Until `fit`, `query` and `fuse` answer with the proxy as it was cut, BatchNorm statistics re-estimated.
+
+        Args:
+            unlabelled: data to read the network's input from, and to estimate statistics on if there is no
+                `recalibration_data`, which is used if this is None.
+
+        Raises:
+            InputError: after a `fit`, or no data was given.
+        """
+        if self._state.round or self._state.start is not None:
+            raise InputError(f"prepare: the proxy is there already (round {self.round}); prepare comes before fit")
+        given = self.options.recalibration_data if unlabelled is None else unlabelled
+        if given is None:
+            raise InputError("prepare: pass unlabelled data, for example the pool, or recalibration_data= to the class")
+        with self._ledger.transaction():
+            self._state = prepare(self.options, self._ledger, self._state, self._other, as_dataset(given))
+        return self
+
     def fit(
-        self,
-        labelled: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        *,
-        warm_start: bool | None = None,
-        sync: bool = True,
+        self, labelled: Any, y: Any = None, sample_weight: Any = None, *, warm_start: bool | None = None
     ) -> PrunedProxySelector:
-        """Prune if needed, then train the proxy; returns the selector.
+        """Prune if needed, then train the proxy, and in V2's turn the target; returns the selector.
 
         Args:
             labelled: arrays, tensors, memmaps or a map-style Dataset, with labels in it or in `y`.
             y: labels, int64 [n].
             sample_weight: weights [n].
             warm_start: overrides the selector's own for this call.
-            sync: False leaves out the sync that `sync_every` has due now: before the last fit it trains a target
-                only to cut a proxy that chooses nothing more.
 
         Raises:
             InputError: the data cannot be used, or not by this network.
@@ -197,9 +227,7 @@ class PrunedProxySelector:
         data = labelled_dataset("fit", labelled, y, sample_weight)
         warm = self.options.warm_start if warm_start is None else warm_start
         with self._ledger.transaction():
-            state, history = train_proxy(
-                self.options, self._ledger, self._state, self._other, data, warm=warm, sync=sync
-            )
+            state, history = train_proxy(self.options, self._ledger, self._state, self._other, data, warm=warm)
         self._state, self._labelled, self.history = state, data, history
         return self
 
@@ -263,7 +291,8 @@ class PrunedProxySelector:
         """Return a new target: the trained proxy put back into the dense network, not fine-tuned.
 
         Args:
-            data: what BatchNorm statistics are re-estimated on, where they are; None: the data of the last `fit`.
+            data: what BatchNorm statistics are re-estimated on, where they are; None: the `recalibration_data`, else
+                the data of the last `fit`.
 
         Raises:
             NotFittedError: before `fit`, or without data in a selector that was loaded or unpickled.
@@ -272,17 +301,19 @@ class PrunedProxySelector:
         state = self._fitted("fuse")
         if state.channel_map is None:
             raise FusionError(f"fuse: {_ANOTHER}")
-        given = self._labelled if data is None else as_dataset(data)
-        if given is None and fusing_needs_data(self.options, state):
+        options, given = self.options, self._labelled
+        if data is not None:
+            given, options = as_dataset(data), replace(options, recalibration_data=None)
+        elif options.recalibration_data is None and fusing_recalibrates(options, state):
             given = self._require_labelled("fuse")
         with self._ledger.transaction():
-            return fused_target(self.options, self._ledger, state, given, state.round)
+            return fused_target(options, self._ledger, state, given)
 
     def fit_target(self, labelled: Any = None, y: Any = None, sample_weight: Any = None) -> nn.Module:
         """Return a new target, fused and fine-tuned.
 
         Args:
-            labelled: see `fit`; None: the data of the last `fit`.
+            labelled: see `fit`; None: the data of the last `fit`, on which V2 may have trained the target already.
             y: see `fit`.
             sample_weight: see `fit`.
 
@@ -290,10 +321,12 @@ class PrunedProxySelector:
             NotFittedError: before `fit`, or without data in a selector that was loaded or unpickled.
         """
         state = self._fitted("fit_target")
+        if labelled is None and state.synced is not None:
+            return copy.deepcopy(state.synced)
         given = self._require_labelled("fit_target") if labelled is None else labelled
         data = labelled_dataset("fit_target", given, y, sample_weight)
         with self._ledger.transaction():
-            return make_target(self.options, self._ledger, state, data, "train_target")
+            return make_target(self.options, self._ledger, state, data)
 
     def follow(self, other: PrunedProxySelector) -> None:
         """Go on with the rounds and the ledger of `other`, whose place this selector takes, before its first fit."""
@@ -347,7 +380,9 @@ class PrunedProxySelector:
     def __deepcopy__(self, memo: dict[int, Any]) -> PrunedProxySelector:
         """Share the user's data with copies."""
         copied = object.__new__(type(self))
-        vars(copied).update({k: v if k == "_labelled" else copy.deepcopy(v, memo) for k, v in vars(self).items()})
+        for data in (self._labelled, self.options.recalibration_data):
+            memo[id(data)] = data
+        vars(copied).update({k: copy.deepcopy(v, memo) for k, v in vars(self).items()})
         return copied
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""The steps of the method, each measured in a ledger: cut a proxy, train it, score with it, make a target of it.
+"""The steps of a round, each measured in a ledger: cut a proxy, train it, score with it.
 
 Every step takes the options and a state and returns something new; `PrunedProxySelector` strings them together.
 """
@@ -10,25 +10,28 @@ import copy
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..costs import CostLedger
-from ..errors import FallbackWarning, InputError
-from ..fusion import fuse
-from ..pruning import Proxy, prune
+from ..errors import CostWarning
+from ..pruning import Proxy, PruningReport, prune, rebuild
 from ..scorers._select import select_top
-from ..training.batchnorm import fold_batchnorm, recalibrate_batchnorm
+from ..training.batchnorm import fold_batchnorm
 from ..types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer
+from .importance import with_data
 from .options import Options, State
+from .progressive import Thinning
 from .scoring import LOGITS, check_needs, first_call, point_scores, read_signals
+from .statistics import batchnorms, recalibrate, trained_statistics
+from .target import make_target
 
 
 def train_proxy(
-    options: Options, ledger: CostLedger, state: State, other: nn.Module | None, data: Any, *, warm: bool, sync: bool
+    options: Options, ledger: CostLedger, state: State, other: nn.Module | None, data: Any, *, warm: bool
 ) -> tuple[State, Any]:
     """Return the next state, with a proxy trained on `data`, and what the trainer returned.
 
@@ -39,50 +42,113 @@ def train_proxy(
         other: a network to train instead of a pruned one, or None.
         data: dataset with labels.
         warm: go on from the last trained proxy.
-        sync: V2 may sync, if that is due.
     """
     number = state.round + 1
-    if (
-        sync
-        and options.sync_every
-        and state.round
-        and state.round % options.sync_every == 0
-        and state.channel_map is not None
-    ):
-        # V2: the target of what is labelled by now is the dense network that the next proxies are cut from.
-        state = State(make_target(options, ledger, state, data, "sync"), round=state.round)
+    if state.synced is not None:  # V2: the next proxies are cut from the target of what was labelled by then
+        state = State(state.synced, channel_map=state.channel_map, report=state.report, round=state.round)
     if state.start is None:
         state = cut(options, ledger, state, other, data)
-    proxy = copy.deepcopy(state.trained if warm and state.trained is not None else state.start)
-    assert proxy is not None
+        state = replace(state, start=state.dense) if options.gradual else _recalibrated(options, ledger, state, data)
+    # Without warm starts a round is a function of its data; with them, batches must not repeat themselves.
+    seed = options.seed("train_proxy", number if warm else 0)
+    if options.gradual and not (warm and state.trained is not None):
+        state, history = _train_gradually(options, ledger, state, data, seed)
+    else:
+        proxy = copy.deepcopy(state.trained if warm and state.trained is not None else state.start)
+        assert proxy is not None
+        with ledger.stage("train_proxy", round=number, network="proxy", dense=state.dense) as stage:
+            stage.watch(proxy)
+            history = options.trainer.fit(proxy, data, seed=seed)
+        state = replace(state, trained=proxy, round=number)
+    if options.sync_every and number % options.sync_every == 0 and state.channel_map is not None:
+        state = replace(state, synced=make_target(options, ledger, state, data, sync=True))
+    return state, history
+
+
+def _train_gradually(options: Options, ledger: CostLedger, state: State, data: Any, seed: int) -> tuple[State, Any]:
+    """Return the next state, with a proxy that was thinned while it was trained, and what the trainer returned."""
+    number, trainer = state.round + 1, cast(Any, options.trainer)
+    network, example = copy.deepcopy(state.dense), _example(options, state, data)
     with ledger.stage("train_proxy", round=number, network="proxy", dense=state.dense) as stage:
-        stage.watch(proxy)
-        # Without warm starts a round is a function of its data; with them, batches must not repeat themselves.
-        history = options.trainer.fit(proxy, data, seed=options.seed("train_proxy", number if warm else 0))
-    return replace(state, trained=proxy, round=number), history
+        stage.watch(network)
+        thinning = Thinning(options, ledger, state, network, example, stage)
+        history = trainer.fit(network, data, seed=seed, on_epoch=thinning)
+        proxy = thinning.proxy()
+    trained = replace(state, channel_map=proxy.channel_map, report=proxy.report(), trained=proxy.module, round=number)
+    return trained, history
+
+
+def prepare(options: Options, ledger: CostLedger, state: State, other: nn.Module | None, data: Any) -> State:
+    """Return `state` with a proxy that answers as it was cut: for networks that have been trained elsewhere."""
+    state = _recalibrated(options, ledger, cut(options, ledger, state, other, data), data)
+    return replace(state, trained=copy.deepcopy(state.start), start=state.dense if options.gradual else state.start)
 
 
 def cut(options: Options, ledger: CostLedger, state: State, other: nn.Module | None, data: Any) -> State:
     """Return `state` with an untrained proxy: cut from the dense network, or `other` as it is."""
-    number, example = state.round + 1, options.example_inputs
+    number = state.round + 1
     with ledger.stage("prune", round=number, network="proxy") as stage:
         if other is not None:
             stage.describe(other)
             return State(state.dense, other, round=state.round)
-        proxy = prune(
-            state.dense,
-            called_with(options.trainer, state.dense, data) if example is None else example,
-            options.pruning_ratio,
-            importance=options.importance,
-            scope=options.scope,
-            keep=options.keep,
-            round_to=options.round_to,
-            random_state=options.seed("prune"),
-        )
+        proxy = _pruned(options, state, data)
         stage.describe(proxy.module)
-    if options.recalibrate and options.pruning_ratio and any(_was_trained(m) for m in batchnorms(state.dense)):
-        _recalibrate(options, ledger, proxy.module, data, ("recalibrate", "proxy", number))
+    if state.channel_map is None:  # not once more after each sync
+        _warn_of_costs(options, proxy.report())
     return State(state.dense, proxy.module, proxy.channel_map, proxy.report(), None, state.round)
+
+
+def _recalibrated(options: Options, ledger: CostLedger, state: State, data: Any) -> State:
+    """Return `state` with BatchNorm statistics of its own where the proxy has those of the wider network."""
+    pruned = state.channel_map is not None and options.pruning_ratio > 0
+    if options.recalibrate and pruned and trained_statistics(state.dense):
+        start = copy.deepcopy(state.start)
+        assert start is not None
+        recalibrate(options, ledger, start, data, ("recalibrate", "proxy", state.round + 1))
+        state = replace(state, start=start)
+    return state
+
+
+def _example(options: Options, state: State, data: Any) -> Any:
+    """Return what the dense network is called with, two rows."""
+    given = options.example_inputs
+    return called_with(options.trainer, state.dense, data) if given is None else given
+
+
+def _pruned(options: Options, state: State, data: Any) -> Proxy:
+    """Return the proxy of `state.dense`; its `channel_map` is that of the proxy before a sync, if there was one."""
+    importance = options.importance
+    if state.channel_map is not None and options.sync_importance is not None:
+        if options.sync_importance == "same":
+            return Proxy(rebuild(state.dense, state.channel_map), state.channel_map, state.report)
+        importance = options.sync_importance
+    return prune(
+        state.dense,
+        _example(options, state, data),
+        options.pruning_ratio,
+        importance=with_data(replace(options, importance=importance), state.dense, data),
+        scope=options.scope,
+        keep=options.keep,
+        round_to=options.round_to,
+        random_state=options.seed("prune"),
+    )
+
+
+def _warn_of_costs(options: Options, report: PruningReport) -> None:
+    """Say so where V2 cannot pay: a proxy every round and a target every `sync_every` cost a dense network a round."""
+    if not options.sync_every:
+        return
+    epochs, fewer = (getattr(t, "epochs", None) for t in (options.trainer, options.target_trainer or options.trainer))
+    share = fewer / epochs if isinstance(epochs, int) and isinstance(fewer, int) and epochs > 0 else 1.0
+    total = report.mac_share + share / options.sync_every
+    if total >= 1:
+        warnings.warn(
+            f"V2 with sync_every={options.sync_every} costs about {total:.2f} of choosing with the dense network: "
+            f"{report.mac_share:.2f} for the proxy of every round and {share / options.sync_every:.2f} for training "
+            "the target between rounds; raise sync_every, prune more, or leave it out (V1)",
+            CostWarning,
+            stacklevel=5,
+        )
 
 
 def rank(
@@ -117,45 +183,6 @@ def rank(
         if scores is not None:
             return select_top(type(scorer).__name__, scores, signals, k, rng)
         return scorer.select(signals, k, rng=rng)
-
-
-def make_target(options: Options, ledger: CostLedger, state: State, data: Any, stage_name: str) -> nn.Module:
-    """Return a target, fused (or the dense network itself if nothing can be) and trained on `data`.
-
-    The fused start is better than a random one, and a high learning rate would throw that away: the proxy's trainer
-    is used at `fine_tune_lr_scale` times its rate.
-    """
-    number = state.round + (stage_name == "sync")
-    fused = state.channel_map is not None
-    trainer = _target_trainer(options, fused)
-    teacher = state.trained if getattr(trainer, "distillation", None) is not None else None
-    target = fused_target(options, ledger, state, data, number) if fused else copy.deepcopy(state.dense)
-    with ledger.stage(stage_name, round=number, network="target", dense=state.dense) as stage:
-        stage.watch(target, *([teacher] if teacher is not None else []))
-        trainer.fit(target, data, teacher=teacher, seed=options.seed("train_target"))
-    return target
-
-
-def fused_target(options: Options, ledger: CostLedger, state: State, data: Any, number: int) -> nn.Module:
-    """Return the trained proxy put back into the dense network.
-
-    With ``cross="preserve"`` the target computes what the proxy does, so its BatchNorm statistics are right; otherwise
-    they are re-estimated on `data`.
-    """
-    assert state.channel_map is not None
-    assert state.trained is not None
-    with ledger.stage("fuse", round=number, network="target") as stage:
-        proxy = Proxy(state.trained, state.channel_map, state.report)
-        target = fuse(state.dense, proxy, cross=options.cross)
-        stage.describe(target)
-    if fusing_needs_data(options, state):
-        _recalibrate(options, ledger, target, data, ("recalibrate_target", "target", number))
-    return target
-
-
-def fusing_needs_data(options: Options, state: State) -> bool:
-    """Tell whether the fused network's BatchNorm statistics have to be estimated again."""
-    return options.recalibrate and options.cross != "preserve" and bool(batchnorms(state.dense))
 
 
 @contextlib.contextmanager
@@ -193,66 +220,3 @@ def called_with(trainer: Trainer, model: nn.Module, data: Any) -> Any:
     if kwargs:
         return kwargs
     return args[0] if len(args) == 1 else args
-
-
-def batchnorms(model: nn.Module) -> list[nn.Module]:
-    """Return the BatchNorm layers of a network."""
-    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-
-
-def _was_trained(norm: nn.Module) -> bool:
-    """Tell whether a BatchNorm's statistics come from data: those of a wider network do not fit the proxy."""
-    counted = getattr(norm, "num_batches_tracked", None)
-    return counted is not None and int(counted) > 0
-
-
-def _recalibrate(options: Options, ledger: CostLedger, module: nn.Module, data: Any, row: tuple[str, str, int]) -> None:
-    name, role, number = row
-    with ledger.stage(name, round=number, network=role) as stage:
-        stage.watch(module)
-        recalibrate_batchnorm(module, data, **_reading(options.trainer))
-
-
-def _reading(trainer: Any) -> dict[str, Any]:
-    """Return how `trainer` reads data for evaluation, as far as it says."""
-    names = {
-        "batch_size": "eval_batch_size",
-        "device": "device",
-        "transform": "eval_transform",
-        "num_workers": "num_workers",
-    }
-    reading = {option: getattr(trainer, name, None) for option, name in names.items()}
-    if getattr(trainer, "accelerator", None) is not None:
-        reading["device"] = trainer.accelerator.device
-    return {option: value for option, value in reading.items() if value is not None}
-
-
-def _target_trainer(options: Options, fused: bool) -> Any:
-    """Return the target's own trainer as it is, or a copy of the proxy's at the lower rate; with distillation set."""
-    trainer: Any = options.target_trainer or options.trainer
-    changes: dict[str, Any] = {}
-    if options.distillation is not None:
-        changes["distillation"] = options.distillation
-    if options.target_trainer is None and fused and options.fine_tune_lr_scale not in (None, 1):
-        changes["lr_scale"] = options.fine_tune_lr_scale
-    if "distillation" in changes and not hasattr(trainer, "distillation"):
-        raise InputError(
-            f"distillation= was given, but {type(trainer).__name__} has no `distillation` to set; "
-            "pass a TorchTrainer, or a target_trainer that distils by itself"
-        )
-    if "lr_scale" in changes and not hasattr(trainer, "lr_scale"):
-        del changes["lr_scale"]
-        warnings.warn(
-            f"{type(trainer).__name__} has no `lr_scale`, so the fused target is fine-tuned at the full learning rate; "
-            "pass a target_trainer=, or fine_tune_lr_scale=None if that is meant",
-            FallbackWarning,
-            stacklevel=4,
-        )
-    if not changes:
-        return trainer
-    if "lr_scale" in changes:
-        changes["lr_scale"] *= trainer.lr_scale
-    trainer = copy.copy(trainer)  # its parts may hold open devices, so no deep copy
-    for name, value in changes.items():
-        setattr(trainer, name, value)
-    return trainer

@@ -3,6 +3,7 @@
 from .batchnorm import fold_batchnorm as fold_batchnorm
 from .batchnorm import recalibrate_batchnorm as recalibrate_batchnorm
 from .distillation import Distillation as Distillation
+from .progressive import ProgressivePruning as ProgressivePruning
 from .stopping import EarlyStopping as EarlyStopping
 from .trainer import TorchTrainer as TorchTrainer
 from .trainer import TrainingHistory as TrainingHistory
@@ -10,6 +11,7 @@ from .trainer import TrainingHistory as TrainingHistory
 __all__ = [
     "Distillation",
     "EarlyStopping",
+    "ProgressivePruning",
     "TorchTrainer",
     "TrainingHistory",
     "fold_batchnorm",

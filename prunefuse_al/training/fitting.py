@@ -21,6 +21,7 @@ from ..rng import isolated_rng
 from .distillation import Distillation, distillation_loss
 from .losses import Objective, check_labels, class_weight_tensor, hits_of, weighted_mean
 from .placement import Processes, Weights, in_training, repeatable
+from .progressive import OnEpoch
 from .stopping import EarlyStopping, Watch
 
 MakeSchedule = Callable[[torch.optim.Optimizer], Any]
@@ -68,13 +69,20 @@ class Outcome:
 class Run:
     """One training of one network on one dataset."""
 
-    def __init__(self, plan: Plan, model: nn.Module, dataset: Any, teacher: nn.Module | None) -> None:
-        self.plan, self.model, self.data = plan, model, dataset
+    def __init__(
+        self, plan: Plan, model: nn.Module, dataset: Any, teacher: nn.Module | None, on_epoch: OnEpoch | None = None
+    ) -> None:
+        self.plan, self.model, self.data, self.on_epoch = plan, model, dataset, on_epoch
         self.teacher = teacher if plan.distillation is not None else None
         self.params = [p for p in model.parameters() if p.requires_grad]
         if not self.params:
             raise InputError("no parameter of the network requires a gradient: there is nothing to train")
         self.processes = Processes(plan.accelerator)
+        if on_epoch is not None and self.processes.count > 1:
+            raise InputError(
+                f"a network cannot change its widths while {self.processes.count} processes train it: gradients are "
+                "exchanged in buckets of fixed size; leave out progressive=, or train the proxy in one process"
+            )
         self.dataset, self.validation = dataset, plan.validation
         if plan.early_stopping is not None and plan.validation is None:
             parts = plan.early_stopping.split(len(dataset), labels_of(dataset, read=False), plan.seed)
@@ -164,6 +172,9 @@ class Run:
         )
         with bar:
             for epoch in range(1, plan.epochs + 1):
+                if self.on_epoch is not None and self.on_epoch(epoch - 1, self.optimizer):
+                    self.last_good = Weights(self.model)  # earlier ones may be of another shape
+                    watch, best = (Watch(rule), Weights(self.model)) if rule is not None else (None, None)
                 row = {"epoch": epoch, "lr": float(self.optimizer.param_groups[0]["lr"]), **self._train(epoch)}
                 if self.validation is not None:
                     row |= self._evaluate(epoch)

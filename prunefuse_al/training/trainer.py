@@ -21,6 +21,7 @@ from ..types import Signals
 from .distillation import Distillation as Distillation
 from .fitting import Plan, Run
 from .presets import preset
+from .progressive import OnEpoch
 from .schedules import make_optimizer, make_schedule
 from .stopping import EarlyStopping as EarlyStopping
 
@@ -138,7 +139,13 @@ class TorchTrainer(BaseEstimator):
         self.mc_samples = mc_samples
 
     def fit(
-        self, model: nn.Module, data: Any, *, teacher: nn.Module | None = None, seed: int | None = None
+        self,
+        model: nn.Module,
+        data: Any,
+        *,
+        teacher: nn.Module | None = None,
+        seed: int | None = None,
+        on_epoch: OnEpoch | None = None,
     ) -> TrainingHistory:
         """Train `model` in place.
 
@@ -148,6 +155,8 @@ class TorchTrainer(BaseEstimator):
             teacher: the proxy to distil from, used in eval mode; ignored unless `distillation` is set.
             seed: the same seed gives the same weights, bit for bit on one device; None draws a fresh one. Global random
                 states are left alone.
+            on_epoch: called before every epoch with its number, from 0, and the optimiser; it may thin `model` in
+                place. When it returns True, early stopping starts anew: weights from before are not gone back to.
 
         Raises:
             InputError: an option or the data cannot be used; found before the weights change, but for what shows only
@@ -158,7 +167,7 @@ class TorchTrainer(BaseEstimator):
         check_model(model)
         if teacher is not None:
             check_model(teacher)
-        outcome = Run(self._plan(seed), model, to_dataset(data), teacher).go()
+        outcome = Run(self._plan(seed), model, to_dataset(data), teacher, on_epoch).go()
         return TrainingHistory(**{**vars(outcome), "epochs": tuple(outcome.epochs)})
 
     def infer(self, model: nn.Module, data: Any, needs: Iterable[str] = ("logits",)) -> Signals:

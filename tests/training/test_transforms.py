@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from prunefuse_al.errors import InputError
-from prunefuse_al.forward import Forward
 from prunefuse_al.rng import isolated_rng
 from prunefuse_al.training.presets import CIFAR10
 from prunefuse_al.training.transforms import Compose, Normalize, RandomCropFlip, per_sample
@@ -60,18 +59,3 @@ def test_per_sample_draws_for_each_row() -> None:
     with isolated_rng(0):
         shift = per_sample(lambda row: row + torch.rand(()))
         assert len(set(shift(torch.zeros(10, 1)).flatten().tolist())) == 10
-
-
-def test_one_channel_never_passes_for_channels_last() -> None:
-    """With strides [64 1 8 1] torch 2.14's convolutions crash the process in backward, for widths that no 8 divides."""
-    batch = torch.empty_strided((16, 1, 8, 8), (64, 1, 8, 1)).zero_()
-    for channels_last in (False, True):
-        forward = Forward(torch.device("cpu"), torch.float32, False, channels_last=channels_last)
-        inputs = forward.inputs(batch)
-        assert inputs.stride() == (64, 64, 8, 1)
-        assert inputs.data_ptr() == batch.data_ptr()  # nothing was copied
-    colour = torch.zeros(2, 3, 4, 4)
-    assert forward.inputs(colour).is_contiguous(memory_format=torch.channels_last)
-    turned = colour.transpose(2, 3)
-    plain = Forward(torch.device("cpu"), torch.float32, False)
-    assert plain.inputs(turned).stride() == turned.stride()

@@ -1,0 +1,294 @@
+"""The networks people bring: one small configuration of every family, and the full-size one beside it.
+
+A small configuration keeps what makes the family hard (its topology, its odd operations) and drops depth and width.
+timm and transformers are optional: their families are listed where the library can be imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from examples.networks import ResNet, ViT, cifar_resnet, resnet18, vgg
+
+Make = Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of networks.
+
+    Attributes:
+        name: as its library calls it.
+        group: library, a heading of the table.
+        small: builds the small configuration.
+        full: builds the full-size one; None where the small one is the full one.
+        size: side of the pictures the small one takes, or what `inputs` makes.
+        full_size: side of the pictures for the full-size one.
+        inputs: makes a batch of example inputs from a size.
+    """
+
+    name: str
+    group: str
+    small: Make
+    full: Make | None = None
+    size: int = 32
+    full_size: int = 64
+    inputs: Callable[[int], Any] = lambda size: pictures(size)
+
+    def build(self, full: bool = False) -> nn.Module:
+        """Return the network with weights of a fixed seed, in eval mode."""
+        make = self.full if full and self.full is not None else self.small
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return make().eval()
+
+    def example(self, full: bool = False) -> Any:
+        """Return a batch of two example inputs."""
+        return self.inputs(self.full_size if full else self.size)
+
+
+def pictures(size: int) -> Tensor:
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def gray(size: int) -> Tensor:
+    return torch.randn(2, 1, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def words(size: int) -> Tensor:
+    return torch.randint(1, 50, (2, size), generator=torch.Generator().manual_seed(1))
+
+
+def tokens(size: int) -> dict[str, Tensor]:
+    mask = torch.ones(2, size, dtype=torch.int64)
+    mask[1, size - 2 :] = 0
+    return {"input_ids": words(size), "attention_mask": mask}
+
+
+class TextClassifier(nn.Module):
+    """Embedding, recurrent layer, linear head on the last state."""
+
+    def __init__(self, kind: str, width: int = 32, layers: int = 2, bidirectional: bool = True) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 24)
+        recurrent = {"lstm": nn.LSTM, "gru": nn.GRU}[kind]
+        self.recurrent = recurrent(24, width, layers, batch_first=True, bidirectional=bidirectional)
+        self.head = nn.Linear(width * (2 if bidirectional else 1), 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map token numbers [n t] to logits [n 4]."""
+        return self.head(self.recurrent(self.embedding(x))[0].mean(1))
+
+
+class UNet(nn.Module):
+    """Two scales with skip connections and transposed convolutions (Ronneberger et al. 2015)."""
+
+    def __init__(self, width: int = 16, classes: int = 3) -> None:
+        super().__init__()
+        self.down1, self.down2, self.bottom = (
+            _double(3, width),
+            _double(width, 2 * width),
+            _double(2 * width, 4 * width),
+        )
+        self.up2, self.up1 = nn.ConvTranspose2d(4 * width, 2 * width, 2, 2), nn.ConvTranspose2d(2 * width, width, 2, 2)
+        self.merge2, self.merge1 = _double(4 * width, 2 * width), _double(2 * width, width)
+        self.head = nn.Conv2d(width, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pictures [n 3 h w] to a class for each pixel [n classes h w]."""
+        first = self.down1(x)
+        second = self.down2(nn.functional.max_pool2d(first, 2))
+        out = self.bottom(nn.functional.max_pool2d(second, 2))
+        out = self.merge2(torch.cat([self.up2(out), second], 1))
+        return self.head(self.merge1(torch.cat([self.up1(out), first], 1)))
+
+
+def _double(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
+    )  # fmt: skip
+
+
+def wide_resnet(depth: int, factor: int) -> ResNet:
+    """Return a pre-activation WRN-depth-factor for CIFAR (Zagoruyko & Komodakis 2016)."""
+    n = (depth - 4) // 6
+    return ResNet((n, n, n), (16 * factor, 32 * factor, 64 * factor), preactivation=True)
+
+
+def plain() -> Iterator[Family]:
+    yield Family("mlp", "plain", lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(3072, 64), nn.ReLU(), nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, 10)
+    ))  # fmt: skip
+    yield Family("vgg", "plain", lambda: vgg((16, "M", 32, 32, "M", 64, "M")))
+    yield Family("resnet20 (CIFAR)", "plain", lambda: cifar_resnet(20, preactivation=False))
+    yield Family("resnet56 (CIFAR)", "plain", lambda: cifar_resnet(14), lambda: cifar_resnet(56), 32, 32)
+    yield Family("resnet110 (CIFAR)", "plain", lambda: cifar_resnet(8), lambda: cifar_resnet(110), 32, 32)
+    yield Family("resnet164 (CIFAR)", "plain", lambda: cifar_resnet(20), lambda: cifar_resnet(164), 32, 32)
+    yield Family("resnet18 (CIFAR)", "plain", lambda: resnet18(width=16), resnet18, 32, 32)
+    yield Family("wrn-16-8", "plain", lambda: wide_resnet(10, 2), lambda: wide_resnet(16, 8), 32, 32)
+    yield Family("wrn-28-10", "plain", lambda: wide_resnet(10, 1), lambda: wide_resnet(28, 10), 32, 32)
+    yield Family("vit (CIFAR)", "plain", lambda: ViT(depth=2), ViT, 32, 32)
+    yield Family("u-net", "plain", lambda: UNet(8), lambda: UNet(32), 32, 64)
+    yield Family("lstm text classifier", "plain", lambda: TextClassifier("lstm"), None, 7, 7, words)
+    yield Family("gru text classifier", "plain", lambda: TextClassifier("gru"), None, 7, 7, words)
+
+
+def torchvision_families() -> Iterator[Family]:
+    try:
+        models = importlib.import_module("torchvision.models")
+    except ImportError:
+        return
+    swin, maxvit = models.swin_transformer, models.maxvit
+    group = "torchvision"
+
+    def one(name: str, small: Make | None = None, size: int = 64, full_size: int = 64, **options: Any) -> Family:
+        full = lambda: getattr(models, name)(num_classes=10, **options)  # noqa: E731
+        return Family(name, group, small or full, full if small else None, size, full_size)
+
+    def resnet(block: Any, layers: list[int], **options: Any) -> Make:
+        return lambda: models.ResNet(block, layers, num_classes=10, **options)
+
+    basic, bottleneck = models.resnet.BasicBlock, models.resnet.Bottleneck
+    yield one("resnet18", resnet(basic, [1, 1, 1, 1]))
+    yield one("resnet50", resnet(bottleneck, [1, 1, 1, 1]))
+    yield one("wide_resnet50_2", resnet(bottleneck, [1, 1, 1, 1], width_per_group=128))
+    yield one("resnext50_32x4d", resnet(bottleneck, [1, 1, 1, 1], groups=32, width_per_group=4))
+    yield one("densenet121", lambda: models.DenseNet(8, (2, 2, 2), 16, num_classes=10))
+    yield one("mobilenet_v2", lambda: models.MobileNetV2(10, inverted_residual_setting=[[1, 16, 1, 1], [6, 24, 2, 2]]))
+    yield one("mobilenet_v3_small")
+    yield one("efficientnet_b0")
+    block = models.convnext.CNBlockConfig
+    yield one("convnext_tiny", lambda: models.ConvNeXt([block(32, 64, 2), block(64, None, 2)], num_classes=10))
+    yield one("vgg16_bn", lambda: small_vgg(models), 32, 64)
+    yield one("googlenet", None, 64, 64, init_weights=False)
+    yield one("inception_v3", None, 160, 160, init_weights=False)
+    yield one("regnet_y_400mf")
+    yield one("shufflenet_v2_x1_0", lambda: models.ShuffleNetV2([2, 2, 2], [24, 32, 64, 96, 128], num_classes=10))
+    yield one("squeezenet1_1")
+    yield one("mnasnet1_0", lambda: models.MNASNet(0.35, num_classes=10))
+    yield one("vit_b_16", lambda: models.VisionTransformer(32, 8, 2, 4, 64, 128, num_classes=10), 32, 224)
+    small = dict(patch_size=[4, 4], embed_dim=24, depths=[2, 2], num_heads=[3, 6], window_size=[4, 4], num_classes=10)
+    yield one("swin_t", lambda: models.SwinTransformer(**small))
+    v2 = dict(small, block=swin.SwinTransformerBlockV2, downsample_layer=swin.PatchMergingV2)
+    yield one("swin_v2_t", lambda: models.SwinTransformer(**v2))
+    yield one(
+        "maxvit_t",
+        lambda: maxvit.MaxVit((64, 64), 16, 4, [32, 64], [1, 1], 16, 0.0, num_classes=10),
+        64, 224,
+    )  # fmt: skip
+
+
+def small_vgg(models: Any) -> nn.Module:
+    network = models.VGG(models.vgg.make_layers([16, "M", 32, "M"], True), 10)
+    network.avgpool = nn.AdaptiveAvgPool2d(2)
+    network.classifier = nn.Sequential(nn.Linear(128, 64), nn.ReLU(True), nn.Dropout(), nn.Linear(64, 10))
+    return network
+
+
+def timm_families() -> Iterator[Family]:
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError:
+        return
+
+    def one(name: str, full: str, size: int = 64, full_size: int = 224, **options: Any) -> Family:
+        make = lambda: timm.create_model(full, num_classes=10, **options)  # noqa: E731
+        return Family(name, "timm", make, lambda: timm.create_model(full, num_classes=10), size, full_size)
+
+    tiny = dict(img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=4)
+    yield one("vit", "vit_base_patch16_224", 32, **tiny)
+    yield one("deit", "deit_base_distilled_patch16_224", 32, **tiny)
+    yield one("beit", "beit_base_patch16_224", 32, **tiny)
+    window = dict(img_size=64, embed_dim=24, depths=(2, 2), num_heads=(3, 6), window_size=4)
+    yield one("swin", "swin_tiny_patch4_window7_224", 64, **window)
+    yield one("convnext", "convnext_tiny", 64, depths=(1, 1, 2, 1), dims=(16, 24, 32, 48))
+    yield one("convnextv2", "convnextv2_tiny", 64, depths=(1, 1, 2, 1), dims=(16, 24, 32, 48))
+    mixer = lambda: timm.models.mlp_mixer.MlpMixer(10, 32, 3, 8, 2, 48)  # noqa: E731
+    yield replace(one("mixer", "mixer_b16_224", 32), small=mixer)
+    yield one("mobilevit", "mobilevit_xxs", 64, 256)
+    yield replace(one("poolformer", "poolformer_s12", 64), small=lambda: small_poolformer(timm))
+    yield one("cait", "cait_xxs24_224", 32, img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=4)
+    yield replace(one("nfnet", "nfnet_l0", 64, 64), small=lambda: timm.create_model("test_nfnet", num_classes=10))
+    yield one("nf_resnet", "nf_resnet50", 64, 64, width_factor=0.25, depths=(1, 1, 2, 1))
+    yield one("efficientnetv2", "tf_efficientnetv2_b0", 64, 64)
+    small = lambda: small_coatnet(timm)  # noqa: E731
+    yield replace(one("coatnet", "coatnet_0_rw_224", 64), small=small)
+
+
+def small_poolformer(timm: Any) -> nn.Module:
+    options = dict(mlp_act=nn.GELU, mlp_bias=True, downsample_norm=None, norm_layers=timm.layers.GroupNorm1)
+    scales = dict(layer_scale_init_values=1e-5, res_scale_init_values=None, use_mlp_head=False)
+    return timm.models.metaformer.MetaFormer(
+        num_classes=10, depths=(1, 1, 1, 1), dims=(16, 32, 40, 64), **options, **scales
+    )
+
+
+def small_coatnet(timm: Any) -> nn.Module:
+    maxxvit = timm.models.maxxvit
+    config = timm.models.maxxvit.model_cfgs["coatnet_0_rw"]
+    return maxxvit.MaxxVit(
+        replace(config, embed_dim=(32, 64, 64, 64), depths=(1, 1, 1, 1)), img_size=64, num_classes=10
+    )
+
+
+def transformers_families() -> Iterator[Family]:
+    try:
+        library = importlib.import_module("transformers")
+    except ImportError:
+        return
+    small = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, vocab_size=50)
+    tall = dict(n_positions=64, vocab_size=50, pad_token_id=0)
+    table: dict[str, tuple[str, dict[str, Any]]] = {
+        "BERT": ("Bert", small),
+        "DistilBERT": ("DistilBert", dict(dim=32, n_layers=2, n_heads=4, hidden_dim=64, vocab_size=50)),
+        "RoBERTa": ("Roberta", dict(small, max_position_embeddings=66)),
+        "GPT-2": ("GPT2", dict(tall, n_embd=32, n_layer=2, n_head=4)),
+        "Llama": ("Llama", dict(small, num_key_value_heads=2, pad_token_id=0)),
+        "T5": (
+            "T5",
+            dict(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=50, decoder_start_token_id=0),
+        ),
+    }
+    for name, (prefix, options) in table.items():
+        config, model = getattr(library, f"{prefix}Config"), getattr(library, f"{prefix}ForSequenceClassification")
+        inputs = with_end if name == "T5" else tokens
+        yield Family(
+            name,
+            "transformers",
+            lambda model=model, config=config, options=options: model(config(num_labels=4, **options)),
+            lambda model=model, config=config: model(config(num_labels=4, pad_token_id=0)),
+            9,
+            9,
+            inputs,
+        )
+    vit = dict(image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    yield Family(
+        "ViT",
+        "transformers",
+        lambda: library.ViTForImageClassification(library.ViTConfig(num_labels=4, intermediate_size=64, **vit)),
+        lambda: library.ViTForImageClassification(library.ViTConfig(num_labels=4)),
+        32,
+        224,
+        lambda size: {"pixel_values": pictures(size)},
+    )
+
+
+def with_end(size: int) -> dict[str, Tensor]:
+    """T5 classifies at its end-of-sequence token, number 1."""
+    ids = words(size).clamp(min=2)
+    ids[:, -1] = 1
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+FAMILIES = {
+    (f.group, f.name): f
+    for source in (plain, torchvision_families, timm_families, transformers_families)
+    for f in source()
+}

@@ -1,0 +1,143 @@
+"""Find the widest thinning that passes the gate, from readings of the network that assume ever less about its code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ..channel_map import named_tensors
+from ..errors import PruningError
+from .build import rebuild, width_attributes
+from .example import Arguments
+from .gate import Verdict, inspect
+from .plan import Group, Keep, Structure, channel_map, protected_axes, structure
+from .tracing import trace
+from .twins import copies
+
+MOST_TRIALS = 60
+"""How many thinnings are put to the gate to find out which groups cannot be thinned, before the rest is kept whole."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which channels stay, bool [components], and the channels asked for in each group of the reading."""
+
+    kept: np.ndarray
+    asked: Sequence[float]
+
+
+Choose = Callable[[Structure, bool, bool], Choice]
+"""From a reading, whether equal widths must stay equal, and whether something has failed already."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A thinning put to the gate: the proxy, the verdict, the reading behind it, channels asked for in each group."""
+
+    module: nn.Module
+    verdict: Verdict
+    structure: Structure
+    asked: Sequence[float]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Puts thinnings of one network to the gate."""
+
+    model: nn.Module
+    arguments: Arguments
+    choose: Choose
+
+    def __call__(self, reading: Structure, equal_widths: bool, careful: bool) -> Found:
+        choice = self.choose(reading, equal_widths, careful)
+        kept = choice.kept
+        cut = channel_map(reading, kept, named_tensors(self.model))
+        attributes = width_attributes(self.model, cut, reading, kept)
+        cut = replace(cut, attributes=attributes, copies=copies(reading, kept))
+        module = rebuild(self.model, cut)
+        verdict = inspect(self.model, module, cut, reading, self.arguments, kept)
+        return Found(module, verdict, reading, choice.asked)
+
+
+def widest(model: nn.Module, arguments: Arguments, keep: Keep | Iterable[Keep], choose: Choose) -> Found:
+    """Return the thinning of `model` that removes most and passes the gate.
+
+    All groups of channels are tried together first: as they are, then so that equal widths stay equal, then having
+    watched the network train as well. Where the gate still refuses, the groups that it refuses are looked for by
+    halving and kept whole, with its words as the reason.
+
+    Raises:
+        PruningError: the network does not run, or none of its groups can be thinned.
+    """
+    trial, found = _Trial(model, arguments, choose), None
+    for reading, equal_widths, careful in _readings(model, arguments, keep):
+        found = trial(reading, equal_widths, careful)
+        if not found.verdict.reason:
+            return found
+    assert found is not None  # the first reading raises where there is none
+    largest = _by_halving(trial, found)
+    if not largest.structure.groups:
+        raise PruningError(nothing_prunable(largest.structure))
+    return largest
+
+
+def _readings(model: nn.Module, arguments: Arguments, keep: Any) -> Iterator[tuple[Structure, bool, bool]]:
+    for train_mode in (False, True):
+        try:
+            watched = trace(model, *arguments, train_mode=train_mode)
+        except Exception as error:
+            if train_mode:
+                return
+            shapes = [list(a.shape) for a in (*arguments[0], *arguments[1].values()) if hasattr(a, "shape")]
+            raise PruningError(
+                f"prune(): the network does not run on example_inputs {shapes}: {type(error).__name__}: {error}"
+            ) from error
+        reading = structure(watched, protected_axes(watched, model, keep))
+        for equal_widths in (True,) if train_mode else (False, True):
+            yield reading, equal_widths, train_mode
+
+
+def _by_halving(trial: _Trial, refused: Found) -> Found:
+    """Return the thinning of those groups that the gate lets pass together; the others get a reason."""
+    order = sorted(refused.structure.groups, key=lambda group: group.axes[0][0].start)
+    left = [MOST_TRIALS]
+    best = replace(refused, structure=replace(refused.structure, groups=[]))
+
+    def extend(best: Found, part: list[Group]) -> Found:
+        if left[0] <= 0:
+            return _without(best, part, f"was not tried, after {MOST_TRIALS} others that failed")
+        left[0] -= 1
+        reading = replace(best.structure, groups=[*best.structure.groups, *part])
+        found = trial(reading, equal_widths=True, careful=True)
+        if not found.verdict.reason:
+            return found
+        if len(part) == 1:
+            return _without(best, part, f"cannot be thinned: {found.verdict.reason}")
+        half = len(part) // 2
+        return extend(extend(best, part[:half]), part[half:])
+
+    half = -(-len(order) // 2)
+    for part in (order[:half], order[half:]) if len(order) > 1 else (order,):
+        best = extend(best, part) if part else best
+    return best
+
+
+def _without(found: Found, part: list[Group], reason: str) -> Found:
+    axes = found.structure.trace.atoms.axes
+    numbers = [axes.index(axis) for group in part for axis, _ in group.axes]
+    reasons = {**found.structure.reasons, **{n: found.structure.reasons.get(n, reason) for n in numbers}}
+    return replace(found, structure=replace(found.structure, reasons=reasons))
+
+
+def nothing_prunable(found: Structure) -> str:
+    """Return what to tell a user whose network has no group that can be thinned."""
+    axes = found.trace.atoms.axes
+    reasons = [f"{axes[n].name}, dimension {axes[n].dim}, {reason}" for n, reason in list(found.reasons.items())[:5]]
+    text = "prune(): nothing in this network can be thinned"
+    if reasons:
+        text += ": " + "; ".join(reasons)
+    return text + ". Pass a network with at least one hidden layer, or use pruning_ratio=0 or your own proxy"

@@ -1,0 +1,241 @@
+"""How many channels of each group stay: the fraction asked, of every layer or of all, in widths that run well."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import InputError
+from .atoms import Axis
+from .plan import Group, Structure
+
+VECTOR = 8  # channels: what a vector unit works on at once is a multiple of this
+SLACK = 32  # by default a width moves by at most one part in so many
+
+
+@dataclass(frozen=True)
+class GlobalScope:
+    """`scope="global"` with a floor of your own.
+
+    Attributes:
+        floor: share of every group of channels that stays at least, 0 <= floor < 1; one channel always stays. Where
+            the ratio asked leaves less than that on average, the floor is what `scope="local"` would leave.
+
+    Raises:
+        InputError: the floor is out of range.
+    """
+
+    floor: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.floor < 1:
+            raise InputError(f"GlobalScope(floor={self.floor!r}): it is a share of the channels, 0 <= floor < 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Widths:
+    """Channels of each group that stay: `asked` by the ratio (in parts of a head where heads leave), and `taken`."""
+
+    asked: list[float]
+    taken: list[int]
+
+
+@dataclass(frozen=True)
+class _Ladder:
+    """Groups whose widths change together, in `steps` equal steps; `coarse` steps are several channels each."""
+
+    members: tuple[int, ...]
+    steps: int
+    coarse: bool
+
+    def rungs(self, round_to: int | None) -> np.ndarray:
+        """Return the numbers of steps that may stay, int64, increasing up to all of them."""
+        whole = np.arange(1, self.steps + 1)
+        if self.coarse:
+            return whole
+        return np.unique([rounded(width, self.steps, round_to) for width in whole[:-1]] + [self.steps])
+
+
+def check_scope(scope: object) -> None:
+    """Raise `InputError` unless `scope` is "local", "global" or a `GlobalScope`."""
+    if scope not in ("local", "global") and not isinstance(scope, GlobalScope):
+        raise InputError(f'scope={scope!r} is not known; pass "local" or "global"')
+
+
+def choose_widths(
+    groups: Sequence[Group],
+    scores: np.ndarray,
+    ratio: float,
+    *,
+    scope: str | GlobalScope = "local",
+    round_to: int | None = None,
+    equal_widths: bool = False,
+) -> Widths:
+    """Return how many channels of each group stay.
+
+    Args:
+        groups: channels that compete.
+        scores: importance of each component, comparable between groups; read by a global scope only.
+        ratio: fraction of channels to remove, 0 <= ratio < 1.
+        scope: "local" removes the fraction from every group. "global" removes it from all groups together, the
+            weakest channels first; channels of equal importance leave every group in the same proportion.
+        round_to: see `rounded`; whole heads are not rounded.
+        equal_widths: dimensions of equal size in the dense network stay equal, in steps of the coarsest of them.
+    """
+    full = [len(group.channels) for group in groups]
+    if ratio == 0 or not groups:
+        return Widths([*map(float, full)], full)
+    if scope == "local":
+        asked = [max(1, _floor(n * g.positions * (1 - ratio))) / g.positions for n, g in zip(full, groups, strict=True)]
+        ladders = _ladders(groups, equal_widths)
+        taken = [_local(ladder, ratio, round_to) * n // ladder.steps for ladder, n in zip(ladders, full, strict=True)]
+        return Widths(asked, taken)
+    floor = scope.floor if isinstance(scope, GlobalScope) else GlobalScope().floor
+    plain = _compete(groups, _ladders(groups, False), scores, (ratio, floor, 1))
+    joined = _joined(groups, _ladders(groups, equal_widths)) if equal_widths else _ladders(groups, False)
+    return Widths([*map(float, plain)], _compete(groups, joined, scores, (ratio, floor, round_to)))
+
+
+def kept_channels(structure: Structure, scores: np.ndarray, widths: Sequence[int]) -> np.ndarray:
+    """Return bool [components]: the best channels of each group, of equal ones the first, and all that is no channel.
+
+    Args:
+        structure: groups of channels.
+        scores: importance of each component.
+        widths: channels of each group that stay.
+    """
+    kept = np.ones(len(scores), dtype=bool)
+    for group, width in zip(structure.groups, widths, strict=True):
+        order = np.argsort(-scores[group.channels], kind="stable")
+        kept[group.channels[order[width:]]] = False
+    return kept
+
+
+def asked_sizes(structure: Structure, asked: Sequence[float], unmet: Mapping[int, float]) -> dict[tuple[str, int], int]:
+    """Return (tensor, dimension) -> the size that was asked for it, at least 1.
+
+    Args:
+        structure: groups of channels.
+        asked: channels of each group that were asked to stay.
+        unmet: axis number -> share of it that was asked to stay, where something else keeps what is in no group.
+    """
+    gone: dict[Axis, float] = defaultdict(float)
+    owned: dict[Axis, int] = defaultdict(int)
+    for group, width in zip(structure.groups, asked, strict=True):
+        for axis, count in group.axes:
+            gone[axis] += count * (len(group.channels) - width)
+            owned[axis] += count * len(group.channels)
+    return {
+        (axis.name, axis.dim): max(
+            1, _floor(axis.size - gone[axis] - (axis.size - owned[axis]) * (1 - unmet.get(i, 1)))
+        )
+        for i, axis in enumerate(structure.trace.atoms.axes)
+    }
+
+
+def rounded(width: int, full: int, round_to: int | None) -> int:
+    """Return the width taken where `width` of `full` channels are asked.
+
+    Args:
+        width: channels asked, 1 to `full`.
+        full: channels of the dense network.
+        round_to: take the nearest multiple of this, never 0; layers narrower than it, and all layers with 1, stay as
+            asked. None takes the nearest multiple of 8 where that changes the width by at most a thirty-second and
+            still thins the layer: narrow layers keep what was asked, wide ones fill vector units at no cost.
+    """
+    if round_to is None:
+        near = round(width / VECTOR) * VECTOR
+        return near if near < full and abs(near - width) * SLACK <= width else width
+    if round_to == 1 or full < round_to:
+        return width
+    return min(full, max(round_to, round(width / round_to) * round_to))
+
+
+def _floor(width: float) -> int:
+    return math.floor(width + 1e-9)  # widths that are whole in decimals are not lost to rounding
+
+
+def _local(ladder: _Ladder, ratio: float, round_to: int | None) -> int:
+    """Return how many steps stay: int(n * (1 - p)), as in the paper, rounded; the nearest number of coarse ones."""
+    share = ladder.steps * (1 - ratio)
+    if ladder.coarse:
+        return max(1, math.ceil(share - 0.5 - 1e-9))
+    return rounded(max(1, _floor(share)), ladder.steps, round_to)
+
+
+def _compete(
+    groups: Sequence[Group], ladders: Sequence[_Ladder], scores: np.ndarray, rule: tuple[float, float, int | None]
+) -> list[int]:
+    """Return the width of each group when all compete, `rule` being (ratio, floor, round_to).
+
+    What competes are rungs: the channels by which a ladder's next width exceeds the one below. They are taken best
+    first until what stays is nearest to what was asked.
+    """
+    ratio, floor, round_to = rule
+    ranked = [np.sort(scores[group.channels])[::-1] * group.positions for group in groups]
+    columns = []
+    for number, ladder in enumerate(ladders):
+        rungs = ladder.rungs(round_to)
+        least = max(1, min(math.ceil(floor * ladder.steps - 1e-9), _floor(ladder.steps * (1 - ratio))))
+        below = np.concatenate([[0], rungs[:-1]])
+        cost, worth = np.zeros(len(rungs)), np.zeros(len(rungs))
+        for i in ladder.members:
+            ends = rungs * len(ranked[i]) // ladder.steps
+            sizes = np.diff(ends, prepend=0)
+            cost += sizes * groups[i].positions
+            worth += np.where(sizes > 0, np.add.reduceat(ranked[i], ends - sizes), 0)
+        middle = (rungs + below) / 2 / ladder.steps
+        columns.append(np.stack([np.full(len(rungs), number), cost, worth / cost, middle, below < least]))
+    owner, cost, worth, middle, fixed = np.concatenate(columns, axis=1)
+    # In single precision, so that scores that differ by rounding errors tie; ties are shared out among all groups.
+    worth = (worth / (np.abs(worth).max() or 1)).astype(np.float32)
+    order = np.lexsort((middle, -worth, -fixed))
+    stays = np.cumsum(cost[order])
+    count = 1 + int(np.abs(stays - _floor(stays[-1] * (1 - ratio))).argmin())
+    chosen = order[: max(count, int(fixed.sum()))]
+    levels = np.bincount(owner[chosen].astype(int), minlength=len(ladders))
+    widths = [0] * len(groups)
+    for ladder, level in zip(ladders, levels, strict=True):
+        for i in ladder.members:
+            widths[i] = max(1, int(ladder.rungs(round_to)[level - 1]) * len(groups[i].channels) // ladder.steps)
+    return widths
+
+
+def _ladders(groups: Sequence[Group], equal_widths: bool) -> list[_Ladder]:
+    """Return one ladder for each group; with `equal_widths` in how many steps its width may change to stay equal."""
+    finest: dict[int, int] = {}
+    for group in groups:
+        for size, count in group.whole_axes():
+            finest[size] = min(finest.get(size, size), size // count)
+    ladders = []
+    for number, group in enumerate(groups):
+        n = len(group.channels)
+        options = [finest[size] for size, _ in group.whole_axes() if n % finest[size] == 0] if equal_widths else []
+        steps = min([n, *options])
+        ladders.append(_Ladder((number,), steps, group.block or steps != n))
+    return ladders
+
+
+def _joined(groups: Sequence[Group], ladders: Sequence[_Ladder]) -> list[_Ladder]:
+    """Join the ladders of groups that fill dimensions of equal size, in the coarsest steps among them."""
+    families: list[tuple[set[int], tuple[int, ...]]] = []
+    for number, group in enumerate(groups):
+        members: tuple[int, ...] = (number,)
+        sizes = {size for size, _ in group.whole_axes()}
+        apart = []
+        for other_sizes, others in families:
+            if sizes & other_sizes:
+                sizes, members = sizes | other_sizes, (*others, *members)
+            else:
+                apart.append((other_sizes, others))
+        families = [*apart, (sizes, members)]
+    joined = []
+    for _, members in families:
+        steps = min(ladders[i].steps for i in members)
+        coarse = any(ladders[i].coarse or ladders[i].steps != steps for i in members)
+        joined.append(_Ladder(members, steps, coarse))
+    return joined
