@@ -2,6 +2,7 @@
 
 from ._show_versions import show_versions as show_versions
 from ._version import __version__ as __version__
+from .advisor import advise as advise
 from .channel_map import ChannelMap as ChannelMap
 from .costs import CostLedger as CostLedger
 from .estimator import PruneFuseEstimator as PruneFuseEstimator

@@ -15,11 +15,13 @@ from torch import nn
 from .counting import PassCounter, parameter_count
 from .counting import macs as macs
 from .errors import InputError
+from .tables import aligned, si
 
 _SYNC_STAGES = frozenset({"sync_fuse", "sync_recalibrate", "sync"})
 SELECTION_STAGES = frozenset({"prune", "train_proxy", "recalibrate", "score", "rank"}) | _SYNC_STAGES
 """Stages that are paid to choose samples; the others make or use the target."""
 _NO_COUNTERPART = frozenset({"recalibrate"}) | _SYNC_STAGES  # dense active learning has no such stage
+_BESIDE = frozenset({"predict", "measure", "trial"})  # neither chooses samples nor makes the target
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class CostRow:
         round: number of the `fit` it belongs to, from 1; 0 for what was asked before the first.
         stage: ``"prune"``, ``"train_proxy"``, ``"recalibrate"``, ``"score"``, ``"rank"``, and of V2 ``"sync_fuse"``,
             ``"sync_recalibrate"``, ``"sync"`` (selection); ``"fuse"``, ``"recalibrate_target"``, ``"train_target"``;
-            ``"predict"``.
+            ``"predict"``, and what `advise` does, ``"measure"`` and ``"trial"``.
         network: whose parameters are stated: ``"proxy"``, ``"target"`` or ``"dense"``.
         seconds: wall time; counting MACs is not in it.
         samples: rows that passed forward through the network.
@@ -96,11 +98,11 @@ class Stage:
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """Leave the seconds of a block out of this stage: it is not part of it, or has a row of its own."""
-        start = _now()
+        start = now()
         try:
             yield
         finally:
-            self.excluded += _now() - start
+            self.excluded += now() - start
 
     def close(self) -> None:
         """Take the hooks off."""
@@ -139,10 +141,10 @@ class CostLedger:
         """
         stage = Stage(dense, self._cache)
         _reset_peak()
-        start = _now()
+        start = now()
         try:
             yield stage
-            seconds = _now() - start - stage.excluded
+            seconds = now() - start - stage.excluded
         finally:
             stage.close()
         peak = _peak_memory()
@@ -164,6 +166,10 @@ class CostLedger:
     def rows(self) -> tuple[CostRow, ...]:
         """Return the rows, oldest first."""
         return tuple(self._rows)
+
+    def extend(self, rows: Iterable[CostRow]) -> None:
+        """Add rows, for example those of another ledger."""
+        self._rows.extend(rows)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return the rows as plain dicts, for a data frame or JSON."""
@@ -206,12 +212,12 @@ class CostLedger:
             raise InputError(
                 f"ratio(measure={measure!r}) needs baseline=, a dense run's ledger; without it only MACs are known"
             )
-        own = self._sum(measure, {row.stage for row in self._rows} - {"predict"} if total else SELECTION_STAGES)
-        if baseline is None:
-            other = self._sum("dense_macs", SELECTION_STAGES - _NO_COUNTERPART)
-        else:
-            other = baseline._sum(measure, SELECTION_STAGES)
+        own = self._sum(measure, {row.stage for row in self._rows} - _BESIDE if total else SELECTION_STAGES)
+        other = self._dense_loop() if baseline is None else baseline._sum(measure, SELECTION_STAGES)
         return own / other if other else float("nan")
+
+    def _dense_loop(self) -> float:
+        return self._sum("dense_macs", SELECTION_STAGES - _NO_COUNTERPART)
 
     def _sum(self, measure: str, stages: Set[str]) -> float:
         return sum(float(getattr(row, measure)) for row in self._rows if row.stage in stages)
@@ -241,19 +247,44 @@ class CostLedger:
                     "",
                     f"{total['seconds']:.2f}",
                     f"{total['samples']:,.0f}",
-                    _si(total["macs"]),
+                    si(total["macs"]),
                     _share(total["macs"], total["dense_macs"]),
                     "",
                     "",
                 )
             )
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in table]
-        share = self.ratio()
-        closing = "nothing counted yet" if share != share else f"selection took {share:.1%} of the dense network's MACs"
-        if share > 1:
-            closing += ": choosing with the dense network would have cost less"
-        return "\n".join([*lines, closing])
+        lines = [aligned(table)] if total and total["macs"] else [aligned(table), "nothing counted yet"]
+        if self._dense_loop():
+            lines.append(f"selection took {self.ratio():.1%} of the dense network's MACs")
+        return "\n".join([*lines, *filter(None, [self.verdict()])])
+
+    def verdict(self) -> str:
+        """Return a sentence: does the loop so far, with its targets, cost less than the dense loop?
+
+        What V2 trains at the end of the last round is a target too. Before there is one, one is added that costs what
+        the dense network would have for the last proxy's rows. Nothing, "", is said of the dense loop itself and where
+        nothing was counted.
+        """
+        training = [row for row in self._rows if row.stage == "train_proxy"]
+        if not self._dense_loop() or all(row.macs == row.dense_macs for row in training):
+            return ""
+        total, added = self.ratio(total=True), ""
+        last = training[-1]
+        if not any(row.stage == "train_target" or (row.stage, row.round) == ("sync", last.round) for row in self._rows):
+            total += last.dense_macs / self._dense_loop()
+            added = ", if trained as long as the last proxy,"
+        text = f"with the target{added} {total:.2f} of the dense loop's MACs: "
+        if total < 1:
+            return text + "it pays"
+        rounds = len({row.round for row in training})
+        return f"{text}it does not pay after {rounds} round{'s' * (rounds > 1)}{self._why()}"
+
+    def _why(self) -> str:
+        """Return what to do about a loop that does not pay."""
+        synced = self._sum("macs", _SYNC_STAGES) / self._dense_loop()
+        if synced:
+            return f"; syncs alone took {synced:.2f}: let more rounds pass between them (a larger sync_every, or none)"
+        return "; more rounds, a larger pool or a larger pruning_ratio save more"
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{field.name}</th>" for field in fields(CostRow))
@@ -270,7 +301,7 @@ def _cells(row: CostRow) -> tuple[str, ...]:
         row.network,
         f"{row.seconds:.2f}",
         f"{row.samples:,}",
-        _si(row.macs),
+        si(row.macs),
         _share(row.macs, row.dense_macs),
         f"{row.parameters:,}",
         f"{row.peak_memory_bytes / 2**20:,.0f} MiB",
@@ -281,15 +312,7 @@ def _share(part: float, whole: float) -> str:
     return f"{part / whole:.3f}" if whole else "-"
 
 
-def _si(value: float) -> str:
-    for unit in ("", "k", "M", "G", "T", "P"):
-        if value < 1000 or unit == "P":
-            break
-        value /= 1000
-    return f"{value:.3g}{unit}"
-
-
-def _now() -> float:
+def now() -> float:
     """Return the clock after everything queued on CUDA has run."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()

@@ -39,7 +39,11 @@ class NotFittedError(PruneFuseError, _SklearnNotFittedError):
     """Something was asked of a selector or estimator before `fit` (also scikit-learn's `NotFittedError`)."""
 
 
-class MissingHostError(PruneFuseError, ModuleNotFoundError):
+class MissingDependencyError(PruneFuseError, ModuleNotFoundError):
+    """An optional library that this call needs is not installed; the message has the command that installs it."""
+
+
+class MissingHostError(MissingDependencyError):
     """An adapter's host toolkit is not installed."""
 
 

@@ -68,14 +68,18 @@ class Forward:
                     "transform, for example TorchTrainer(transform=t, eval_transform=t) with t = lambda x: x / 255"
                 )
             leaf = leaf.to(self.dtype)
-        if leaf.ndim != 4:
-            return leaf
-        if self.channels_last:
+        if self.channels_last and leaf.ndim == 4 and leaf.shape[1] > 1:
             return leaf.contiguous(memory_format=torch.channels_last)
-        # A picture of one channel is contiguous whatever that channel's stride, and by a stride of 1 torch takes it for
-        # channels last: its convolutions of few channels then write past their memory (seen on a CPU, torch 2.14).
-        grey = leaf.shape[1] == 1 == leaf.stride(1)
-        return leaf.clone(memory_format=torch.contiguous_format) if grey else leaf
+        return _row_major(leaf)
+
+
+def _row_major(leaf: Tensor) -> Tensor:
+    """Return a contiguous tensor with the strides that say so; nothing is copied.
+
+    Pictures of one channel may say 1 where the stride does not matter and then pass for channels-last; given such, the
+    backward pass of torch 2.14's CPU convolutions (oneDNN) writes out of bounds for widths that no 8 divides.
+    """
+    return leaf.flatten().view(leaf.shape) if leaf.is_contiguous() else leaf
 
 
 def forward_for(

@@ -166,6 +166,38 @@ def test_ratio_against_a_measured_run() -> None:
         proxy.ratio(measure="hours")
 
 
+def loop_of(rounds: int, share: float, *, target: bool = True, sync: int = 0) -> CostLedger:
+    """Return the ledger of a loop whose dense network costs 100 a round, the proxy `share` of it, and a sync 100."""
+    rows = []
+    for number in range(1, rounds + 1):
+        rows.append(CostRow(number, "train_proxy", "proxy", 0.0, 1, round(80 * share), 0, 80, 9, 0))
+        if sync and number % sync == 0:
+            rows.append(CostRow(number, "sync_recalibrate", "target", 0.0, 1, 20, 0, 20, 9, 0))
+            rows.append(CostRow(number, "sync", "target", 0.0, 1, 80, 0, 80, 9, 0))
+        rows.append(CostRow(number, "score", "proxy", 0.0, 1, round(20 * share), 0, 20, 9, 0))
+    if target:
+        rows.append(CostRow(rounds, "train_target", "target", 0.0, 1, 80, 0, 80, 9, 0))
+    return CostLedger(rows)
+
+
+def test_the_report_says_whether_the_loop_pays() -> None:
+    assert loop_of(5, 0.25).verdict() == "with the target 0.41 of the dense loop's MACs: it pays"
+    expected = "with the target, if trained as long as the last proxy, 0.41 of the dense loop's MACs: it pays"
+    assert loop_of(5, 0.25, target=False).verdict() == expected
+    once = loop_of(1, 0.25).verdict()
+    assert "1.05 of the dense loop's MACs: it does not pay after 1 round; more rounds" in once
+    assert "does not pay after 5 rounds" in loop_of(5, 0.9).verdict()
+    synced = loop_of(5, 0.25, sync=1, target=False)  # the last sync made the target
+    expected = "with the target 1.25 of the dense loop's MACs: it does not pay after 5 rounds; syncs alone took 1.00"
+    assert synced.verdict().startswith(expected)
+    assert str(synced).endswith(f"selection took 125.0% of the dense network's MACs\n{synced.verdict()}")
+    expected = "with the target, if trained as long as the last proxy, 0.81 of the dense loop's MACs: it pays"
+    assert loop_of(5, 0.25, sync=2, target=False).verdict() == expected  # the last sync was before the last labels
+    assert loop_of(5, 1.0).verdict() == ""  # the dense loop itself
+    assert "does not pay" in loop_of(5, 1.5).verdict()  # a network larger than the dense one
+    assert CostLedger().verdict() == ""
+
+
 def test_prints_as_a_table_and_exports_rows() -> None:
     ledger = CostLedger()
     assert "nothing counted" in str(ledger)

@@ -20,8 +20,15 @@ def test_grey_pictures_have_strides_that_say_channels_first() -> None:
     plain = forward_for(network, torch.device("cpu")).inputs(pictures)
     assert plain.stride() == (48, 48, 6, 1)
     assert torch.equal(plain, pictures)
+    assert plain.data_ptr() == pictures.data_ptr()  # nothing was copied
     with isolated_rng(0):
         shifted = forward_for(network, torch.device("cpu"), transform=RandomCropFlip(1)).inputs(plain)
     assert shifted.stride() == (48, 48, 6, 1)
     asked = forward_for(network, torch.device("cpu"), channels_last=True).inputs(pictures)
+    assert (asked.stride(), asked.data_ptr()) == ((48, 48, 6, 1), pictures.data_ptr())
+    colour = torch.zeros(2, 3, 4, 5)
+    colours = seeded(lambda: nn.Conv2d(3, 4, 3))
+    asked = forward_for(colours, torch.device("cpu"), channels_last=True).inputs(colour)
     assert asked.is_contiguous(memory_format=torch.channels_last)
+    turned = colour.transpose(2, 3)
+    assert forward_for(colours, torch.device("cpu")).inputs(turned).stride() == turned.stride()

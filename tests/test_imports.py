@@ -31,6 +31,7 @@ PUBLIC = {
     "Selection",
     "Signals",
     "TorchTrainer",
+    "advise",
     "fuse",
     "get_scorer",
     "prune",

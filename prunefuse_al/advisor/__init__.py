@@ -1,0 +1,8 @@
+"""Which pruning ratio to take for a network, data and plan, and whether the plan pays: see `advise`."""
+
+from .advice import Advice as Advice
+from .advising import advise as advise
+from .plan import LoopPlan as LoopPlan
+from .rows import AdviceRow as AdviceRow
+from .rows import Prediction as Prediction
+from .rows import Target as Target

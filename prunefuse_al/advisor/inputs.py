@@ -1,0 +1,124 @@
+"""What `advise` is given, checked and completed: the grid, the plan, the sample, and data to time networks on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from ..data import as_dataset, split_item, to_dataset
+from ..errors import InputError
+from ..precision import home_device, resolve_device
+from ..pruning.example import Arguments, with_rows
+from ..types import Scorer, Trainer
+from .agreement import check_ranking
+from .plan import LoopPlan
+from .rows import Target
+
+
+def check_ratios(ratios: Sequence[float]) -> list[float]:
+    """Return the grid, ascending, or raise `InputError` unless it holds different numbers between 0 and 1."""
+    found = [ratios] if isinstance(ratios, int | float) else list(ratios)
+    bad = [r for r in found if isinstance(r, bool) or not isinstance(r, int | float | np.number) or not 0 < r < 1]
+    if bad or not found:
+        raise InputError(
+            f"advise: ratios={found!r}{f' holds {bad[0]!r}' if bad else ' is empty'}; pass shares of channels to "
+            "remove, 0 < p < 1, for example (0.3, 0.5, 0.7); the dense network (0) is always there"
+        )
+    if len(set(found)) < len(found):
+        raise InputError(f"advise: ratios={found!r} holds a number twice; name each one once")
+    return sorted(float(ratio) for ratio in found)
+
+
+def check_numbers(**numbers: int) -> None:
+    """Raise `InputError` unless every argument is a whole number from 1 (`random_state`: from 0)."""
+    for name, value in numbers.items():
+        least = 0 if name == "random_state" else 1
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise InputError(f"advise: {name}={value!r}; a whole number from {least} is needed")
+
+
+def resolved(plan: LoopPlan | Mapping[str, Any] | None, trainer: Any) -> LoopPlan:
+    """Return the plan, with the trainer's epochs where it leaves them open."""
+    if isinstance(plan, Mapping):
+        known = [field.name for field in fields(LoopPlan)]
+        unknown = sorted(set(plan) - set(known))
+        if unknown:
+            raise InputError(f"advise: plan has {', '.join(map(repr, unknown))}; known: {', '.join(known)}")
+        plan = LoopPlan(**plan)
+    plan, own = plan or LoopPlan(), getattr(trainer, "epochs", None)
+    return replace(plan, epochs=own) if plan.epochs is None and isinstance(own, int) else plan
+
+
+def sample(labelled: Any, scorer: str | Scorer, target: Target) -> tuple[Scorer | None, Any]:
+    """Return who ranks and the labelled sample as a dataset; None without one."""
+    if labelled is None:
+        needing = [name for name, _ in target.asked() if name in ("spearman", "overlap")]
+        if needing:
+            raise InputError(
+                f"advise: the target asks for {' and '.join(needing)}, and agreement with the dense network's ranking "
+                "is only known after training on a labelled sample: pass labelled=(X, y)"
+            )
+        return None, None
+    data = to_dataset(labelled)
+    if split_item(data[0])[1] is None:
+        raise InputError("advise: the labelled sample has no labels; pass labelled=(X, y) or a Dataset with labels")
+    if len(data) < 4:
+        raise InputError(
+            f"advise: the labelled sample has {len(data)} rows; half of it is trained on and half of it ranked, "
+            "so at least 4 are needed, and some hundreds for a figure that means something"
+        )
+    return check_ranking(scorer), data
+
+
+def example(arguments: Arguments) -> Any:
+    """Return what a network is called with: a tensor, or a tuple or dict of them."""
+    args, kwargs = arguments
+    if kwargs:
+        return kwargs
+    return args[0] if len(args) == 1 else args
+
+
+def stand_in(trainer: Trainer, model: nn.Module, arguments: Arguments, seed: int) -> Any:
+    """Return a dataset of rows like the example's, no two alike, with labels that the network has outputs for."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def vary(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        leaf = leaf.detach().cpu()
+        if not leaf.is_floating_point():
+            return leaf
+        return leaf + torch.randn(leaf.shape, generator=generator, dtype=torch.float32).to(leaf.dtype)
+
+    x = example(tree_map(vary, with_rows(arguments, 256)))
+    logits = trainer.infer(copy.deepcopy(model), as_dataset(x), frozenset({"logits"})).logits
+    assert logits is not None  # they were asked for
+    return as_dataset(x, logits.argmax(1))
+
+
+def without_transforms(trainer: Any) -> Any:
+    """Return a copy of a trainer that takes inputs as the network does."""
+    plain = copy.copy(trainer)  # its parts may hold open devices, so no deep copy
+    for name in ("transform", "eval_transform"):
+        if getattr(plain, name, None) is not None:
+            setattr(plain, name, None)
+    return plain
+
+
+def device_of(trainer: Any, model: nn.Module) -> str:
+    """Return in words where the trainer works."""
+    accelerator, asked = getattr(trainer, "accelerator", None), getattr(trainer, "device", None)
+    place = home_device(model) if asked is None else resolve_device(asked)
+    if accelerator is not None:
+        place = accelerator.device
+    if place is not None and place.type == "cuda":
+        return torch.cuda.get_device_name(place)
+    threads = torch.get_num_threads()
+    return f"{place} ({threads} thread{'s' * (threads > 1)})"

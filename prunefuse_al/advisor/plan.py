@@ -1,0 +1,193 @@
+"""What an active-learning loop costs by arithmetic: how many rows pass through which network, times what a row costs.
+
+A loop labels `initial` samples, then `rounds` times trains, scores the pool and labels k more, and trains once more on
+all of them. A loop with a proxy pays for the target at the end; in the dense loop the last network *is* the target.
+V2 trains a target at the end of every `sync_every`-th training, the last of which may be the one that is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+
+EPOCHS = 181
+"""Epochs of every training in the paper's CIFAR protocol."""
+
+
+@dataclass(frozen=True)
+class LoopPlan:
+    """How an active-learning loop is run; the defaults are the paper's CIFAR protocol (arXiv 2603.26138).
+
+    With a smaller `pool` the label numbers keep their share of it: 2 % to start, then 10 %, 20 %, ... of the pool.
+
+    Attributes:
+        pool: rows that can be labelled, those that are labelled from the start among them.
+        rounds: how often samples are chosen, >= 1; one more training follows the last choice.
+        initial: labels before the first choice; None: 2 % of the pool.
+        k: labels added per choice, one number for all or one for each; None: what makes a further tenth of the pool.
+        epochs: epochs of each proxy; None: the trainer's, else 181.
+        target_epochs: epochs of each target, those of a sync as well; None: `epochs`.
+        dense_epochs: epochs of each network of the dense loop; None: `epochs`.
+        sync_every: None for V1; T for V2: the T-th, 2T-th, ... training ends with a sync, see `PrunedProxySelector`.
+
+    Raises:
+        InputError: a number is not whole or below 1, or more labels are asked for than the pool has.
+
+    Example:
+        >>> LoopPlan().labels
+        (1000, 5000, 10000, 15000, 20000, 25000)
+        >>> LoopPlan(pool=1000, rounds=3, initial=20, k=30).labels
+        (20, 50, 80, 110)
+        >>> LoopPlan(sync_every=2).synced
+        (5000, 15000, 25000)
+    """
+
+    pool: int = 50_000
+    rounds: int = 5
+    initial: int | None = None
+    k: int | Sequence[int] | None = None
+    epochs: int | None = None
+    target_epochs: int | None = None
+    dense_epochs: int | None = None
+    sync_every: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("pool", "rounds"):
+            _check_count(name, getattr(self, name))
+        for name in ("initial", "epochs", "target_epochs", "dense_epochs", "sync_every"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name))
+        if isinstance(self.k, Sequence | np.ndarray):
+            object.__setattr__(self, "k", tuple(self.k))  # hashable, and nobody else's
+        steps = self._steps()
+        for step in steps:
+            _check_count("k" if self.k is not None else "k (a tenth of the pool, less what is labelled)", step)
+        if self.labels[-1] > self.pool:
+            raise InputError(
+                f"LoopPlan: {self.labels[0]:,} initial labels and {self.rounds} rounds make {self.labels[-1]:,} "
+                f"labels, but the pool has {self.pool:,} rows: lower initial, k or rounds"
+            )
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Labelled samples at each training, `rounds` + 1 numbers."""
+        return tuple(accumulate(self._steps(), initial=self._initial))
+
+    @property
+    def synced(self) -> tuple[int, ...]:
+        """Labelled samples at each sync of V2, of which the last may be the target; empty for V1."""
+        return () if self.sync_every is None else self.labels[self.sync_every - 1 :: self.sync_every]
+
+    @property
+    def target_synced(self) -> bool:
+        """The last training ends with a sync: that target is the one that is wanted, and no other is trained."""
+        return self.sync_every is not None and (self.rounds + 1) % self.sync_every == 0
+
+    @property
+    def _initial(self) -> int:
+        return max(1, round(0.02 * self.pool)) if self.initial is None else self.initial
+
+    def _steps(self) -> tuple[int, ...]:
+        if isinstance(self.k, tuple):
+            if len(self.k) != self.rounds:
+                raise InputError(f"LoopPlan: k has {len(self.k)} numbers for {self.rounds} rounds; give one for each")
+            return self.k
+        if self.k is not None:
+            return (self.k,) * self.rounds  # type: ignore[return-value]  # sequences became tuples
+        totals = [self._initial, *(round(0.1 * number * self.pool) for number in range(1, self.rounds + 1))]
+        return tuple(int(step) for step in np.diff(totals))
+
+    def trained(self, network: str) -> int:
+        """Return the rows that pass forward and backward through a network over the whole loop.
+
+        Args:
+            network: ``"proxy"``, ``"svp"`` (whose last training is left out: nothing is fused), ``"sync"`` (the dense
+                network at all syncs), ``"target"`` (on all labels, by a sync or not), or ``"dense"`` (the dense loop).
+        """
+        epochs = EPOCHS if self.epochs is None else self.epochs
+        target = epochs if self.target_epochs is None else self.target_epochs
+        dense = epochs if self.dense_epochs is None else self.dense_epochs
+        return {
+            "proxy": epochs * sum(self.labels),
+            "svp": epochs * sum(self.labels[:-1]),
+            "sync": target * sum(self.synced),
+            "target": target * self.labels[-1],
+            "dense": dense * sum(self.labels),
+        }[network]
+
+    @property
+    def scored(self) -> int:
+        """Rows of the pool that pass forward through whatever network chooses, over the whole loop."""
+        return sum(self.pool - labelled for labelled in self.labels[:-1])
+
+    def __str__(self) -> str:
+        numbers = [f"{labelled:,}" for labelled in self.labels]
+        shown = " -> ".join(numbers if len(numbers) < 9 else [*numbers[:3], "...", numbers[-1]])
+        kind = "V1" if self.sync_every is None else f"V2 with sync_every={self.sync_every}"
+        epochs = EPOCHS if self.epochs is None else self.epochs
+        targets = epochs if self.target_epochs is None else self.target_epochs
+        return f"{kind}, pool of {self.pool:,}, labels {shown}, {epochs} epochs, the target {targets}"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a network costs: per row that trains it, per row it scores, and once per cutting it; MACs or seconds."""
+
+    train: float
+    score: float
+    cut: float = 0.0
+
+
+@dataclass(frozen=True)
+class LoopCost:
+    """What a loop costs, in the unit of the rates: choosing the samples, and the target where it comes on top.
+
+    As in a `CostLedger`, every sync counts as choosing, also one that makes the target.
+    """
+
+    selection: float
+    target: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Choosing and target."""
+        return self.selection + self.target
+
+
+def dense_cost(plan: LoopPlan, dense: Rates) -> LoopCost:
+    """Return what active learning with the dense network costs."""
+    return LoopCost(plan.trained("dense") * dense.train + plan.scored * dense.score)
+
+
+def proxy_cost(plan: LoopPlan, proxy: Rates, dense: Rates) -> LoopCost:
+    """Return what the plan costs with a proxy cut from the dense network.
+
+    Counted are the passes that train, score and sync, and the cuts. Left out are the two rows by which a trainer checks
+    what it was given, estimating BatchNorm statistics after a cut (one forward pass), ranking and fusing.
+
+    Example:
+        >>> dense, proxy = Rates(3, 1), Rates(0.75, 0.25)
+        >>> f"{proxy_cost(LoopPlan(), proxy, dense).total / dense_cost(LoopPlan(), dense).total:.2f}"
+        '0.58'
+    """
+    cuts = 1 + len(plan.synced) - plan.target_synced
+    choosing = plan.trained("proxy") * proxy.train + plan.scored * proxy.score + cuts * proxy.cut
+    target = 0.0 if plan.target_synced else plan.trained("target") * dense.train
+    return LoopCost(choosing + plan.trained("sync") * dense.train, target)
+
+
+def svp_cost(plan: LoopPlan, other: Rates, dense: Rates) -> LoopCost:
+    """Return what Selection via Proxy (Coleman et al. 2020) costs: `other` chooses, the dense network is the target."""
+    choosing = plan.trained("svp") * other.train + plan.scored * other.score
+    return LoopCost(choosing, plan.trained("target") * dense.train)
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"LoopPlan: {name}={value!r}; a whole number from 1 is needed")

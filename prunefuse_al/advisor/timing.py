@@ -1,0 +1,168 @@
+"""What a training step and a pass over data take on this machine, measured through the user's own trainer.
+
+A network tells by a hook when it is called, so any trainer can be timed without knowing its loop: the time between two
+calls is a step, whatever the trainer does in it. Once enough calls were seen the hook ends the training.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..costs import CostLedger, now
+from ..counting import batch_rows
+from ..data import subset
+from ..errors import InputError
+from ..training.batchnorm import fold_batchnorm
+from ..types import Trainer
+
+LEAST_SECONDS, LEAST_CALLS, MOST_CALLS = 0.05, 2, 50
+"""A measurement lasts so long; the first call of each, which warms up, is not in it."""
+
+
+class _Enough(BaseException):
+    """Ends a training or a pass that was timed long enough; no `except Exception` of a trainer may swallow it."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of repeated measurements."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Return the spread of some numbers."""
+        low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
+        return cls(float(median), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How fast one network is, over the repeats.
+
+    Attributes:
+        train: seconds per row of training, whole step.
+        score: seconds per row of a pass for logits, BatchNorm folded where the selector would.
+        train_share: `train` over the dense network's in the same repeat.
+        score_share: `score` over the dense network's in the same repeat.
+    """
+
+    train: Spread
+    score: Spread
+    train_share: Spread
+    score_share: Spread
+
+
+class _Stopwatch:
+    """Times the calls of a network in training, or those in inference."""
+
+    def __init__(self, training: bool) -> None:
+        self.training = training
+        self.calls = self.rows = 0
+        self.start = self.end = 0.0
+
+    def hook(self) -> Callable[..., None]:
+        """Return a forward pre-hook (`with_kwargs=True`) that reports here, also from a copy of the network."""
+
+        def tick(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if (module.training and torch.is_grad_enabled()) != self.training:
+                return
+            # The device is waited for at the ends only: in between, steps may be queued as they are in real work.
+            if self.calls > LEAST_CALLS and (
+                self.calls > MOST_CALLS or time.perf_counter() - self.start >= LEAST_SECONDS
+            ):
+                self.end = now()
+                raise _Enough
+            if self.calls <= 1:
+                self.start, self.rows = now(), 0
+            self.calls, self.rows = self.calls + 1, self.rows + batch_rows(args, kwargs)
+
+        tick._torchdynamo_disable = True  # type: ignore[attr-defined]  # or a compiled network re-compiles each call
+        return tick
+
+
+def seconds_per_row(network: nn.Module, run: Callable[[nn.Module], Any], *, training: bool) -> float:
+    """Return how long a row takes while `run(network)` trains it, or passes data through it.
+
+    Raises:
+        InputError: `run` does not call the network.
+    """
+    watch = _Stopwatch(training)
+    hook = network.register_forward_pre_hook(watch.hook(), with_kwargs=True, prepend=True)
+    try:
+        with suppress(_Enough):
+            run(network)
+            watch.end = now()
+    finally:
+        hook.remove()
+    if not watch.rows:
+        what = "fit did not call the network in train mode" if training else "infer did not call the network"
+        raise InputError(f"advise: the trainer's {what}, so nothing can be timed")
+    return (watch.end - watch.start) / watch.rows
+
+
+def time_networks(
+    networks: Mapping[str, nn.Module],
+    trainer: Trainer,
+    data: Any,
+    *,
+    example: Any,
+    repeats: int,
+    ledger: CostLedger,
+) -> dict[str, Timing]:
+    """Return the timing of every network; they take turns, forwards and backwards, so that drift treats them alike.
+
+    Args:
+        networks: by name; copies are run. The first is the dense one that the others are compared with.
+        trainer: trains them, and reads logits.
+        data: dataset with labels; its rows are repeated as often as needed.
+        example: what a network is called with, for folding BatchNorm.
+        repeats: how often each is timed.
+        ledger: gets one row, stage "measure".
+    """
+    rows = torch.arange((MOST_CALLS + 2) * _batch_rows(trainer)) % len(data)
+    endless = subset(data, rows)
+    training = {name: copy.deepcopy(network) for name, network in networks.items()}
+    scoring = {name: fold_batchnorm(net, example) or copy.deepcopy(net) for name, net in networks.items()}
+    dense, *_ = networks
+    train: dict[str, list[float]] = {name: [] for name in networks}
+    score: dict[str, list[float]] = {name: [] for name in networks}
+
+    def fit(network: nn.Module) -> None:
+        trainer.fit(network, endless, seed=0)
+
+    def infer(network: nn.Module) -> None:
+        trainer.infer(network, endless, frozenset({"logits"}))
+
+    with ledger.stage("measure", round=0, network="dense") as stage:
+        stage.watch(*training.values(), *scoring.values())
+        for repeat in range(repeats):
+            for name in list(networks)[:: -1 if repeat % 2 else 1]:
+                train[name].append(seconds_per_row(training[name], fit, training=True))
+                score[name].append(seconds_per_row(scoring[name], infer, training=False))
+    return {
+        name: Timing(
+            Spread.of(train[name]),
+            Spread.of(score[name]),
+            Spread.of(np.divide(train[name], train[dense]).tolist()),
+            Spread.of(np.divide(score[name], score[dense]).tolist()),
+        )
+        for name in networks
+    }
+
+
+def _batch_rows(trainer: Any) -> int:
+    """Return the most rows the trainer may ask for at once, as far as it says."""
+    sizes = (getattr(trainer, name, None) for name in ("batch_size", "eval_batch_size"))
+    return max([256, *(size for size in sizes if isinstance(size, int))])
