@@ -1,8 +1,8 @@
 """A Hugging Face model and its `Trainer` in an active-learning loop, on mails or documentation.
 
-    python examples/hosts/hf_trainer.py  # texts that come with scikit-learn
-    python examples/hosts/hf_trainer.py --root data  # SpamAssassin's mails, if they are in there
-    python examples/hosts/hf_trainer.py --before  # the loop as it was, with the dense network
+    python examples/hosts/transformers_loop.py  # texts that come with scikit-learn
+    python examples/hosts/transformers_loop.py --root data  # SpamAssassin's mails, if they are in there
+    python examples/hosts/transformers_loop.py --before  # the loop as it was, with the dense network
 
 Needs transformers: pip install "prunefuse_al[transformers]". The network is a small BERT with random weights, so that
 nothing is downloaded; `AutoModelForSequenceClassification.from_pretrained(...)` goes in the same place. Texts keep

@@ -152,13 +152,7 @@ def _attention(module: Any, shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def _layer_norm(module: Any, shapes: Shapes) -> dict[str, Any]:
-    return {"normalized_shape": shapes["weight"]} if "weight" in shapes else {}
-
-
 def _group_norm(module: Any, shapes: Shapes) -> dict[str, Any]:
-    if "weight" not in shapes:
-        return {}
     channels = shapes["weight"][0]
     return {
         "num_channels": channels,
@@ -167,8 +161,7 @@ def _group_norm(module: Any, shapes: Shapes) -> dict[str, Any]:
 
 
 def _batch_norm(module: Any, shapes: Shapes) -> dict[str, Any]:
-    vector = shapes.get("weight", shapes.get("running_mean"))
-    return {"num_features": vector[0]} if vector else {}
+    return {"num_features": (shapes["weight"] if "weight" in shapes else shapes["running_mean"])[0]}
 
 
 def _recurrent(module: Any, shapes: Shapes) -> dict[str, Any]:
@@ -179,7 +172,7 @@ KNOWN: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[Any,
     (nn.Linear, lambda m, s: {"in_features": s["weight"][1], "out_features": s["weight"][0]}),
     (nn.modules.conv._ConvNd, _conv),
     (nn.modules.batchnorm._NormBase, _batch_norm),
-    ((nn.LayerNorm, nn.RMSNorm), _layer_norm),
+    ((nn.LayerNorm, nn.RMSNorm), lambda m, s: {"normalized_shape": s["weight"]}),
     (nn.GroupNorm, _group_norm),
     (nn.MultiheadAttention, _attention),
     (nn.Embedding, lambda m, s: {"num_embeddings": s["weight"][0], "embedding_dim": s["weight"][1]}),
@@ -189,11 +182,11 @@ KNOWN: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[Any,
 
 
 def _known(module: nn.Module, shapes: Shapes) -> dict[str, Any] | None:
-    """Return the widths of a layer of torch, or None for any other module (parametrised layers included)."""
+    """Return the widths of a layer of torch, or None for any other module, and for layers without weights."""
     for types, widths in KNOWN:
         if isinstance(module, types):
             try:
                 return widths(module, shapes)
-            except KeyError:  # the weight stands elsewhere, for example under a parametrisation
+            except KeyError:
                 return None
     return None

@@ -189,7 +189,8 @@ def added(subject: Subject, measure: Callable[[str, Tensor, int], Tensor | np.nd
     """Add a measure of positions, (name, tensor, dim) -> [size], over all positions of each component."""
     total, parameters = np.zeros(subject.count), subject.parameters
     for axis in subject.found.trace.atoms.axes:
-        if axis.name in parameters:
+        kept_whole = (subject.owners(axis) == subject.found.components[FROZEN]).all()  # kernel positions, inputs
+        if axis.name in parameters and not kept_whole:
             tensor = parameters[axis.name]
             values = torch.as_tensor(measure(axis.name, tensor, axis.dim)).double().cpu().numpy()
             if values.shape != (axis.size,):

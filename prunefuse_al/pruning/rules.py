@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .atoms import FROZEN, NEUTRAL, Atoms, varying
 from .labels import Labels, merge, restructure
+from .shuffles import tie_shuffled
 
 
 @dataclass
@@ -132,47 +133,13 @@ def structural(call: Call) -> list[Labels]:
         return out
 
     if call.name in RESHAPES:
-        source.planes = [_shuffled_whole(call, p, source.shape) for p in source.planes]
+        source.planes = [tie_shuffled(call.atoms, p, source.shape, call.results[0].shape) for p in source.planes]
     planes = restructure(run, source) or [[] for _ in call.results]
     if call.name == "expand":
         shape, lead = call.results[0].shape, call.results[0].ndim - len(source.shape)
         stretched = frozenset(d for d in range(lead, len(shape)) if shape[d] > source.shape[d - lead])
         return [Labels(tuple(shape), planes[0], source.parameter, source.free, stretched)]
     return [_like(result, p, source) for result, p in zip(call.results, planes, strict=True)]
-
-
-def _shuffled_whole(call: Call, plane: Tensor, shape: Sequence[int]) -> Tensor:
-    """Where labelled dimensions are merged in another order than they were split (channel shuffle), keep pace.
-
-    The proxy merges what is left in each, position by position; that is the same only if the same positions are left
-    in every line, so they are tied.
-    """
-    for dims in _merged(shape, call.results[0].shape):
-        dims = [d for d in dims if d in varying(plane)]
-        if len(dims) > 1:
-            steps = plane.diff(dim=dims[-1])
-            if (steps == 1).float().mean() < 0.5:
-                for dim in dims[1:]:
-                    plane = call.atoms.tie_along(plane, dim)
-    return plane
-
-
-def _merged(old: Sequence[int], new: Sequence[int]) -> list[list[int]]:
-    """Return the runs of old dimensions that a reshape makes one."""
-    runs: list[list[int]] = []
-    position, size = 0, 1
-    run: list[int] = []
-    for target in new:
-        while size < target and position < len(old):
-            size *= old[position]
-            run.append(position)
-            position += 1
-        if size % target == 0:
-            size //= target
-        if size == 1:
-            runs.append(run)
-            run = []
-    return [r for r in runs if len(r) > 1]
 
 
 def same(call: Call) -> list[Labels]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -102,28 +103,33 @@ def _readings(model: nn.Module, arguments: Arguments, keep: Any) -> Iterator[tup
 
 
 def _by_halving(trial: _Trial, refused: Found) -> Found:
-    """Return the thinning of those groups that the gate lets pass together; the others get a reason."""
+    """Return the thinning of those groups that the gate lets pass together; the others get a reason.
+
+    Large parts are tried before small ones, so that most is thinned even if the trials run out.
+    """
     order = sorted(refused.structure.groups, key=lambda group: group.axes[0][0].start)
-    left = [MOST_TRIALS]
     best = replace(refused, structure=replace(refused.structure, groups=[]))
-
-    def extend(best: Found, part: list[Group]) -> Found:
-        if left[0] <= 0:
-            return _without(best, part, f"was not tried, after {MOST_TRIALS} others that failed")
-        left[0] -= 1
-        reading = replace(best.structure, groups=[*best.structure.groups, *part])
-        found = trial(reading, equal_widths=True, careful=True)
+    parts = deque(_halves(order) if len(order) > 1 else [order])
+    trials = 0
+    while parts:
+        part = parts.popleft()
+        if trials == MOST_TRIALS:
+            best = _without(best, part, f"was not tried, after {MOST_TRIALS} others")
+            continue
+        trials += 1
+        found = trial(replace(best.structure, groups=[*best.structure.groups, *part]), True, True)
         if not found.verdict.reason:
-            return found
-        if len(part) == 1:
-            return _without(best, part, f"cannot be thinned: {found.verdict.reason}")
-        half = len(part) // 2
-        return extend(extend(best, part[:half]), part[half:])
-
-    half = -(-len(order) // 2)
-    for part in (order[:half], order[half:]) if len(order) > 1 else (order,):
-        best = extend(best, part) if part else best
+            best = found
+        elif len(part) == 1:
+            best = _without(best, part, f"cannot be thinned: {found.verdict.reason}")
+        else:
+            parts.extend(_halves(part))
     return best
+
+
+def _halves(groups: list[Group]) -> list[list[Group]]:
+    half = -(-len(groups) // 2)
+    return [groups[:half], groups[half:]]
 
 
 def _without(found: Found, part: list[Group], reason: str) -> Found:

@@ -14,8 +14,9 @@ from torch import Tensor
 from ..errors import InputError
 from ..types import PointScorer, RngLike, Selection, Signals, as_rng
 from ._ccs import budgets, check_mislabelled, difficulty_scorer, dynamics_of, read_difficulty, without_hardest
+from ._features import check_features, read_features
 from ._neighbours import knn
-from ._select import check_k, read_features, read_labels
+from ._select import check_k, read_labels
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 _LEAST = 1e-7  # a difficulty of zero still passes something on
@@ -172,6 +173,7 @@ class D2:
         k = check_k("D2", k, len(signals))
         values = read_difficulty("D2", difficulty_scorer(self.difficulty), signals)  # [n]
         features, labels = read_features("D2", signals), read_labels("D2", signals)
+        check_features("D2", features, signals.indices)
         options = {name: getattr(self, name) for name in ("n_neighbors", "gamma", "mislabelled", "neighbours")}
         picked = d2(values, features, k, labels=labels, rng=rng, **options)
         return Selection(signals.indices.cpu()[picked], values[picked])

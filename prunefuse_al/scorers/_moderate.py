@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..types import RngLike, Selection, Signals
-from ._select import check_k, read_features, read_labels
+from ._features import check_features, read_features
+from ._select import check_k, read_labels
 
 Floats = np.ndarray[Any, Any]
 _ROWS = 512  # converted to double precision at once, few enough to stay in the cache
@@ -97,4 +98,5 @@ class Moderate:
         """Return the k samples nearest to the middle rank, without scores; ties go to the lower row."""
         k = check_k("Moderate", k, len(signals))
         features, labels = read_features("Moderate", signals), read_labels("Moderate", signals)
+        check_features("Moderate", features, signals.indices)
         return Selection(signals.indices.cpu()[moderate(features, labels, k)])

@@ -59,20 +59,6 @@ def read_logits(name: str, signals: Signals) -> Tensor:
     return logits
 
 
-def read_features(name: str, signals: Signals) -> Tensor:
-    """Return `signals.features` [n d], checked: present, one row per sample, finite."""
-    features = signals.features
-    if features is None:
-        raise InputError(f"{name} reads signals.features, but it is None; collect what scorer.needs names")
-    if features.ndim != 2 or features.shape[0] != len(signals):
-        raise InputError(
-            f"{name}: features have shape {list(features.shape)} for {len(signals):,} samples; "
-            "expected [samples, width]"
-        )
-    check_finite(name, "features", features, signals.indices)
-    return features
-
-
 def read_mc_logits(name: str, signals: Signals) -> Tensor:
     """Return `signals.mc_logits` [t n c], checked: present, two passes and two classes or more, finite."""
     passes = signals.mc_logits

@@ -9,7 +9,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-BLOCKS = ("plain", "residual", "concat", "grouped", "depthwise", "gated")
+BLOCKS = (
+    "plain", "residual", "concat", "grouped", "depthwise", "gated", "shuffle", "excite", "pixels",
+)  # fmt: skip
 SIZE = 6
 
 
@@ -32,11 +34,13 @@ class Block(nn.Module):
         super().__init__()
         self.kind = kind
         out = {"residual": inputs, "concat": width, "depthwise": inputs, "gated": inputs}.get(kind, width)
-        inner = 2 * inputs if kind == "gated" else out
+        inner = {"gated": 2 * inputs, "shuffle": inputs, "pixels": 4 * width}.get(kind, out)
         groups = {"grouped": 2, "depthwise": inputs}.get(kind, 1)
         self.conv = nn.Conv2d(inputs, inner, 3, padding=1, groups=groups, bias=bias)
         self.norm = _norm(norm, inner)
-        self.after = nn.Conv2d(inner, out, 1, bias=bias) if kind in ("residual", "depthwise") else nn.Identity()
+        read = 2 * inner if kind == "shuffle" else inner
+        mixes = kind in ("residual", "depthwise", "shuffle", "excite")
+        self.after = nn.Conv2d(read, out, 1, bias=bias) if mixes else nn.Identity()
         self.outputs = inputs + out if kind == "concat" else out
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,6 +48,14 @@ class Block(nn.Module):
         if self.kind == "gated":
             value, gate = y.chunk(2, 1)
             return value * torch.sigmoid(gate)
+        if self.kind == "shuffle":
+            n, c, h, w = x.shape
+            mixed = torch.stack([x, torch.relu(y)], 1).transpose(1, 2).reshape(n, 2 * c, h, w)
+            return self.after(mixed)
+        if self.kind == "excite":
+            return y * torch.sigmoid(self.after(y.mean((2, 3), keepdim=True)))
+        if self.kind == "pixels":
+            return nn.functional.avg_pool2d(nn.functional.pixel_shuffle(y, 2), 2)
         y = self.after(torch.relu(y))
         if self.kind == "residual":
             return x + y

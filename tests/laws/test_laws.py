@@ -189,3 +189,24 @@ def test_a_map_survives_a_trip_through_tensors(spec: Spec, ratio: float) -> None
     again: Any = rebuild(network, restored)
     assert repr(again) == repr(proxy.module)
     assert_same(values(again), values(proxy.module))
+
+
+@pytest.mark.slow
+@settings(law, max_examples=200)
+@given(specs, ratios)
+def test_many_networks_go_there_and_back(spec: Spec, ratio: float) -> None:
+    """The laws that need one pruning only, together, over many more networks."""
+    network = build(spec)
+    before = values(network)
+    proxy = prune(network, example(), ratio)
+    assert_same(proxy.channel_map.extract(before), values(proxy.module))
+    assert_same(values(fuse(network, proxy, cross="copy")), before)
+    trained(proxy.module)
+    target = fuse(network, proxy)
+    if proxy.channel_map.copies or not proxy.channel_map.streams:
+        assert_same(proxy.channel_map.extract(values(target)), values(proxy.module))
+    for found, expected in zip(outputs(target, example(3)), outputs(proxy.module, example(3)), strict=True):
+        assert found.shape == expected.shape
+        if proxy.report().preserve_exact:
+            assert (found - expected).abs().max() < 1e-4 * expected.abs().max().clamp(min=1e-3)
+    assert_same(values(network), before)
