@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import PlainTrainer, blobs, mlp
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from prunefuse_al.errors import FallbackWarning, InputError
@@ -20,10 +21,18 @@ TRAINER = TorchTrainer(12, 8, device="cpu", progress=False)
 
 
 def selector(scorer: Any = "least_confidence", **options: Any) -> PrunedProxySelector:
-    return PrunedProxySelector(mlp(6, 16, 3), 0.5, scorer=scorer, random_state=0, **{"trainer": TRAINER, **options})
+    network = mlp(6, 16, 3)
+    if scorer in ("bald", "batchbald"):  # they compare passes that dropout has thinned
+        network.insert(2, nn.Dropout(0.2))
+    return PrunedProxySelector(network, 0.5, scorer=scorer, random_state=0, **{"trainer": TRAINER, **options})
 
 
-@pytest.mark.parametrize("name", SCORERS)
+def test_what_is_compared_with_other_labelled_samples_has_none_to_compare_with() -> None:
+    with pytest.raises(InputError, match="10 of 0 labelled samples; at least one is needed"):
+        selector("cal").coreset((X, Y), 0.3)
+
+
+@pytest.mark.parametrize("name", [name for name in SCORERS if name != "cal"])
 def test_every_scorer_keeps_a_part_to_train_the_target_on(name: str) -> None:
     chosen = selector(name)
     kept = chosen.coreset((X, Y), 0.3)

@@ -94,6 +94,7 @@ def test_scorers_of_answers_alone_record_no_labels_and_keep_no_states() -> None:
     assert chosen._state.snapshots == ()
 
 
+@pytest.mark.filterwarnings("ignore::prunefuse_al.errors.CostWarning")
 @pytest.mark.parametrize("options", [{"warm_start": True}, {"sync_every": 1}, {"proxy": mlp(6, 5, 3)}])
 def test_a_training_is_run_again_as_it_was(options: dict[str, Any]) -> None:
     before, after = fitted("aum", **options), fitted(**options)

@@ -82,6 +82,7 @@ def test_the_dense_baseline_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     assert dense.fit(X, Y).model[0].out_features == 16
 
 
+@pytest.mark.filterwarnings("ignore::prunefuse_al.errors.CostWarning")
 def test_a_trained_target_is_measured_again() -> None:
     """V2: the second proxy is cut by what the loss says about the target."""
     found = selector(importance="taylor", sync_every=1, trainer=TorchTrainer(8, progress=False, device="cpu"))

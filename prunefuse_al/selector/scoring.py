@@ -200,7 +200,8 @@ def _chunks(
         yield signals
         start += len(chunk)
         read = (getattr(signals, name) for name in asked)
-        size = max(1, min(CHUNK, VALUES * len(chunk) // sum(values.numel() for values in read if values is not None)))
+        numbers = sum(values.numel() for values in read if values is not None)
+        size = max(1, min(CHUNK, VALUES * len(chunk) // max(1, numbers)))
 
 
 def _nonfinite(trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: frozenset[str]) -> Iterator[int]:
