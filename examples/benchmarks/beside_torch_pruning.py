@@ -1,7 +1,7 @@
 """Torch-Pruning and `prune` on the same networks: which come out right, and how long it takes.
 
     pip install torch-pruning timm transformers
-    python examples/benchmarks/torch_pruning.py [--full] [--only NAME ...]
+    python examples/benchmarks/beside_torch_pruning.py [--full] [--only NAME ...]
 
 Every family of `examples/zoo.py` is cut to half its channels by both, each in a process of its own with a time limit.
 Both are told the same: a model and example inputs (Torch-Pruning also which layer makes the logits: it has to be told).
