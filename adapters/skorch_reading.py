@@ -46,17 +46,7 @@ class NetReader:
         """Return the signals in `needs` for every row of `data`, a dataset, in order; `model` stays as it is."""
         device, seed = home_device(model) or torch.device("cpu"), self.net.entropy_ % 2**63
         with self._answering(model), isolated_rng(seed, device), settled(model, device=device), torch.inference_mode():
-            batches = [
-                read_batch(
-                    model,
-                    partial(self._forward, batch),
-                    needs,
-                    inputs=_tensors(batch),
-                    rows=get_len(batch[0]),
-                    seed=seed,
-                )
-                for batch in self.net.get_iterator(data, training=False)
-            ]
+            batches = [self._read(model, batch, needs, seed) for batch in self.net.get_iterator(data, training=False)]
         fields: dict[str, Any] = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
         for name in fields.keys() - {"features"} if self.as_logits else ():
             fields[name] = self._logits(fields[name].flatten(0, -2)).view_as(fields[name])
@@ -64,9 +54,14 @@ class NetReader:
             fields["mc_logits"] = fields["mc_logits"].transpose(0, 1)  # [t n c]
         return Signals(torch.arange(len(data)), **fields)
 
-    def _forward(self, batch: Any) -> Tensor:
+    def _read(self, model: nn.Module, batch: Any, needs: frozenset[str], seed: int) -> dict[str, Tensor]:
         if isinstance(batch, Tensor):  # of two rows, it would pass for a pair
             raise InputError(ERROR_MSG_1_ITEM)
+        inputs = tuple(part for part in batch if part is not None)
+        forward = partial(self._forward, batch)
+        return read_batch(model, forward, needs, inputs=inputs, rows=get_len(inputs[0]), seed=seed)
+
+    def _forward(self, batch: Any) -> Tensor:
         return logits_of(self.net.infer(unpack_data(batch)[0]))
 
     def _logits(self, outputs: Tensor) -> Tensor:
@@ -96,8 +91,3 @@ class NetReader:
 def uncompiled(module: Any) -> Any:
     """Return the module that `torch.compile` wrapped, or `module` itself."""
     return getattr(module, "_orig_mod", module)
-
-
-def _tensors(batch: Any) -> tuple[Any, ...]:
-    """Return the inputs and labels of a batch as a tuple of tensors or of dicts of them."""
-    return tuple(part for part in batch if part is not None)

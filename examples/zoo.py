@@ -7,12 +7,16 @@ timm and transformers are optional: their families are listed where the library 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from examples.networks import ResNet, ViT, cifar_resnet, resnet18, vgg
 

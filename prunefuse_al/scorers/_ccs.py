@@ -41,7 +41,7 @@ def ccs(
 
     Examples:
         >>> ccs(torch.arange(10.0), 3, mislabelled=0.2, strata=3, rng=0).tolist()
-        [7, 4, 1]
+        [5, 4, 1]
     """
     _check_options(mislabelled, strata)
     k = check_k("ccs", k, len(difficulty))

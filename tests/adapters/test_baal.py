@@ -232,7 +232,7 @@ def test_what_cannot_be_taken_over_is_said(model: nn.Module) -> None:
         wrapper.train_and_test_on_datasets(POOL, TEST)
     plain = wrap(nn.Sequential(*(layer for layer in model if not isinstance(layer, nn.Dropout))))
     plain.train_on_dataset(labelled())
-    with pytest.raises(UnsupportedModelError, match="has no dropout layer"):
+    with pytest.raises(UnsupportedModelError, match="has no dropout that can be switched on"):
         plain.predict_on_dataset(TEST, 3)
     with pytest.raises(InputError, match="the data has no labels"):
         plain.test_on_dataset([x for x, _ in TEST])
