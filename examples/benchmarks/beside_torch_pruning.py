@@ -80,13 +80,15 @@ def kept_indices(dense: Tensor, pruned: Tensor) -> tuple[Tensor | None, ...] | N
     """Find out which entries of a tensor were kept, by their values; None where they are no such entries."""
     if dense.shape == pruned.shape and torch.equal(dense, pruned):
         return (None,) * dense.ndim
-    values, order = dense.detach().flatten().sort()
-    found = torch.searchsorted(values, pruned.detach().flatten()).clamp(max=len(values) - 1)
-    places = np.unravel_index(order[found].view(pruned.shape).numpy(), dense.shape)
+    values, wanted = dense.detach().numpy().ravel(), pruned.detach().numpy()
+    order = np.argsort(values)
+    found = np.searchsorted(values, wanted, sorter=order).clip(max=len(values) - 1)
+    strides = np.cumprod([1, *dense.shape[:0:-1]])[::-1]
+    places = [order[found] // stride % size for stride, size in zip(strides, dense.shape, strict=True)]
     kept = []
     for dim, place in enumerate(places):
         line = place[tuple(slice(None) if d == dim else 0 for d in range(dense.ndim))]
-        kept.append(torch.from_numpy(np.asarray(line)))
+        kept.append(torch.from_numpy(np.ascontiguousarray(line)))
     again = dense
     for dim, index in enumerate(kept):
         again = again.index_select(dim, index)
@@ -134,7 +136,8 @@ def measure(family: Family, full: bool, limit: float) -> dict[str, Any]:
         torch.manual_seed(3)
         for tensor in named_tensors(network).values():
             if tensor.is_floating_point():
-                tensor.add_(0.1 * torch.rand_like(tensor))
+                spread = tensor.std() if tensor.ndim > 1 and tensor.std() > 0 else 0.1
+                tensor.add_(0.1 * spread * (torch.rand_like(tensor) - 0.5))  # no drift, which would drown differences
     ours = prune(network, inputs, 0.5)
     found: dict[str, Any] = {"ours": judge(network, ours.module, inputs, ours.channel_map)}
     found["our share"] = parameter_count(ours.module) / parameter_count(network)
