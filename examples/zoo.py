@@ -161,7 +161,7 @@ def torchvision_families() -> Iterator[Family]:
 
     basic, bottleneck = models.resnet.BasicBlock, models.resnet.Bottleneck
     yield one("resnet18", resnet(basic, [1, 1, 1, 1]))
-    yield one("resnet50", resnet(bottleneck, [1, 1, 1, 1]))
+    yield one("resnet50", resnet(bottleneck, [1, 1, 1, 1]), full_size=224)
     yield one("wide_resnet50_2", resnet(bottleneck, [1, 1, 1, 1], width_per_group=128))
     yield one("resnext50_32x4d", resnet(bottleneck, [1, 1, 1, 1], groups=32, width_per_group=4))
     yield one("densenet121", lambda: models.DenseNet(8, (2, 2, 2), 16, num_classes=10))

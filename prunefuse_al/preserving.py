@@ -61,9 +61,7 @@ def set_epsilons(model: nn.Module, values: Mapping[str, float]) -> None:
 
 def put_back(dense: nn.Module, proxy: nn.Module, channel_map: ChannelMap, *, cross: float, preserve: bool) -> None:
     """Write the proxy's values into `dense`, in place, one tensor at a time; see `fused_copy`."""
-    values = named_tensors(proxy)
-    first = {id(tensor): (name, tensor) for name, tensor in reversed(named_tensors(dense).items())}  # of tied names
-    state = dict(first.values())
+    values, state = named_tensors(proxy), _each_once(dense)
     with torch.no_grad():
         for name, tensor in state.items():
             tensor.grad = None
@@ -71,17 +69,26 @@ def put_back(dense: nn.Module, proxy: nn.Module, channel_map: ChannelMap, *, cro
                 tensor.data = tensor.contiguous()
             channel_map.place(name, values[name], tensor, cross=cross)
         if preserve:
-            _copy_channels(state, channel_map)
+            copy_channels(dense, channel_map)
             _reparametrise(dense, state, channel_map)
 
 
-def _copy_channels(state: Mapping[str, Tensor], channel_map: ChannelMap) -> None:
-    for key, pairs in channel_map.copies.items():
-        name, _, dim = key.rpartition(":")
-        if name in state:
-            tensor = state[name]
-            target, source = pairs.to(tensor.device)
-            tensor.index_copy_(int(dim), target, tensor.index_select(int(dim), source))
+def copy_channels(dense: nn.Module, channel_map: ChannelMap) -> None:
+    """Let the extra channels of a network that has the proxy's values start as copies, in place."""
+    state = _each_once(dense)
+    with torch.no_grad():
+        for key, pairs in channel_map.copies.items():
+            name, _, dim = key.rpartition(":")
+            if name in state:
+                tensor = state[name]
+                target, source = pairs.to(tensor.device)
+                tensor.index_copy_(int(dim), target, tensor.index_select(int(dim), source))
+
+
+def _each_once(dense: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a network by the first of their names."""
+    first = {id(tensor): (name, tensor) for name, tensor in reversed(named_tensors(dense).items())}
+    return dict(first.values())
 
 
 def _reparametrise(dense: nn.Module, state: Mapping[str, Tensor], channel_map: ChannelMap) -> None:

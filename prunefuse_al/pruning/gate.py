@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ..channel_map import ChannelMap, named_tensors
 from ..counting import batch_rows, operation_flops
-from ..preserving import put_back
+from ..preserving import copy_channels, put_back
 from .example import Arguments, first_output, output_shapes, perturbed, with_rows
 from .plan import Structure
 from .statistics import KeptStatistics
@@ -109,14 +109,19 @@ class _Comparison:
             return Verdict("", found, distance, exact, self.macs)
 
         replay = KeptStatistics(structure.trace.statistics, lambda labels: kept[structure.components[labels]])
-        shown = bool(channel_map.copies) and self._distance(plain, replay) < self.tolerance
-        if shown and (distance := self._distance(copied)) < self.tolerance:
-            return fits(copied, distance, True)
+        shown = False
+        if channel_map.copies:
+            target = self._target(plain)
+            shown = self._distance(target, replay) < self.tolerance
+            copy_channels(target, channel_map)
+            if shown and (distance := self._distance(target)) < self.tolerance:
+                return fits(copied, distance, True)
+            del target
         for candidate in (streamed, plain) if channel_map.streams else (plain,):
-            distance = self._distance(candidate)
+            distance = self._distance(self._target(candidate))
             if distance < self.tolerance:
                 return fits(candidate, distance, True)
-        if shown or self._distance(plain, replay) < self.tolerance:
+        if shown or self._distance(self._target(plain), replay) < self.tolerance:
             return fits(plain, distance, False)
         return Verdict(f"the proxy is not a sub-network: relative distance {distance:.2g} with generic weights", plain)
 
@@ -127,8 +132,7 @@ class _Comparison:
         put_back(dense, self.thin, channel_map, cross=0.0, preserve=True)
         return dense
 
-    def _distance(self, channel_map: ChannelMap, mode: KeptStatistics | None = None) -> float:
-        target = self._target(channel_map)
+    def _distance(self, target: nn.Module, mode: KeptStatistics | None = None) -> float:
         with mode or nullcontext():
             found = _run(target, self.inputs)
         if found.shape != self.expected.shape:
