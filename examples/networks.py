@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -75,8 +78,10 @@ class ResNet(nn.Module):
         return self.head(self.last(out).mean((2, 3)))
 
 
-def cifar_resnet(depth: int, in_channels: int = 3, num_classes: int = 10, preactivation: bool = True) -> ResNet:
-    """Return the CIFAR ResNet of depth 6n + 2 (20, 56, 110, 164, ...) with 16, 32 and 64 channels.
+def cifar_resnet(
+    depth: int, in_channels: int = 3, num_classes: int = 10, preactivation: bool = True, narrow: int = 1
+) -> ResNet:
+    """Return the CIFAR ResNet of depth 6n + 2 (20, 56, 110, 164, ...), its widths 16, 32 and 64 divided by `narrow`.
 
     Raises:
         ValueError: `depth` is not 6n + 2.
@@ -84,7 +89,8 @@ def cifar_resnet(depth: int, in_channels: int = 3, num_classes: int = 10, preact
     n, rest = divmod(depth - 2, 6)
     if rest or n < 1:
         raise ValueError(f"depth={depth} is not 6n + 2; use 8, 14, 20, 32, 44, 56, 110 or 164")
-    return ResNet((n, n, n), (16, 32, 64), in_channels, num_classes, preactivation)
+    widths = (16 // narrow, 32 // narrow, 64 // narrow)
+    return ResNet((n, n, n), widths, in_channels, num_classes, preactivation)
 
 
 def resnet18(in_channels: int = 3, num_classes: int = 10, width: int = 64) -> ResNet:
@@ -165,3 +171,45 @@ class ViT(nn.Module):
         tokens = self.patches(x).flatten(2).transpose(1, 2)  # [n patches d]
         tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], 1) + self.position
         return self.head(self.norm(self.blocks(tokens))[:, 0])
+
+
+NETWORKS: dict[str, Callable[[int, int, int, int], nn.Module]] = {  # (channels, classes, size, narrow) -> network
+    "mlp": lambda channels, classes, size, narrow: nn.Sequential(
+        *(nn.Flatten(), nn.Linear(channels * size**2, 256 // narrow), nn.ReLU()),
+        *(nn.Linear(256 // narrow, 256 // narrow), nn.ReLU(), nn.Linear(256 // narrow, classes)),
+    ),
+    **{
+        f"resnet{depth}": lambda channels, classes, size, narrow, depth=depth: cifar_resnet(
+            depth, channels, classes, narrow=narrow
+        )
+        for depth in (8, 14, 20, 32, 44, 56, 110, 164)
+    },
+    "resnet18": lambda channels, classes, size, narrow: resnet18(channels, classes, 64 // narrow),
+    "vgg": lambda channels, classes, size, narrow: vgg(
+        (32 // narrow, "M", 64 // narrow, "M", 128 // narrow), channels, classes, size
+    ),
+    "vit": lambda channels, classes, size, narrow: ViT(
+        size, 4 if size > 16 else 2, 64 // narrow, 4, max(1, 4 // narrow), channels, classes
+    ),
+}
+
+
+def build(name: str, channels: int, classes: int, size: int) -> nn.Module:
+    """Return a network by name: one of `NETWORKS`, NAME/2 with its widths halved, or "torchvision:NAME".
+
+    Args:
+        name: see above.
+        channels: of the pictures.
+        classes: outputs.
+        size: height and width of the pictures.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    library, colon, model = name.partition(":")
+    if colon and library == "torchvision":
+        return importlib.import_module("torchvision.models").get_model(model, weights=None, num_classes=classes)
+    base, _, narrow = name.partition("/")
+    if base not in NETWORKS or (narrow and not narrow.isdigit()):
+        raise ValueError(f"network {name!r}: there are {', '.join(NETWORKS)}, each also as NAME/2, or torchvision:NAME")
+    return NETWORKS[base](channels, classes, size, int(narrow or 1))

@@ -21,7 +21,6 @@ import reporting
 import torch
 from data import NAMES, Images, load
 from modAL.models import ActiveLearner
-from torch import nn
 
 from prunefuse_al import SCORERS, CostLedger, PruneFuseEstimator, TorchTrainer
 from prunefuse_al.adapters.modal import query_strategy
@@ -29,20 +28,6 @@ from prunefuse_al.adapters.modal import query_strategy
 TARGET_STAGES = ("fuse", "recalibrate_target", "train_target")
 SMALL = {"network": "resnet8", "initial": 40, "per_round": 40, "epochs": 10, "batch_size": 16, "threads": 1}
 LARGE = {"network": "resnet20", "initial": 500, "per_round": 500, "epochs": 20, "batch_size": 64, "threads": None}
-
-NETWORKS: dict[str, Callable[[int, int, int], nn.Module]] = {  # (channels, classes, size) -> network
-    "mlp": lambda channels, classes, size: nn.Sequential(
-        *(nn.Flatten(), nn.Linear(channels * size**2, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU()),
-        nn.Linear(256, classes),
-    ),
-    **{
-        f"resnet{depth}": lambda channels, classes, size, depth=depth: networks.cifar_resnet(depth, channels, classes)
-        for depth in (8, 14, 20, 32, 44, 56, 110)
-    },
-    "resnet18": lambda channels, classes, size: networks.resnet18(channels, classes),
-    "vgg": lambda channels, classes, size: networks.vgg((32, "M", 64, "M", 128), channels, classes, size),
-    "vit": lambda channels, classes, size: networks.ViT(size, 4 if size > 16 else 2, 64, 4, 4, channels, classes),
-}
 
 
 @dataclass
@@ -82,7 +67,7 @@ def run_seed(images: Images, args: argparse.Namespace, seed: int) -> dict:
     """Return the three loops of one seed, and the dense network from scratch on the labels that the proxy chose."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        dense = NETWORKS[args.network](images.x_train.shape[1], images.classes, images.x_train.shape[-1])
+        dense = networks.build(args.network, images.x_train.shape[1], images.classes, images.x_train.shape[-1])
 
     def estimator(pruning_ratio: float, epochs: int = args.epochs) -> PruneFuseEstimator:
         return PruneFuseEstimator(
@@ -174,7 +159,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--root", default="data", help="folder with the data, or where to download it (default: data)")
     parser.add_argument("--pool", type=int, help="use no more than so many training pictures, drawn at random")
     parser.add_argument("--test", type=int, help="use no more than so many test pictures, the first ones")
-    parser.add_argument("--network", choices=NETWORKS, help="default: resnet8 for digits, else resnet20")
+    parser.add_argument("--network", choices=networks.NETWORKS, help="default: resnet8 for digits, else resnet20")
     parser.add_argument("--pruning-ratio", type=float, default=0.5, help="share of channels removed (default: 0.5)")
     parser.add_argument("--scorer", choices=SCORERS, default="least_confidence", help="default: least_confidence")
     parser.add_argument("--rounds", type=int, default=4, help="queries (default: 4)")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data import NAMES, Images, load
+from data import NAMES, Images, load, smaller
 from networks import ResNet
 
 from prunefuse_al import EarlyStopping, TorchTrainer, fuse, prune
@@ -87,20 +87,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", default="", help="PNG to draw")
     return parser.parse_args()
-
-
-def smaller(images: Images, size: int) -> Images:
-    """Return pictures averaged over squares of pixels down to `size`, or as they are where that does not divide."""
-    factor, rest = divmod(images.x_train.shape[-1], size)
-    if rest or factor < 2:
-        return images
-
-    def averaged(x: np.ndarray) -> np.ndarray:
-        n, channels = x.shape[:2]
-        means = x.reshape(n, channels, size, factor, size, factor).mean((3, 5))
-        return np.round(means).astype(np.uint8) if x.dtype == np.uint8 else means.astype(np.float32)
-
-    return replace(images, x_train=averaged(images.x_train), x_test=averaged(images.x_test))
 
 
 def one_seed(args: argparse.Namespace, images: Images, seed: int) -> Start:

@@ -1,0 +1,302 @@
+"""Runs an arm on a seed, round by round, from where it was left."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from plan import Arm, Plan, subset_of
+from records import Store
+from sources import Draw, Source, draw, epochs_of, trainer
+from torch import nn
+
+from prunefuse_al import (
+    CostLedger,
+    Distillation,
+    EarlyStopping,
+    ProgressivePruning,
+    PrunedProxySelector,
+    TorchTrainer,
+)
+
+TRAINING = ("train_proxy", "sync", "train_target")
+
+
+class Watched(TorchTrainer):
+    """Tests the network after every epoch but the last, on the side: what that takes is not part of the training."""
+
+    def watch(self, data: Source, plain: TorchTrainer) -> Watched:
+        """Set what to test on."""
+        self.data, self.plain, self.curves, self.aside = data, plain, [], []
+        return self
+
+    def fit(self, model: nn.Module, data: Any, *, on_epoch: Any = None, **options: Any) -> Any:
+        """Train as `TorchTrainer` does; adds to `curves` and, in seconds, to `aside`."""
+        curve: list[float] = []
+        seconds = 0.0
+
+        def tested(epoch: int, optimizer: Any) -> Any:
+            nonlocal seconds
+            start = now()
+            if epoch:
+                network = copy.deepcopy(model)
+                for module in network.modules():
+                    module._forward_pre_hooks.clear()  # those of the ledger, which counts what is trained
+                curve.append(accuracy(self.plain, network, self.data))
+            seconds += now() - start
+            return None if on_epoch is None else on_epoch(epoch, optimizer)
+
+        history = super().fit(model, data, on_epoch=tested, **options)
+        self.curves.append(curve)
+        self.aside.append(seconds)
+        return history
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything that the arms of a plan share."""
+
+    plan: Plan
+    store: Store
+    data: Source
+    device: str
+
+    def run(self, arm: Arm, seed: int) -> int:
+        """Do the rounds of an arm that are not done; stops early where another arm's labels are not there yet.
+
+        Returns:
+            How many rounds are done.
+        """
+        done, total = self.store.done(arm, seed, self.plan.rounds), self.plan.rounds
+        if done == total:
+            return done
+        unit = Unit(self, arm, seed, draw(self.plan, self.data.rows, seed))
+        unit.resume(done)
+        for number in range(done, total):
+            if not unit.do(number):
+                return number
+        return total
+
+
+class Unit:
+    """One arm on one seed."""
+
+    def __init__(self, bench: Bench, arm: Arm, seed: int, drawn: Draw) -> None:
+        self.bench, self.arm, self.seed, self.drawn = bench, arm, seed, drawn
+        plan, data = bench.plan, bench.data
+        self.sizes = plan.labels(min(plan.pool or data.rows, data.rows))
+        self.dense = data.network(plan.network, seed, arm.checkpoint)
+        self.plain = trainer(plan, data.transforms, TorchTrainer, bench.device)
+        watching = [trainer(plan, data.transforms, Watched, bench.device, **c) for c in self._changes()]
+        self.choosing, self.finishing = (t.watch(data, self.plain) for t in watching)
+        # Choosing with a network that is not the target is not watched: only its last accuracy is reported.
+        self.chooser = self.plain_choosing() if arm.own_target else self.choosing
+        self.selector = PrunedProxySelector(self.dense, **self.options())
+        self.folder = bench.store.state(arm, seed)
+
+    def _changes(self) -> list[dict[str, Any]]:
+        """Return how the trainers of the network that chooses and of the target differ from the plan's."""
+        arm, plan = self.arm, self.bench.plan
+        stopping = {"early_stopping": EarlyStopping(patience=arm.stop)} if arm.stop else {}
+        layout = {"channels_last": True} if arm.layout == "last" else {}
+        choosing = {"epochs": epochs_of(plan, arm), **layout}
+        if arm.plateau:
+            choosing["early_stopping"] = EarlyStopping(patience=arm.plateau, monitor="train_loss")
+        fused = arm.pruned and arm.start == "fused"
+        rate = (plan.fine_tune if arm.fine_tune is None else arm.fine_tune) if fused else 1.0
+        if not arm.own_target:
+            choosing |= stopping
+        return [choosing, {"lr_scale": rate, **stopping, **layout}]
+
+    def plain_choosing(self) -> TorchTrainer:
+        """Return the trainer of a network that only chooses."""
+        plan, data = self.bench.plan, self.bench.data
+        return trainer(plan, data.transforms, TorchTrainer, self.bench.device, **self._changes()[0])
+
+    def options(self) -> dict[str, Any]:
+        """Return what the selector is told."""
+        arm, plan = self.arm, self.bench.plan
+        chosen: dict[str, Any] = {
+            "pruning_ratio": self._ratio() if arm.pruned else 0.0,
+            "scorer": "random" if arm.method == "random" else arm.scorer or plan.scorer,
+            "trainer": self.chooser,
+            "target_trainer": self.finishing,
+            "random_state": self.seed,
+            "warm_start": self._warm(),
+            "cross": arm.cross if arm.cross in ("preserve", "copy") else float(arm.cross),
+            "importance": arm.importance,
+            "sync_every": int(arm.argument) if arm.method == "prunefuse-v2" else None,
+        }
+        if arm.fraction < 1:
+            chosen["candidate_fraction"] = arm.fraction
+        if arm.method == "svp":
+            chosen["proxy"] = self.bench.data.network(arm.argument, self.seed)
+        if arm.distill:
+            chosen["distillation"] = Distillation(lambda_=arm.distill)
+        if arm.progressive:
+            chosen["progressive"] = ProgressivePruning(epochs=arm.progressive)
+        return chosen
+
+    def _ratio(self) -> Any:
+        arm, ratio = self.arm, self.arm.ratio or self.bench.plan.ratio
+        if arm.falls_to is None:
+            return ratio
+        from prunefuse_al import FallingRatio
+
+        return FallingRatio(ratio, arm.falls_to, labels=(self.sizes[0], self.sizes[-1]))
+
+    def _warm(self) -> Any:
+        arm = self.arm
+        if arm.warm == "shrink":
+            from prunefuse_al import ShrinkPerturb
+
+            return ShrinkPerturb(epochs=arm.warm_share)
+        return arm.method == "dense-continue" or arm.warm == "continue"
+
+    def resume(self, done: int) -> None:
+        """Take up the labels and the selector of the rounds that are done."""
+        records = [self.bench.store.record(self.arm, self.seed, r) for r in range(done)]
+        picks = [np.array(record["picked"], dtype=np.int64) for record in records]
+        self.labelled = np.concatenate([self.drawn.first, *picks])
+        if done and not self.arm.idle:
+            path = self.folder / f"{done - 1}.safetensors"
+            self.selector = PrunedProxySelector.load(path, self.dense, **self.options())
+
+    def do(self, number: int) -> bool:
+        """Do a round and write it; False where the arm whose labels are taken has not got that far."""
+        arm, store, last = self.arm, self.bench.store, number == self.bench.plan.rounds - 1
+        borrowed: dict[str, Any] | None = {}
+        if arm.subset and not last:
+            borrowed = store.record(self.bench.plan.arm(subset_of(arm)), self.seed, number)
+            if borrowed is None:
+                return False
+        for trainer_ in (self.choosing, self.finishing):
+            trainer_.curves, trainer_.aside = [], []
+        before, start = len(self.selector.costs), time.perf_counter()
+        data = self.bench.data.labelled(self.labelled)
+        if not arm.idle:
+            self.selector.fit(*(data if isinstance(data, tuple) else (data,)))
+        target, extra = self.target(data, number)
+        picked = np.array([], dtype=np.int64)
+        if not last:
+            k = self.sizes[number + 1] - len(self.labelled)
+            picked = np.array(borrowed["picked"]) if borrowed else self.pick(k)
+        rows = [*self.selector.costs.to_dicts()[before:], *extra.to_dicts()]
+        record, timing = self.result(number, target, rows, picked)
+        timing["wall"] = time.perf_counter() - start
+        if not arm.idle:
+            self.selector.save(self.folder / f"{number}.safetensors")
+        store.write(arm, self.seed, number, record, timing)
+        (self.folder / f"{number - 1}.safetensors").unlink(missing_ok=True)
+        self.labelled = np.concatenate([self.labelled, picked])
+        return True
+
+    def pick(self, k: int) -> np.ndarray:
+        """Return the rows to label next."""
+        candidates = np.setdiff1d(self.drawn.pool, self.labelled, assume_unique=True)
+        return self.selector.query(self.bench.data.unlabelled, k, candidates=candidates)
+
+    def target(self, data: Any, number: int) -> tuple[nn.Module, CostLedger]:
+        """Return the network that a user gets at this budget, and what it cost where the selector does not say."""
+        arm, extra = self.arm, CostLedger()
+        if not arm.own_target:
+            return self.selector.model, extra
+        if arm.start == "fused" and not arm.target:
+            return self.selector.fit_target(), extra
+        network = copy.deepcopy(self.dense)
+        if arm.target:
+            network = self.bench.data.network(arm.target, self.seed)
+        teacher = self.selector.model if arm.distill else None
+        finishing = copy.copy(self.finishing)
+        finishing.distillation = Distillation(lambda_=arm.distill) if arm.distill else None
+        with extra.stage("train_target", round=number + 1, network="target") as stage:
+            stage.watch(network, *([teacher] if teacher is not None else []))
+            finishing.fit(network, data, teacher=teacher, seed=self.seed)
+        return network, extra
+
+    def result(
+        self, number: int, target: nn.Module, rows: list[dict], picked: np.ndarray
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the record of a round, and its timing."""
+        arm, data = self.arm, self.bench.data
+        last, beside = accuracy(self.plain, target, data), arm.own_target and not arm.idle
+        proxy = accuracy(self.plain, self.selector.model, data) if beside else None
+        curve = [*self._curve(), last]
+        seconds = self._seconds(rows)
+        peak = max(row["peak_memory_bytes"] for row in rows)
+        record = {
+            "arm": arm.name,
+            "seed": self.seed,
+            "round": number,
+            "labels": len(self.labelled),
+            "accuracy": last,
+            "best": max(curve),
+            "proxy_accuracy": proxy,
+            "proxy_epochs": len(self.selector.history.epochs) if beside else None,
+            "curve": curve,
+            "picked": picked.tolist(),
+            "costs": [{k: v for k, v in row.items() if k not in ("seconds", "peak_memory_bytes")} for row in rows],
+            "probes": {} if arm.target else self._probes(target),
+        }
+        return record, {"seconds": seconds, "peak_memory_bytes": peak, **machine(self.bench.device)}
+
+    def _curve(self) -> list[float]:
+        """Return test accuracies after every epoch of the target but the last."""
+        curves = (self.finishing if self.arm.own_target else self.choosing).curves
+        return curves[-1] if curves else []
+
+    def _seconds(self, rows: list[dict]) -> dict[str, float]:
+        """Return seconds per stage, without the tests on the side."""
+        result: dict[str, float] = {}
+        aside = {"train_proxy": list(self.choosing.aside), "sync": list(self.finishing.aside)}
+        aside["train_target"] = [] if any(row["stage"] == "sync" for row in rows) else aside["sync"]
+        for row in rows:
+            tests = aside.get(row["stage"])
+            result[row["stage"]] = result.get(row["stage"], 0.0) + row["seconds"] - (tests.pop(0) if tests else 0.0)
+        return result
+
+    def _probes(self, target: nn.Module) -> dict[str, list[float]]:
+        """Return how unsure (1 - the largest probability) the target and the network that chooses are."""
+        found = {}
+        rows = self.drawn.probes
+        for name, network in (("target", target), ("chooser", self.selector.model)):
+            logits = self.plain.infer(network, subset(self.bench.data.unlabelled, rows)).logits
+            found[name] = [round(float(u), 5) for u in 1 - logits.double().softmax(1).amax(1)]
+        return found if self.arm.own_target else {"target": found["target"]}
+
+
+def subset(data: Any, rows: np.ndarray) -> Any:
+    """Return rows of an array or a dataset."""
+    return data[rows] if isinstance(data, np.ndarray) else torch.utils.data.Subset(data, rows.tolist())
+
+
+def accuracy(plain: TorchTrainer, network: nn.Module, data: Source) -> float:
+    """Return the accuracy on the test pictures."""
+    predicted = plain.infer(network, data.test).logits.argmax(1).cpu().numpy()
+    return float((predicted == data.y_test).mean())
+
+
+def now() -> float:
+    """Return the clock after what is queued on a GPU has run."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Return where this runs."""
+    cuda = torch.cuda.is_available() and device != "cpu"
+    name = torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU"
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def remove_state(folder: Path) -> None:
+    """Remove what was kept to go on, once nothing is left to do."""
+    for path in folder.glob("*.safetensors"):
+        path.unlink()

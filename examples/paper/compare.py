@@ -1,0 +1,157 @@
+"""Numbers from records: accuracy, costs, paired differences, overlap, agreement in rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from plan import Arm, Plan
+from records import Store
+from scipy import stats
+
+from prunefuse_al.costs import SELECTION_STAGES, CostLedger
+
+TARGET_STAGES = ("fuse", "recalibrate_target", "train_target")
+BETWEEN = ("score", "rank")  # paid to get to the next budget, so not for the last one
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference paired by seed, with its 95 % interval of Student's t.
+
+    Attributes:
+        mean: of the differences.
+        half: half the width of the interval; NaN for one seed.
+        n: seeds.
+    """
+
+    mean: float
+    half: float
+    n: int
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.n > 1 and abs(self.mean) > self.half
+
+
+def paired(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
+    """Return the mean of `ours` - `theirs`, one of each per seed."""
+    d = np.asarray(ours) - np.asarray(theirs)
+    if len(d) < 2:
+        return Difference(float(d.mean()) if len(d) else float("nan"), float("nan"), len(d))
+    half = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
+    return Difference(float(d.mean()), float(half), len(d))
+
+
+@dataclass(frozen=True)
+class Results:
+    """The records and timings of a plan, as far as they are there.
+
+    Attributes:
+        plan: what was asked.
+        cells: (arm's name, seed, round) -> (record, timing or None).
+    """
+
+    plan: Plan
+    cells: dict[tuple[str, int, int], tuple[dict[str, Any], dict[str, Any] | None]]
+
+    @classmethod
+    def read(cls, plan: Plan, store: Store) -> Results:
+        """Return what is there."""
+        cells = {}
+        for arm in plan.parsed:
+            for seed in plan.seeds:
+                for number in range(store.done(arm, seed, plan.rounds)):
+                    record = store.record(arm, seed, number)
+                    assert record is not None
+                    cells[arm.name, seed, number] = record, store.timing(arm, seed, number)
+        return cls(plan, cells)
+
+    def seeds(self, *arms: str, number: int | None = None) -> list[int]:
+        """Return the seeds on which all these arms have got to a round, the last one if none is named."""
+        number = self.plan.rounds - 1 if number is None else number
+        return [seed for seed in self.plan.seeds if all((arm, seed, number) in self.cells for arm in arms)]
+
+    def values(self, arm: str, number: int, key: str, seeds: Sequence[int] | None = None) -> list[Any]:
+        """Return an entry of the records of a round, one per seed."""
+        seeds = self.seeds(arm, number=number) if seeds is None else seeds
+        return [self.cells[arm, seed, number][0][key] for seed in seeds]
+
+    def difference(self, arm: str, other: str, number: int, key: str = "accuracy") -> Difference:
+        """Return the difference of two arms at a round."""
+        seeds = self.seeds(arm, other, number=number)
+        return paired(self.values(arm, number, key, seeds), self.values(other, number, key, seeds))
+
+    def rows(self, arm: str, seed: int, number: int) -> list[dict[str, Any]]:
+        """Return what a round cost: MACs from its record, seconds from its timing (0 where that is lost)."""
+        record, timing = self.cells[arm, seed, number]
+        seconds = dict((timing or {}).get("seconds", {}))
+        peak = (timing or {}).get("peak_memory_bytes", 0)
+        # Seconds are kept per stage: its first row gets them.
+        return [{**r, "seconds": seconds.pop(r["stage"], 0.0), "peak_memory_bytes": peak} for r in record["costs"]]
+
+    def ledger(self, arm: Arm, seed: int, number: int) -> tuple[CostLedger, CostLedger]:
+        """Return what choosing cost up to a round, and what its target cost."""
+        choosing, finishing = CostLedger(), CostLedger()
+        for r in range(number + 1):
+            for row in CostLedger.from_dicts(self.rows(arm.name, seed, r)).rows():
+                if row.stage in SELECTION_STAGES:
+                    if arm.method == "random" or arm.subset:  # nothing is trained to choose
+                        if r == number and row.stage == "train_proxy":
+                            finishing.extend([row])
+                    elif r < number or row.stage not in BETWEEN:
+                        choosing.extend([row])
+                elif row.stage in TARGET_STAGES and r == number:
+                    finishing.extend([row])
+        return choosing, finishing
+
+    def cost(self, arm: Arm, number: int, measure: str, seeds: Sequence[int] | None = None) -> tuple[float, float]:
+        """Return (choosing, target) up to a round, "macs" or "seconds", the mean over seeds."""
+        seeds = self.seeds(arm.name, number=number) if seeds is None else seeds
+        pairs = [self.ledger(arm, seed, number) for seed in seeds]
+        return (
+            float(np.mean([total(choosing, measure) for choosing, _ in pairs])),
+            float(np.mean([total(finishing, measure) for _, finishing in pairs])),
+        )
+
+    def labelled(self, arm: str, seed: int, number: int) -> set[int]:
+        """Return the rows that an arm picked before a round, the first ones left out."""
+        return {row for r in range(number) for row in self.cells[arm, seed, r][0]["picked"]}
+
+    def overlap(self, one: str, other: str) -> float:
+        """Return which share of the picks of one arm another has too, at the last budget; the mean over seeds."""
+        last = self.plan.rounds - 1
+        shares = []
+        for seed in self.seeds(one, other):
+            a, b = (self.labelled(arm, seed, last) for arm in (one, other))
+            shares.append(len(a & b) / max(1, len(a)))
+        return float(np.mean(shares)) if shares else float("nan")
+
+    def agreement(self, arm: str, number: int, other: str | None = None) -> float:
+        """Return Spearman's rho of how unsure the network that chooses is, and another arm's target; the mean.
+
+        Args:
+            arm: whose network chooses.
+            number: the round.
+            other: whose target; None: the arm's own.
+        """
+        found = []
+        for seed in self.seeds(arm, other or arm, number=number):
+            chooser = self.cells[arm, seed, number][0]["probes"].get("chooser")
+            target = self.cells[other or arm, seed, number][0]["probes"].get("target")
+            if chooser and target:
+                found.append(stats.spearmanr(chooser, target).statistic)
+        return float(np.mean(found)) if found else float("nan")
+
+
+def total(ledger: CostLedger, measure: str) -> float:
+    """Return the sum over a ledger."""
+    return float(ledger.totals().get("total", {}).get(measure, 0.0))
+
+
+def first_reaching(curve: Sequence[float], accuracy: float) -> int | None:
+    """Return after how many epochs (from 1) a curve first reaches an accuracy, None if never."""
+    return next((epoch for epoch, value in enumerate(curve, start=1) if value >= accuracy), None)

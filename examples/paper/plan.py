@@ -1,0 +1,240 @@
+"""What is to be run: a plan, and the arms that it compares."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+METHODS = ("random", "dense-reinit", "dense-continue", "svp", "prunefuse-v1", "prunefuse-v2")
+PRUNED = METHODS[4:]
+STARTS = ("fused", "scratch")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to spend the labels; written as its method and settings, "prunefuse-v2:2 cross=copy distill=0.3".
+
+    Attributes:
+        name: the text it was read from, settings in a fixed order.
+        method: one of `METHODS`. "random" trains the dense network on random labels; "dense-reinit" is active learning
+            with the dense network, from its initial weights in every round, and "dense-continue" from those it has;
+            "svp:NETWORK" chooses with another network (Coleman et al., 2020); "prunefuse-v1" and "prunefuse-v2:T" with
+            the pruned one.
+        argument: what stands behind the colon: the network of "svp", T of "prunefuse-v2".
+        start: "fused", or "scratch": the target starts from the network's initial weights (fusion off).
+        cross: how the proxy is fused: "preserve", "copy", or a number.
+        distill: weight of the proxy as teacher of the target, 0 (off) to 1.
+        stop: the target is trained until its held-out loss has not fallen for so many epochs; 0: for all epochs.
+        importance: which channels stay; "random" is the control.
+        progressive: epochs during which channels leave, 0: at once.
+        ratio: pruning ratio, and `falls_to` what it falls to as labels grow; None: the plan's, no fall.
+        scorer: who picks; None: the plan's.
+        epochs: of the network that chooses; 0: the plan's.
+        fine_tune: factor on the rate of a fused target; None: the plan's.
+        warm: the proxy goes on from the last round's: "" no, "continue", or "shrink" (shrunk and perturbed; Ash &
+            Adams, 2020), then for `warm_share` of the epochs.
+        plateau: the network that chooses stops when its training loss has not fallen for so many epochs; 0: never.
+        fraction: share of the unlabelled samples that is scored.
+        layout: "last" lays pictures out with channels last.
+        checkpoint: file with the state dict of the dense network, to start from; "" is a random start.
+        subset: name of another arm, whose labels are taken instead of choosing.
+        target: another network, trained from scratch on the labels, instead of the plan's.
+    """
+
+    name: str
+    method: str
+    argument: str = ""
+    start: str = "fused"
+    cross: str = "preserve"
+    distill: float = 0.0
+    stop: int = 0
+    importance: str = "l2"
+    progressive: int = 0
+    ratio: float | None = None
+    falls_to: float | None = None
+    scorer: str | None = None
+    epochs: int = 0
+    fine_tune: float | None = None
+    warm: str = ""
+    warm_share: float = 1.0
+    plateau: int = 0
+    fraction: float = 1.0
+    layout: str = ""
+    checkpoint: str = ""
+    subset: str = ""
+    target: str = ""
+
+    @property
+    def pruned(self) -> bool:
+        """Whether the network that chooses is cut from the dense one."""
+        return self.method in PRUNED
+
+    @property
+    def own_target(self) -> bool:
+        """Whether a target is trained beside the network that chooses."""
+        return self.pruned or self.method == "svp" or bool(self.target)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is trained to choose: the labels come from elsewhere and the target is another network."""
+        return bool(self.subset and self.target)
+
+    @property
+    def slug(self) -> str:
+        """Name of its folder."""
+        return re.sub(r"[^A-Za-z0-9.=-]+", "_", self.name)
+
+
+def parse_arm(text: str) -> Arm:
+    """Return the arm that a text names; a subset's arm is written with "+" for its spaces.
+
+    Raises:
+        ValueError: an unknown method or setting, or a value out of place.
+    """
+    head, *settings = text.split()
+    method, _, argument = head.partition(":")
+    if method not in METHODS:
+        raise ValueError(f"arm {text!r}: {method!r} is not one of {', '.join(METHODS)}")
+    kinds = {f.name: f.type for f in fields(Arm) if f.name not in ("name", "method", "argument")}
+    given: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if key not in kinds or not equals:
+            raise ValueError(
+                f"arm {text!r}: {setting!r} is not a setting; write NAME=VALUE, NAME of {', '.join(kinds)}"
+            )
+        convert = next((kind for kind in (int, float) if kind.__name__ in str(kinds[key])), str)
+        given[key] = convert(value)
+    name = " ".join([head, *sorted(settings)])
+    arm = Arm(name, method, argument, **given)
+    complaint = next(complaints(arm), None)
+    if complaint:
+        raise ValueError(f"arm {text!r}: {complaint}")
+    return arm
+
+
+def complaints(arm: Arm) -> Iterator[str]:
+    """Yield what is wrong with an arm."""
+    if arm.method == "svp" and not arm.argument:
+        yield "name the network that chooses, as in svp:resnet8"
+    if arm.method == "prunefuse-v2" and not re.fullmatch("[1-9][0-9]*", arm.argument):
+        yield "name the rounds between two syncs, as in prunefuse-v2:2"
+    if arm.argument and arm.method not in ("svp", "prunefuse-v2"):
+        yield f"{arm.method} takes nothing behind a colon"
+    if arm.start not in STARTS:
+        yield f"start={arm.start}; choose {' or '.join(STARTS)}"
+    if arm.warm not in ("", "continue", "shrink"):
+        yield f"warm={arm.warm}; choose continue or shrink"
+    if arm.target and arm.start == "fused" and arm.pruned:
+        yield f"target={arm.target} cannot be fused with a proxy of another network; add start=scratch"
+    if arm.subset and "subset=" in arm.subset:
+        yield "subset= names an arm that has a subset of another itself"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared with what; see `plans.PLANS` for ready ones.
+
+    Attributes:
+        name: what reports call it.
+        data: a name that `data.load` knows, an .npz file, or "folder:PATH" with PATH/train and PATH/val by class.
+        size: pictures are averaged down to this many pixels where that divides; 0: as they are.
+        train: training pictures used, the first ones; 0: all.
+        pool: of these, how many there are to choose from, drawn for each seed; 0: all.
+        test: test pictures used, the first ones; 0: all.
+        network: a name that `networks.build` knows.
+        ratio: pruning ratio of the pruned arms.
+        scorer: who picks.
+        first: labels to start with, drawn at random; below 1: a share of the pool.
+        budgets: labels after each query; below 1: shares of the pool.
+        trainer: "scaled" (SGD with momentum, a cosine), or a preset of `TorchTrainer`, "cifar" or "imagenet".
+        epochs: of every training; 0: those of the preset.
+        batch_size: rows per step; 0: those of the preset.
+        lr: learning rate; 0: that of the preset.
+        fine_tune: factor on the rate of fused targets.
+        precision: of training, see `TorchTrainer`.
+        seeds: each draws the first labels, the dense network's weights and everything else.
+        arms: what is compared.
+        baseline: the arm that others are compared with.
+        note: what the report says under its title.
+    """
+
+    name: str
+    data: str = "digits"
+    size: int = 0
+    train: int = 0
+    pool: int = 0
+    test: int = 0
+    network: str = "resnet8"
+    ratio: float = 0.5
+    scorer: str = "least_confidence"
+    first: float = 40
+    budgets: tuple[float, ...] = (80, 120, 160)
+    trainer: str = "scaled"
+    epochs: int = 10
+    batch_size: int = 16
+    lr: float = 0.1
+    fine_tune: float = 0.2
+    precision: str = "fp32"
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    arms: tuple[str, ...] = ("random", "dense-reinit", "prunefuse-v1")
+    baseline: str = "dense-reinit"
+    note: str = ""
+    parsed: tuple[Arm, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("budgets", "seeds", "arms"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "parsed", tuple(parse_arm(text) for text in self.arms))
+        names = [arm.name for arm in self.parsed]
+        if len({arm.slug for arm in self.parsed}) < len(names):
+            raise ValueError(f"plan {self.name}: an arm stands there twice: {', '.join(names)}")
+        for arm in self.parsed:
+            if arm.subset and subset_of(arm) not in names:
+                raise ValueError(f"arm {arm.name!r} takes the labels of {subset_of(arm)!r}, which is not in the plan")
+        if sorted({self.first, *self.budgets}) != [self.first, *self.budgets]:
+            raise ValueError(f"plan {self.name}: first={self.first:g}, budgets={self.budgets}; labels have to grow")
+
+    @property
+    def rounds(self) -> int:
+        """How many trainings of the network that chooses there are: one for the first labels, one for each budget."""
+        return 1 + len(self.budgets)
+
+    def arm(self, name: str) -> Arm:
+        """Return the arm called `name`."""
+        return next(arm for arm in self.parsed if arm.name == name)
+
+    def labels(self, n: int) -> list[int]:
+        """Return how many labels there are in each round, of a pool of `n`."""
+        return [int(n * b) if b < 1 else int(b) for b in (self.first, *self.budgets)]
+
+    def to_json(self) -> str:
+        """Return the plan as text."""
+        return json.dumps({k: v for k, v in asdict(self).items() if k != "parsed"}, indent=1)
+
+
+def subset_of(arm: Arm) -> str:
+    """Return the name of the arm whose labels an arm takes."""
+    return parse_arm(arm.subset.replace("+", " ")).name
+
+
+def read_plan(text: str, plans: dict[str, Plan]) -> Plan:
+    """Return a ready plan by name, or the one in a .json file (fields of `Plan`; "like" names a plan to start from).
+
+    Raises:
+        ValueError: no such plan or field.
+    """
+    if text in plans:
+        return plans[text]
+    if not text.endswith(".json"):
+        raise ValueError(f"plan {text!r}: there are {', '.join(plans)}, or the path of a .json file")
+    given = json.loads(Path(text).read_text())
+    base = plans[given.pop("like")] if "like" in given else Plan(name=Path(text).stem)
+    unknown = sorted(set(given) - {f.name for f in fields(Plan) if f.init})
+    if unknown:
+        raise ValueError(f"{text}: a plan has no {', '.join(unknown)}")
+    return replace(base, **{"name": Path(text).stem, **given})

@@ -1,0 +1,182 @@
+"""Ready plans: the paper's set-ups, smaller ones of the same shape, and the questions that its reviewers asked.
+
+`../../docs` and the reports say what is ours in them. The papers': PruneFuse (arXiv 2501.01118) for CIFAR and ImageNet:
+networks, ratios, budgets, epochs, optimiser, augmentation. The rate of fused targets is not stated there; 0.2 of the
+rate is this library's default. Tiny-ImageNet's epochs and rates are not stated either: CIFAR's are taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from plan import Plan
+
+MAIN = ("random", "dense-reinit", "dense-continue", "prunefuse-v1", "prunefuse-v2:2")
+SEEDS = (0, 1, 2)
+
+DIGITS = Plan(
+    "digits",
+    seeds=(0, 1),
+    arms=("random", "dense-reinit", "svp:resnet8/2", "prunefuse-v1", "prunefuse-v2:2"),
+    note="Every part at work in a minute; too small to tell anything about the method.",
+)
+# The shape of the paper's CIFAR runs (a fifth of the first query as a start, then equal steps to half of the pool).
+FASHION = Plan(
+    "fashion-mnist",
+    data="fashion-mnist",
+    size=14,
+    train=15_000,
+    test=4_000,
+    network="resnet20/2",
+    first=100,
+    budgets=(500, 1000, 1500, 2000, 2500),
+    epochs=15,
+    batch_size=64,
+    arms=("random", "dense-reinit", "dense-continue", "svp:resnet8/2", "prunefuse-v1", "prunefuse-v2:2"),
+)
+CIFAR = Plan(
+    "cifar10-scaled",
+    data="cifar10",
+    train=20_000,
+    test=5_000,
+    network="resnet20",
+    first=400,
+    budgets=(2000, 4000, 6000, 8000, 10_000),
+    epochs=30,
+    batch_size=128,
+    arms=("random", "dense-reinit", "dense-continue", "svp:resnet8", "prunefuse-v1", "prunefuse-v2:2"),
+)
+PAPER_CIFAR = Plan(
+    "cifar10-paper",
+    data="cifar10",
+    network="resnet56",
+    first=1000,
+    budgets=(5000, 10_000, 15_000, 20_000, 25_000),
+    trainer="cifar",
+    epochs=0,
+    batch_size=0,
+    lr=0,
+    arms=("random", "dense-reinit", "dense-continue", "svp:resnet20", "prunefuse-v1", "prunefuse-v2:2"),
+)
+PAPER_IMAGENET = Plan(
+    "imagenet-paper",
+    data="folder:data/imagenet",
+    network="torchvision:resnet50",
+    first=0.02,
+    budgets=(0.1, 0.2, 0.3, 0.4, 0.5),
+    trainer="imagenet",
+    epochs=0,
+    batch_size=0,
+    lr=0,
+    precision="auto",
+    arms=MAIN,
+)
+
+
+def questions(plan: Plan) -> dict[str, Plan]:
+    """Return a plan for each question that reviewers asked, on the set-up of `plan`."""
+
+    def ask(name: str, note: str, *arms: str, **changes: object) -> Plan:
+        return replace(plan, name=f"{plan.name}-{name}", note=note, arms=arms, seeds=SEEDS, **changes)
+
+    ratios = [f"prunefuse-v1 ratio={tenth / 10:g}" for tenth in range(1, 9)]
+    scorers = ("least_confidence", "entropy", "margin", "k_center", "badge", "moderate", "ccs", "d2", "forgetting")
+    small = "svp:resnet8" + ("/2" if plan.network.endswith("/2") else "")
+    by_scorer = [f"{arm} scorer={s}" for s in scorers for arm in ("dense-reinit", small, "prunefuse-v1")]
+    halved = {"resnet20": "resnet20/2", "resnet20/2": "resnet20/4", "resnet56": "resnet56/2"}.get(plan.network, small)
+    plans = (
+        ask(
+            "fusion-distillation",
+            "Fusion on or off, distillation on or off; the proxy chooses the same labels in all four.",
+            "dense-reinit",
+            "prunefuse-v1",
+            "prunefuse-v1 distill=0.3",
+            "prunefuse-v1 start=scratch",
+            "prunefuse-v1 distill=0.3 start=scratch",
+            "prunefuse-v1 cross=copy",
+        ),
+        ask("ratios", "From hardly pruned to hardly anything left.", "dense-reinit", *ratios),
+        ask(
+            "controls",
+            "Does it matter which channels stay, and that they are put back? Random channels, and a network that is "
+            "drawn at the size of the proxy and cannot be fused.",
+            "dense-reinit",
+            "prunefuse-v1",
+            "prunefuse-v1 importance=random",
+            f"svp:{halved}",
+        ),
+        ask(
+            "subsets",
+            "The labels of one method with the start of another.",
+            "random",
+            "dense-reinit",
+            "prunefuse-v1",
+            "prunefuse-v1 subset=dense-reinit",
+            "prunefuse-v1 subset=random",
+            "dense-reinit subset=prunefuse-v1",
+        ),
+        ask(
+            "transfer",
+            "Labels that one network chose, used to train another architecture from scratch.",
+            "random",
+            "dense-reinit",
+            "prunefuse-v1",
+            *(
+                f"random subset={subset} target={target}"
+                for target in ("vgg", "resnet14")
+                for subset in ("random", "dense-reinit", "prunefuse-v1")
+            ),
+        ),
+        ask(
+            "scorers", "Scorers inside dense active learning, Selection via Proxy and PruneFuse.", "random", *by_scorer
+        ),
+        ask(
+            "pruning",
+            "At once, gradually, or again from the trained target.",
+            "dense-reinit",
+            "prunefuse-v1",
+            f"prunefuse-v1 progressive={max(1, plan.epochs // 3)}",
+            "prunefuse-v2:1",
+            "prunefuse-v2:2",
+        ),
+        ask(
+            "stopping",
+            "The target trained until its held-out loss no longer falls.",
+            "dense-reinit",
+            "dense-reinit stop=3",
+            "prunefuse-v1",
+            "prunefuse-v1 stop=3",
+            "prunefuse-v1 start=scratch stop=3",
+        ),
+        ask(
+            "cheaper",
+            "Rounds that do less: warm starts, fewer epochs, a plateau, a part of the pool, a ratio that falls.",
+            "random",
+            "dense-reinit",
+            "prunefuse-v1",
+            "prunefuse-v1 warm=continue",
+            "prunefuse-v1 warm=shrink",
+            "prunefuse-v1 warm=shrink warm_share=0.34",
+            f"prunefuse-v1 epochs={max(1, plan.epochs // 3)}",
+            "prunefuse-v1 plateau=2",
+            "prunefuse-v1 fraction=0.3",
+            "prunefuse-v1 ratio=0.75 falls_to=0.5",
+            "prunefuse-v1 warm=shrink warm_share=0.34 fraction=0.3",
+            "prunefuse-v1 ratio=0.7 warm=shrink warm_share=0.34 fraction=0.3",
+        ),
+    )
+    return {asked.name: asked for asked in plans}
+
+
+PLANS = {
+    plan.name: plan
+    for plan in (
+        DIGITS,
+        FASHION,
+        CIFAR,
+        PAPER_CIFAR,
+        replace(PAPER_CIFAR, name="cifar100-paper", data="cifar100"),
+        replace(PAPER_CIFAR, name="tiny-imagenet-paper", data="folder:data/tiny-imagenet", size=64, network="resnet18"),
+        PAPER_IMAGENET,
+    )
+} | {name: plan for base in (FASHION, CIFAR, PAPER_CIFAR) for name, plan in questions(base).items()}

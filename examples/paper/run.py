@@ -1,0 +1,145 @@
+"""Compares ways to spend labels: PruneFuse, active learning with the dense network, Selection via Proxy, random.
+
+    python examples/paper/run.py                                 # digits, a minute: every part at work
+    python examples/paper/run.py fashion-mnist --root data --jobs 2
+    python examples/paper/run.py my-plan.json --out my-results --seeds 0 1 2
+    python examples/paper/run.py fashion-mnist --out results --report   # only the report, of what is there
+
+A run that was stopped goes on where it was; several of these commands, also on several machines that share the folder,
+work on one plan without doing anything twice. Needs matplotlib: pip install "prunefuse_al[plots]".
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import torch
+from cells import Bench, remove_state
+from plan import Plan, read_plan, subset_of
+from plans import PLANS
+from records import Store
+from report import write_report
+from sources import source
+
+WAIT = 2.0  # seconds until one looks again whether another process has got further
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Do what is left of a plan, then write its report."""
+    args = arguments(argv)
+    plan, store = asked(args), Store(Path(args.out))
+    store.open(plan)
+    if not args.report:
+        if args.jobs > 1:
+            in_processes(args, argv if argv is not None else sys.argv[1:])
+        else:
+            work(plan, store, args)
+    if not args.worker:
+        print(write_report(plan, store))
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Return the options; those called like fields of a plan replace these."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", nargs="?", default="digits", help=f"a .json file, or one of {', '.join(PLANS)}")
+    parser.add_argument("--out", help="folder for records and report (default: paper-PLAN)")
+    parser.add_argument("--root", default="data", help="folder with the pictures, or where to download them")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, ...")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, in each process (default: 1)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes to work in (default: 1)")
+    parser.add_argument("--report", action="store_true", help="only write the report of what is there")
+    parser.add_argument("--worker", action="store_true", help="write no report")
+    for field in fields(Plan):
+        if field.init and field.name not in ("name", "note"):
+            kind = type(field.default)
+            inner = type(field.default[0]) if kind is tuple else kind
+            inner = float if field.name in ("first", "budgets") else inner
+            parser.add_argument(f"--{field.name.replace('_', '-')}", type=inner, nargs="+" if kind is tuple else None)
+    args = parser.parse_args(argv)
+    args.out = args.out or f"paper-{Path(args.plan).stem}"
+    return args
+
+
+def asked(args: argparse.Namespace) -> Plan:
+    """Return the plan with what was given on the command line."""
+    changes: dict[str, Any] = {
+        field.name: getattr(args, field.name)
+        for field in fields(Plan)
+        if getattr(args, field.name, None) is not None and field.name != "name"
+    }
+    return replace(read_plan(args.plan, PLANS), **changes)
+
+
+def in_processes(args: argparse.Namespace, argv: list[str]) -> None:
+    """Work on the plan in several processes; one that fails stops all."""
+    command = [sys.executable, str(HERE / "run.py"), *argv, "--jobs", "1", "--worker"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+    running = [subprocess.Popen(command, env=environment) for _ in range(args.jobs)]
+    try:
+        while any(process.poll() is None for process in running):
+            if any(process.poll() not in (None, 0) for process in running):
+                raise SystemExit("a process failed, see above; what is done is kept, run the same command to go on")
+            time.sleep(0.5)
+    finally:
+        for process in running:
+            process.terminate()
+    if any(process.returncode for process in running):
+        raise SystemExit("a process failed, see above; what is done is kept, run the same command to go on")
+
+
+def work(plan: Plan, store: Store, args: argparse.Namespace) -> None:
+    """Do every arm on every seed that no other process is at, until nothing is left for this one."""
+    torch.set_num_threads(args.threads)
+    # Arms that take the labels of others come last, so that these are there.
+    units = [(arm, seed) for seed in plan.seeds for arm in sorted(plan.parsed, key=lambda arm: bool(arm.subset))]
+    bench = None
+    while True:
+        waiting = moved = False
+        for arm, seed in units:
+            if store.done(arm, seed, plan.rounds) == plan.rounds:
+                continue
+            with store.claimed(arm, seed) as mine:
+                if not mine:
+                    continue
+                bench = bench or Bench(plan, store, source(plan, args.root), args.device)
+                before, start = store.done(arm, seed, plan.rounds), time.perf_counter()
+                done = bench.run(arm, seed)
+                moved, waiting = moved or done > before, waiting or done < plan.rounds
+                if done == plan.rounds:
+                    remove_state(store.state(arm, seed))
+                    taken = time.perf_counter() - start
+                    print(f"{arm.name}, seed {seed}: {done - before} rounds in {taken:.0f} s", flush=True)
+        if not waiting:
+            return
+        if not moved:
+            look_for_others(plan, store, units)
+            time.sleep(WAIT)
+
+
+def look_for_others(plan: Plan, store: Store, units: list[Any]) -> None:
+    """Raise if an arm waits for labels that nobody is at.
+
+    Raises:
+        SystemExit: the arm whose labels are needed is neither done nor being done, for example on a seed that it lacks.
+    """
+    for arm, seed in units:
+        if not arm.subset or store.done(arm, seed, plan.rounds) == plan.rounds:
+            continue
+        other = plan.arm(subset_of(arm))
+        with store.claimed(other, seed) as free:
+            if free and store.done(other, seed, plan.rounds) < plan.rounds:
+                raise SystemExit(f"{arm.name}, seed {seed}: {other.name} has not got far enough and nobody is at it")
+
+
+if __name__ == "__main__":
+    main()

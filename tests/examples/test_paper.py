@@ -1,0 +1,226 @@
+"""The harness of the paper's protocol: plans, records that survive a kill, reports from records alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+pytest.importorskip("matplotlib")
+
+PAPER = Path(__file__).parents[2] / "examples" / "paper"
+sys.path[:0] = [str(PAPER), str(PAPER.parent)]
+
+import compare
+
+import run
+from plan import Plan, parse_arm, read_plan
+from plans import PLANS
+from records import Store, write_once
+
+ARMS = ("random", "dense-reinit", "svp:mlp/2", "prunefuse-v1", "prunefuse-v2:2")
+TINY = ["digits", "--network", "mlp", "--epochs", "2", "--test", "150", "--pool", "400", "--budgets", "60", "80"]
+TINY += ["--seeds", "0", "1", "--lr", "0.05", "--device", "cpu"]
+
+
+def records(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted((folder / "records").rglob("*.json"))}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("paper") / "out"
+    run.main([*TINY, "--out", str(folder), "--arms", *ARMS])
+    return folder
+
+
+def command(folder: Path, *options: str) -> list[str]:
+    return [sys.executable, str(PAPER / "run.py"), *TINY, "--out", str(folder), "--arms", *ARMS, *options]
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PAPER.parents[1])}
+
+
+def test_every_arm_seed_and_round_is_written_once_and_nothing_else(done):
+    found = set(records(done))
+    slugs = [parse_arm(arm).slug for arm in ARMS]
+    assert found == {f"records/{slug}/{seed}/{r}.json" for slug in slugs for seed in (0, 1) for r in range(3)}
+    assert not list(done.rglob("*.safetensors"))
+
+
+def test_killed_at_any_moment_it_ends_in_the_same_bytes(done, tmp_path):
+    folder = tmp_path / "killed"
+    for wanted in (1, 8, 17):  # records when it is killed, not waiting for one to be whole
+        process = subprocess.Popen(command(folder), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+        while process.poll() is None and len(list(folder.glob("records/*/*/*.json"))) < wanted:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert wanted <= len(records(folder)) < 30
+    for path in list(folder.rglob("*.safetensors"))[:1]:
+        assert path.stat().st_size  # there was something to go on from
+    subprocess.run(command(folder), env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+    assert records(folder) == records(done)
+
+
+def test_several_processes_do_what_one_does(done, tmp_path):
+    folder = tmp_path / "many"
+    finished = subprocess.run(
+        command(folder, "--jobs", "3"), env=ENVIRONMENT, check=True, capture_output=True, text=True
+    )
+    assert records(folder) == records(done)
+    said = [line for line in finished.stdout.splitlines() if " rounds in " in line]
+    assert len(said) == len(set(line.split(":")[0] + line.split(",")[1] for line in said)) == 10
+
+
+def test_a_finished_plan_does_nothing_again(done, capsys):
+    before = {path: path.stat().st_mtime_ns for path in (done / "records").rglob("*.json")}
+    run.main([*TINY, "--out", str(done), "--arms", *ARMS])
+    assert {path: path.stat().st_mtime_ns for path in (done / "records").rglob("*.json")} == before
+    assert " rounds in " not in capsys.readouterr().out
+
+
+def test_a_folder_takes_no_other_plan_but_more_seeds(done):
+    with pytest.raises(ValueError, match=r"holds another plan: epochs was 2, is 3\. Give another --out"):
+        run.main([*TINY, "--epochs", "3", "--out", str(done), "--arms", *ARMS])
+    assert json.loads((done / "plan.json").read_text())["epochs"] == 2
+
+
+def test_a_round_is_never_overwritten(done):
+    with pytest.raises(FileExistsError, match="two processes have done the same round"):
+        write_once(next((done / "records").rglob("*.json")), "{}")
+
+
+def test_arms_of_a_seed_start_alike_and_never_label_twice(done):
+    plan = read_plan("digits", PLANS)
+    store, firsts = Store(done), set()
+    for arm in map(parse_arm, ARMS):
+        rounds = [store.record(arm, 0, r) for r in range(3)]
+        picked = [row for record in rounds for row in record["picked"]]
+        assert [record["labels"] for record in rounds] == [plan.first, 60, 80]
+        assert len(set(picked)) == len(picked) == 40
+        firsts.add(round(rounds[0]["costs"][-1]["parameters"]))
+    dense, random = (store.record(parse_arm(arm), 0, 0)["accuracy"] for arm in ("dense-reinit", "random"))
+    assert dense == random  # the same labels, weights and batches
+
+
+def test_the_report_says_what_the_records_say(done):
+    (done / "report.md").unlink()
+    run.main([*TINY, "--out", str(done), "--arms", *ARMS, "--report", "--root", "nowhere"])
+    text = (done / "report.md").read_text()
+    values = [json.loads((done / f"records/prunefuse-v1/{s}/2.json").read_text())["accuracy"] for s in (0, 1)]
+    base = [json.loads((done / f"records/dense-reinit/{s}/2.json").read_text())["accuracy"] for s in (0, 1)]
+    assert f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f} |" in text
+    assert "n.s." in text
+    assert f"{100 * np.mean(np.subtract(values, base)):+.1f} ± " in text
+    for name in ("accuracy", "pareto", "costs", "curves"):
+        assert (done / f"{name}.png").stat().st_size > 5000
+        assert (done / f"{name}.pdf").exists()
+
+
+def test_costs_count_what_leads_to_a_budget(done):
+    plan = run.asked(run.arguments([*TINY, "--arms", *ARMS]))
+    results = compare.Results.read(plan, Store(done))
+    dense, v1, random = (plan.arm(name) for name in ("dense-reinit", "prunefuse-v1", "random"))
+    rows = [results.rows("prunefuse-v1", 0, r) for r in range(3)]
+    macs = [{row["stage"]: row["forward_macs"] + row["backward_macs"] for row in part} for part in rows]
+    choosing, target = results.cost(v1, 1, "macs", [0])
+    assert choosing == sum(macs[r]["train_proxy"] for r in (0, 1)) + macs[0]["score"]
+    assert target == macs[1]["train_target"]
+    assert results.cost(random, 2, "macs")[0] == 0
+    assert results.cost(random, 0, "macs")[1] == results.cost(dense, 0, "macs")[0]
+    assert results.cost(dense, 2, "macs")[1] == 0
+
+
+def test_labels_of_another_arm(tmp_path):
+    arms = ("prunefuse-v1", "dense-reinit subset=prunefuse-v1", "random subset=prunefuse-v1 target=mlp/2")
+    run.main([*TINY, "--seeds", "0", "--out", str(tmp_path), "--arms", *arms, "--baseline", "prunefuse-v1"])
+    store = Store(tmp_path)
+    taken = [[store.record(parse_arm(arm), 0, r)["picked"] for r in range(2)] for arm in arms]
+    assert taken[0] == taken[1] == taken[2]
+    idle = store.record(parse_arm(arms[2]), 0, 2)
+    assert {row["stage"] for row in idle["costs"]} == {"train_target"}
+    assert idle["proxy_accuracy"] is None
+
+
+def test_settings_of_arms_reach_the_selector(tmp_path):
+    arm = "prunefuse-v1 ratio=0.25 start=scratch distill=0.3 stop=2 scorer=margin importance=random"
+    run.main([*TINY, "--seeds", "0", "--out", str(tmp_path), "--arms", "dense-reinit", arm])
+    record = Store(tmp_path).record(parse_arm(arm), 0, 2)
+    rows = {row["stage"]: row for row in record["costs"]}
+    assert "fuse" not in rows
+    dense = Store(tmp_path).record(parse_arm("dense-reinit"), 0, 2)["costs"][0]["parameters"]
+    assert rows["train_target"]["parameters"] == dense
+    assert 0.5 < rows["train_proxy"]["parameters"] / dense < 0.75
+    # the teacher's forward passes are paid
+    assert rows["train_target"]["forward_macs"] > rows["train_target"]["samples"] * dense * 0.9
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("best", "'best' is not one of random, dense-reinit"),
+        ("svp", "name the network that chooses, as in svp:resnet8"),
+        ("prunefuse-v2", "name the rounds between two syncs"),
+        ("prunefuse-v1 speed=3", "'speed=3' is not a setting"),
+        ("prunefuse-v1 start=warm", "start=warm; choose fused or scratch"),
+        ("prunefuse-v1 target=vgg", "add start=scratch"),
+        ("random:3", "takes nothing behind a colon"),
+    ],
+)
+def test_arms_that_make_no_sense(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_arm(text)
+
+
+def test_plans_that_make_no_sense(tmp_path):
+    with pytest.raises(ValueError, match="labels have to grow"):
+        Plan("p", first=40, budgets=(80, 60))
+    with pytest.raises(ValueError, match="takes the labels of 'random', which is not in the plan"):
+        Plan("p", arms=("dense-reinit subset=random",))
+    with pytest.raises(ValueError, match="stands there twice"):
+        Plan("p", arms=("random", "random"))
+    with pytest.raises(ValueError, match=r"there are digits, .*or the path of a \.json file"):
+        read_plan("nothing", PLANS)
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"like": "digits", "epochs": 3}))
+    assert (read_plan(str(path), PLANS).name, read_plan(str(path), PLANS).epochs) == ("mine", 3)
+    path.write_text(json.dumps({"speed": 3}))
+    with pytest.raises(ValueError, match="a plan has no speed"):
+        read_plan(str(path), PLANS)
+
+
+def test_every_ready_plan_names_networks_that_there_are():
+    from networks import NETWORKS
+
+    for plan in PLANS.values():
+        names = [
+            plan.network,
+            *(a.argument for a in plan.parsed if a.method == "svp"),
+            *(a.target for a in plan.parsed),
+        ]
+        assert all(n.split("/")[0] in NETWORKS or n.startswith("torchvision:") for n in names if n), plan.name
+
+
+def test_the_papers_plan_is_the_papers():
+    plan = PLANS["cifar10-paper"]
+    assert (plan.network, plan.first, plan.budgets) == ("resnet56", 1000, (5000, 10_000, 15_000, 20_000, 25_000))
+    assert PLANS["imagenet-paper"].labels(1_000_000) == [20_000, 100_000, 200_000, 300_000, 400_000, 500_000]
+
+
+def test_paired_differences_are_those_of_a_t_test():
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(0.5, 0.1, 5), rng.normal(0.4, 0.1, 5)
+    d = compare.paired(ours, theirs)
+    interval = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    np.testing.assert_allclose([d.mean - d.half, d.mean + d.half], interval)
+    assert d.significant == (stats.ttest_rel(ours, theirs).pvalue < 0.05)
+    assert not compare.paired([0.5], [0.4]).significant
