@@ -20,8 +20,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from cells import Bench, remove_state
@@ -31,6 +30,7 @@ from records import Store
 from report import write_report
 from sources import source
 
+HERE = Path(__file__).resolve().parent
 WAIT = 2.0  # seconds until one looks again whether another process has got further
 
 

@@ -16,16 +16,16 @@ from scipy import stats
 
 pytest.importorskip("matplotlib")
 
-PAPER = Path(__file__).parents[2] / "examples" / "paper"
-sys.path[:0] = [str(PAPER), str(PAPER.parent)]
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "paper"))
 
 import compare
-
 import run
 from plan import Plan, parse_arm, read_plan
 from plans import PLANS
 from records import Store, write_once
 
+PAPER = Path(__file__).parents[2] / "examples" / "paper"
 ARMS = ("random", "dense-reinit", "svp:mlp/2", "prunefuse-v1", "prunefuse-v2:2")
 TINY = ["digits", "--network", "mlp", "--epochs", "2", "--test", "150", "--pool", "400", "--budgets", "60", "80"]
 TINY += ["--seeds", "0", "1", "--lr", "0.05", "--device", "cpu"]
