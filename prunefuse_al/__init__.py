@@ -16,6 +16,7 @@ from .training import Distillation as Distillation
 from .training import EarlyStopping as EarlyStopping
 from .training import FunctionTrainer as FunctionTrainer
 from .training import ProgressivePruning as ProgressivePruning
+from .training import ShrinkPerturb as ShrinkPerturb
 from .training import TorchTrainer as TorchTrainer
 from .types import Selection as Selection
 from .types import Signals as Signals

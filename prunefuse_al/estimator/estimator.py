@@ -15,7 +15,7 @@ from ..data import as_dataset
 from ..errors import InputError, NotFittedError
 from ..pruning import GlobalScope
 from ..rng import isolated_rng
-from ..selector.options import entropy_of
+from ..selector.options import WarmStart, entropy_of
 from ..selector.scoring import LOGITS, Float64s, Int64s, call_rng, probabilities
 from ..selector.selector import PrunedProxySelector
 from ..training.distillation import Distillation
@@ -73,7 +73,8 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         recalibrate: see `PrunedProxySelector`.
         recalibration_data: see `PrunedProxySelector`; data itself, not row numbers of `dataset`. Shared by clones.
         progressive: see `PrunedProxySelector`.
-        warm_start: whether `fit` trains on from the last weights.
+        warm_start: whether `fit` trains on from the last weights, and how, see `PrunedProxySelector`; `partial_fit`
+            always goes on from them as they are.
         dataset: a map-style Dataset (or arrays) that X then indexes: X holds row numbers, [n] or [n 1]. Pictures can so
             be loaded lazily by hosts that only know arrays.
         keep: see `prune`.
@@ -117,7 +118,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         recalibrate: bool = True,
         recalibration_data: Any = None,
         progressive: ProgressivePruning | None = None,
-        warm_start: bool = False,
+        warm_start: WarmStart = False,
         dataset: Any = None,
         keep: Any = (),
         scope: str | GlobalScope = "local",
@@ -257,7 +258,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
             if not continued:
                 self._start(data, labels, weights, classes)
             codes = encode(labels, self.classes_, "partial_fit" if continued else "fit")
-            self.selector_.fit(data, codes, weights, warm_start=continued or self.warm_start)
+            self.selector_.fit(data, codes, weights, warm_start=True if continued else self.warm_start)
             if hasattr(self, "target_"):
                 del self.target_
         return self

@@ -18,9 +18,11 @@ from ..storage import check_storage
 from ..training.distillation import Distillation
 from ..training.progressive import ProgressivePruning
 from ..training.recording import Snapshot
+from ..training.warm import ShrinkPerturb
 from ..types import RngLike, Scorer, Trainer, as_rng
 
-STAGES = ("prune", "train_proxy", "query", "train_target", "sync")  # the order is part of what a seed means
+WarmStart = bool | ShrinkPerturb
+STAGES = ("prune", "train_proxy", "query", "train_target", "sync", "perturb")  # the order is part of what a seed means
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,7 @@ class Options:
     cross: str | float
     distillation: Distillation | None
     example_inputs: Any
-    warm_start: bool
+    warm_start: WarmStart
     target_trainer: Trainer | None
     fine_tune_lr_scale: float | None
     recalibrate: bool
@@ -67,6 +69,7 @@ class Options:
             raise InputError(f"fine_tune_lr_scale={self.fine_tune_lr_scale!r}; pass a factor above 0, or None")
         if self.progressive is not None:
             self._check_progressive(self.progressive)
+        check_warm(self.warm_start, self.trainer)
         check_cross(self.cross)
         check_storage(self.features_dtype, self.features_path)
 
@@ -114,7 +117,7 @@ class State:
         trained: the proxy after training.
         round: successful fits.
         synced: the target trained at the end of this round, from which the next round's proxy is cut (V2).
-        begun: the network, untrained in this round, and the seed that the last training began with.
+        begun: what the last training began with: the network, untrained in this round, the seed, and the trainer.
         snapshots: states of the proxy along its training, where a scorer has asked for them.
     """
 
@@ -125,8 +128,20 @@ class State:
     trained: nn.Module | None = None
     round: int = 0
     synced: nn.Module | None = None
-    begun: tuple[nn.Module, int] | None = None
+    begun: tuple[nn.Module, int, Trainer] | None = None
     snapshots: tuple[Snapshot, ...] = ()
+
+
+def check_warm(warm: Any, trainer: Trainer) -> None:
+    """Raise `InputError` unless proxies can be started as `warm` says and trained by `trainer`."""
+    if not isinstance(warm, ShrinkPerturb):
+        if warm not in (True, False):
+            raise InputError(f"warm_start={warm!r}; pass True, False or ShrinkPerturb(...)")
+    elif warm.epochs is not None and not isinstance(getattr(trainer, "epochs", None), int):
+        raise InputError(
+            f"{warm!r} sets the epochs of warm rounds, and {type(trainer).__name__} has no whole number `epochs` to "
+            "set: give it one, or leave epochs= out of ShrinkPerturb"
+        )
 
 
 def entropy_of(random_state: RngLike) -> int:

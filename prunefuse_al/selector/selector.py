@@ -25,7 +25,7 @@ from ..training.progressive import ProgressivePruning
 from ..training.trainer import TorchTrainer
 from ..types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
 from .coreset import budget, choose, labelled_data
-from .options import Options, State, entropy_of
+from .options import Options, State, WarmStart, check_warm, entropy_of
 from .picking import pick
 from .saving import load_selector, save_selector
 from .scoring import LOGITS, Float64s, Int64s, labelled_dataset, probabilities, read_signals, with_passes
@@ -62,7 +62,8 @@ class PrunedProxySelector:
         proxy: another network to select with instead of a pruned one (Selection via Proxy, Coleman et al., 2020);
             nothing can be fused then, and the target is trained from the dense network's initial weights.
         random_state: seed of everything; None draws one.
-        warm_start: train on from the last proxy instead of starting again each round.
+        warm_start: train on from the last proxy instead of starting again each round; a `ShrinkPerturb`: from its
+            weights made smaller, with noise, perhaps for fewer epochs. What was newly cut starts as it was cut.
         target_trainer: trains the target at its own learning rate; None: `trainer`, at the lower rate stated next.
         fine_tune_lr_scale: factor on `trainer`'s learning rates after fusing (a high rate throws the proxy's
             knowledge away within an epoch); None or 1 leaves them.
@@ -117,7 +118,7 @@ class PrunedProxySelector:
         example_inputs: Any = None,
         proxy: nn.Module | None = None,
         random_state: RngLike = None,
-        warm_start: bool = False,
+        warm_start: WarmStart = False,
         target_trainer: Trainer | None = None,
         fine_tune_lr_scale: float | None = 0.2,
         recalibrate: bool = True,
@@ -219,7 +220,7 @@ class PrunedProxySelector:
         return self
 
     def fit(
-        self, labelled: Any, y: Any = None, sample_weight: Any = None, *, warm_start: bool | None = None
+        self, labelled: Any, y: Any = None, sample_weight: Any = None, *, warm_start: WarmStart | None = None
     ) -> PrunedProxySelector:
         """Prune if needed, then train the proxy, and in V2's turn the target; returns the selector.
 
@@ -236,6 +237,7 @@ class PrunedProxySelector:
         """
         data = labelled_dataset("fit", labelled, y, sample_weight)
         warm = self.options.warm_start if warm_start is None else warm_start
+        check_warm(warm, self.options.trainer)
         recorder = recorder_for(self.options.trainer, self.options.scorer, self._state)
         with self._ledger.transaction():
             state, history = train_proxy(

@@ -26,12 +26,13 @@ from ..training.batchnorm import fold_batchnorm
 from ..training.recording import Recorder, Snapshot
 from ..types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer
 from .importance import with_data
-from .options import Options, State
+from .options import Options, State, WarmStart
 from .past import Past
 from .progressive import Thinning
 from .scoring import CHUNK, LOGITS, check_needs, first_call, labelled_signals, point_scores, read_signals
 from .statistics import batchnorms, recalibrate, trained_statistics
 from .target import make_target
+from .warm import beginning
 
 
 def train_proxy(
@@ -41,7 +42,7 @@ def train_proxy(
     other: nn.Module | None,
     data: Any,
     *,
-    warm: bool,
+    warm: WarmStart,
     recorder: Recorder | None = None,
 ) -> tuple[State, Any]:
     """Return the next state, with a proxy trained on `data`, and what the trainer returned.
@@ -52,7 +53,7 @@ def train_proxy(
         state: where the last round ended.
         other: a network to train instead of a pruned one, or None.
         data: dataset with labels.
-        warm: go on from the last trained proxy.
+        warm: go on from the last trained proxy, as it is or shrunk and perturbed.
         recorder: watches the training, or None.
     """
     number = state.round + 1
@@ -67,13 +68,12 @@ def train_proxy(
     if options.gradual and not (warm and state.trained is not None):
         state, history = _train_gradually(options, ledger, state, data, seed, watched)
     else:
-        begun = state.trained if warm and state.trained is not None else state.start
-        assert begun is not None
+        begun, trainer = beginning(options, state, warm)
         proxy = copy.deepcopy(begun)
         with ledger.stage("train_proxy", round=number, network="proxy", dense=state.dense) as stage:
             stage.watch(proxy)
-            history = options.trainer.fit(proxy, data, seed=seed, **watched)
-        state = replace(state, trained=proxy, round=number, begun=(begun, seed))
+            history = trainer.fit(proxy, data, seed=seed, **watched)
+        state = replace(state, trained=proxy, round=number, begun=(begun, seed, trainer))
     state = replace(state, snapshots=() if recorder is None else _fitting(recorder.snapshots, state.trained))
     if options.sync_every and number % options.sync_every == 0 and state.channel_map is not None:
         state = replace(state, synced=make_target(options, ledger, state, data, sync=True))
