@@ -29,6 +29,7 @@ PUBLIC = {
     "PrunedProxySelector",
     "SCORERS",
     "Selection",
+    "ShrinkPerturb",
     "Signals",
     "TorchTrainer",
     "advise",

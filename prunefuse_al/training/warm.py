@@ -1,4 +1,4 @@
-"""Warm starts that do not cost accuracy: the last weights made smaller, and noise added ("shrink and perturb")."""
+"""Warm starts from the last weights made smaller, with noise added ("shrink and perturb")."""
 
 from __future__ import annotations
 
