@@ -11,6 +11,7 @@ from .pruning import Proxy as Proxy
 from .pruning import prune as prune
 from .scorers import SCORERS as SCORERS
 from .scorers import get_scorer as get_scorer
+from .selector import FallingRatio as FallingRatio
 from .selector import PrunedProxySelector as PrunedProxySelector
 from .training import Distillation as Distillation
 from .training import EarlyStopping as EarlyStopping

@@ -22,6 +22,7 @@ PUBLIC = {
     "CostLedger",
     "Distillation",
     "EarlyStopping",
+    "FallingRatio",
     "FunctionTrainer",
     "ProgressivePruning",
     "Proxy",

@@ -16,6 +16,7 @@ from ..errors import InputError, NotFittedError
 from ..pruning import GlobalScope
 from ..rng import isolated_rng
 from ..selector.options import WarmStart, entropy_of
+from ..selector.ratios import PruningRatio
 from ..selector.scoring import LOGITS, Float64s, Int64s, call_rng, probabilities
 from ..selector.selector import PrunedProxySelector
 from ..training.distillation import Distillation
@@ -42,6 +43,7 @@ SELECTOR_OPTIONS = (
     "keep",
     "scope",
     "round_to",
+    "candidate_fraction",
     "features_dtype",
     "features_path",
 )
@@ -58,7 +60,8 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
     Args:
         module: a network; or a callable ``(input_shape, n_classes) -> network``; or None, a perceptron sized from a
             table of numbers.
-        pruning_ratio: fraction of channels removed, 0 <= p < 1.
+        pruning_ratio: fraction of channels removed, 0 <= p < 1, or a function of the number of labelled samples, see
+            `PrunedProxySelector`.
         classes: all labels there are, in the order of the network's outputs; needed when the first batch does not
             show them all, unless the labels are the numbers of the outputs.
         scorer: name in `SCORERS`, or any `Scorer`.
@@ -80,6 +83,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         keep: see `prune`.
         scope: see `prune`.
         round_to: see `prune`.
+        candidate_fraction: see `PrunedProxySelector`.
         features_dtype: see `PrunedProxySelector`.
         features_path: see `PrunedProxySelector`.
         random_state: seed of everything.
@@ -103,7 +107,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         module: nn.Module | ModuleFactory | None = None,
-        pruning_ratio: float = 0.5,
+        pruning_ratio: PruningRatio = 0.5,
         *,
         classes: Any = None,
         scorer: str | Scorer = "least_confidence",
@@ -123,6 +127,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         keep: Any = (),
         scope: str | GlobalScope = "local",
         round_to: int | None = None,
+        candidate_fraction: float = 1.0,
         features_dtype: str = "float32",
         features_path: str | None = None,
         random_state: RngLike = None,
@@ -147,6 +152,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         self.keep = keep
         self.scope = scope
         self.round_to = round_to
+        self.candidate_fraction = candidate_fraction
         self.features_dtype = features_dtype
         self.features_path = features_path
         self.random_state = random_state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from ..training.progressive import ProgressivePruning
 from ..training.recording import Snapshot
 from ..training.warm import ShrinkPerturb
 from ..types import RngLike, Scorer, Trainer, as_rng
+from .ratios import PruningRatio, ratio_of
 
 WarmStart = bool | ShrinkPerturb
 STAGES = ("prune", "train_proxy", "query", "train_target", "sync", "perturb")  # the order is part of what a seed means
@@ -29,7 +30,7 @@ STAGES = ("prune", "train_proxy", "query", "train_target", "sync", "perturb")  #
 class Options:
     """The options of a selector, checked; see `PrunedProxySelector`. `entropy` is what its seeds derive from."""
 
-    pruning_ratio: float
+    pruning_ratio: PruningRatio
     scorer: Scorer
     trainer: Trainer
     importance: Any
@@ -48,13 +49,17 @@ class Options:
     scope: str | GlobalScope
     round_to: int | None
     progressive: ProgressivePruning | None
+    candidate_fraction: float
     features_dtype: str
     features_path: str | os.PathLike[str] | None
     entropy: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.pruning_ratio, int | float) or not 0 <= self.pruning_ratio < 1:
-            raise InputError(f"pruning_ratio={self.pruning_ratio!r}; it is the share of channels removed, 0 <= p < 1")
+        if not callable(self.pruning_ratio):
+            ratio_of(self.pruning_ratio, 0)
+        share = self.candidate_fraction
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+            raise InputError(f"candidate_fraction={share!r}; it is the share of the candidates scored, 0 < share <= 1")
         if self.sync_every is not None and (not isinstance(self.sync_every, int) or self.sync_every < 1):
             raise InputError(f"sync_every={self.sync_every!r}; pass None (V1) or a number of rounds from 1")
         if self.sync_importance is not None and self.sync_every is None:
@@ -98,7 +103,19 @@ class Options:
     @property
     def gradual(self) -> bool:
         """Whether proxies are thinned while they are trained: at ratio 0 there is nothing to thin."""
-        return self.progressive is not None and self.pruning_ratio > 0
+        return self.progressive is not None and self.pruning_ratio != 0
+
+    @property
+    def ratio(self) -> float:
+        """The pruning ratio of a round, of options that `at` returned."""
+        assert not callable(self.pruning_ratio)
+        return self.pruning_ratio
+
+    def at(self, n: int) -> Options:
+        """Return the options for n labelled samples, with the pruning ratio as a number."""
+        if not callable(self.pruning_ratio):
+            return self
+        return replace(self, pruning_ratio=ratio_of(self.pruning_ratio, n))
 
     def seed(self, stage: str, number: int = 0) -> int:
         """Return the seed of a stage: the same in every process and, unless numbered, in every round."""

@@ -27,6 +27,7 @@ from ..types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
 from .coreset import budget, choose, labelled_data
 from .options import Options, State, WarmStart, check_warm, entropy_of
 from .picking import pick
+from .ratios import PruningRatio
 from .saving import load_selector, save_selector
 from .scoring import LOGITS, Float64s, Int64s, labelled_dataset, probabilities, read_signals, with_passes
 from .steps import prepare, train_proxy
@@ -47,7 +48,9 @@ class PrunedProxySelector:
 
     Args:
         model: the dense network; copied, never changed. Its present weights are what every round starts from.
-        pruning_ratio: fraction of channels removed, 0 <= p < 1; 0 is the dense baseline.
+        pruning_ratio: fraction of channels removed, 0 <= p < 1; 0 is the dense baseline. Or a `FallingRatio`, or any
+            function from the number of labelled samples to a ratio: where it changes, that round's proxy is cut anew
+            out of the same dense network, by `importance`, and starts as it was cut, also with `warm_start`.
         scorer: name in `SCORERS`, or any `Scorer`.
         trainer: any `Trainer`; None is `TorchTrainer()`.
         importance: which channels stay, see `prune`; "taylor" and "hessian" are measured on 256 of the labelled rows.
@@ -78,6 +81,8 @@ class PrunedProxySelector:
         keep: layers never thinned, see `prune`.
         scope: ``"local"``, ``"global"`` or a `GlobalScope`, see `prune`.
         round_to: round widths to a multiple of this; None where it costs nothing, 1 never; see `prune`.
+        candidate_fraction: share of the candidates that a query draws at random and scores, in (0, 1], at least k of
+            them; for large pools, where scoring costs more than training. `Selection.considered` says how many.
         features_dtype: how a query keeps features that its scorer reads for all candidates at once: "float32", or
             "float16" for half the memory.
         features_path: a .npy file for those features, mapped into memory, so that they may be larger than it. Every
@@ -106,7 +111,7 @@ class PrunedProxySelector:
     def __init__(
         self,
         model: nn.Module,
-        pruning_ratio: float = 0.5,
+        pruning_ratio: PruningRatio = 0.5,
         *,
         scorer: str | Scorer = "least_confidence",
         trainer: Trainer | None = None,
@@ -128,6 +133,7 @@ class PrunedProxySelector:
         scope: str | GlobalScope = "local",
         round_to: int | None = None,
         progressive: ProgressivePruning | None = None,
+        candidate_fraction: float = 1.0,
         features_dtype: str = "float32",
         features_path: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -151,6 +157,7 @@ class PrunedProxySelector:
             scope=scope,
             round_to=round_to,
             progressive=progressive,
+            candidate_fraction=candidate_fraction,
             features_dtype=features_dtype,
             features_path=None if features_path is None else os.fspath(features_path),
             entropy=entropy_of(random_state),

@@ -56,9 +56,11 @@ def train_proxy(
         warm: go on from the last trained proxy, as it is or shrunk and perturbed.
         recorder: watches the training, or None.
     """
-    number = state.round + 1
+    options, number = options.at(len(data)), state.round + 1
     if state.synced is not None:  # V2: the next proxies are cut from the target of what was labelled by then
         state = State(state.synced, channel_map=state.channel_map, report=state.report, round=state.round)
+    elif state.report is not None and state.report.pruning_ratio != options.ratio:
+        state = State(state.dense, round=state.round)
     if state.start is None:
         state = cut(options, ledger, state, other, data)
         state = replace(state, start=state.dense) if options.gradual else _recalibrated(options, ledger, state, data)
@@ -111,6 +113,7 @@ def _fitting(snapshots: tuple[Snapshot, ...], network: nn.Module | None) -> tupl
 
 def prepare(options: Options, ledger: CostLedger, state: State, other: nn.Module | None, data: Any) -> State:
     """Return `state` with a proxy that answers as it was cut: for networks that have been trained elsewhere."""
+    options = options.at(0)
     state = _recalibrated(options, ledger, cut(options, ledger, state, other, data), data)
     return replace(state, trained=copy.deepcopy(state.start), start=state.dense if options.gradual else state.start)
 
@@ -131,7 +134,7 @@ def cut(options: Options, ledger: CostLedger, state: State, other: nn.Module | N
 
 def _recalibrated(options: Options, ledger: CostLedger, state: State, data: Any) -> State:
     """Return `state` with BatchNorm statistics of its own where the proxy has those of the wider network."""
-    pruned = state.channel_map is not None and options.pruning_ratio > 0
+    pruned = state.channel_map is not None and options.ratio > 0
     if options.recalibrate and pruned and trained_statistics(state.dense):
         start = copy.deepcopy(state.start)
         assert start is not None
@@ -150,13 +153,14 @@ def _pruned(options: Options, state: State, data: Any) -> Proxy:
     """Return the proxy of `state.dense`; its `channel_map` is that of the proxy before a sync, if there was one."""
     importance = options.importance
     if state.channel_map is not None and options.sync_importance is not None:
-        if options.sync_importance == "same":
+        if options.sync_importance != "same":
+            importance = options.sync_importance
+        elif state.report.pruning_ratio == options.ratio:  # else they are not as many as before
             return Proxy(rebuild(state.dense, state.channel_map), state.channel_map, state.report)
-        importance = options.sync_importance
     return prune(
         state.dense,
         _example(options, state, data),
-        options.pruning_ratio,
+        options.ratio,
         importance=with_data(replace(options, importance=importance), state.dense, data),
         scope=options.scope,
         keep=options.keep,
