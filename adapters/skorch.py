@@ -293,6 +293,7 @@ class PruneFuseNet(NeuralNetClassifier):
             sync_importance=None,
             recalibration_data=None,
             progressive=None,
+            candidate_fraction=1.0,
             features_dtype="float32",
             features_path=None,
             distillation=None,
@@ -306,7 +307,8 @@ class PruneFuseNet(NeuralNetClassifier):
         """Return a state with an untrained proxy cut from the whole network."""
         labelled = getattr(self, "labelled_", None)
         data = None if labelled is None else self.get_dataset(*labelled)
-        options = replace(self._options(), recalibrate=self.recalibrate and data is not None)
+        options = self._options().at(0 if data is None else len(data))
+        options = replace(options, recalibrate=self.recalibrate and data is not None)
         state = State(self.state_.dense, round=self.state_.round)
         return replace(prepare(options, self.costs_, state, None, data), trained=None)
 

@@ -11,11 +11,13 @@ from .pruning import Proxy as Proxy
 from .pruning import prune as prune
 from .scorers import SCORERS as SCORERS
 from .scorers import get_scorer as get_scorer
+from .selector import FallingRatio as FallingRatio
 from .selector import PrunedProxySelector as PrunedProxySelector
 from .training import Distillation as Distillation
 from .training import EarlyStopping as EarlyStopping
 from .training import FunctionTrainer as FunctionTrainer
 from .training import ProgressivePruning as ProgressivePruning
+from .training import ShrinkPerturb as ShrinkPerturb
 from .training import TorchTrainer as TorchTrainer
 from .types import Selection as Selection
 from .types import Signals as Signals

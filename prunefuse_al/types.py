@@ -56,11 +56,14 @@ class Selection:
         scores: float [k], or None where the scorer has none.
         labels: which labels the scorer went by: "given" ones, those "predicted" by the network on a pool, or None where
             it went by none (or where it was not a selector that asked).
+        considered: from how many candidates they were picked: all there were, or the `candidate_fraction` that a query
+            drew; None where it was not a query.
     """
 
     indices: Tensor
     scores: Tensor | None = None
     labels: str | None = None
+    considered: int | None = None
 
 
 @runtime_checkable

@@ -122,9 +122,9 @@ def test_early_stopping_that_holds_samples_out_is_refused_where_they_would_be_co
     ):
         selector("aum", trainer=stopping).coreset((X, Y), 0.5)
     assert len(selector("grand", trainer=stopping).coreset((X, Y), 0.5).indices) == 45
-    own = EarlyStopping(validation_data=(X[:9], Y[:9]))
-    stopping.set_params(early_stopping=own)
-    assert len(selector("aum", trainer=stopping).coreset((X, Y), 0.5).indices) == 45
+    for none_out in (EarlyStopping(validation_data=(X[:9], Y[:9])), EarlyStopping(monitor="train_loss")):
+        stopping.set_params(early_stopping=none_out)
+        assert len(selector("aum", trainer=stopping).coreset((X, Y), 0.5).indices) == 45
 
 
 def test_a_trainer_of_ones_own() -> None:

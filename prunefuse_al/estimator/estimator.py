@@ -15,7 +15,8 @@ from ..data import as_dataset
 from ..errors import InputError, NotFittedError
 from ..pruning import GlobalScope
 from ..rng import isolated_rng
-from ..selector.options import entropy_of
+from ..selector.options import WarmStart, entropy_of
+from ..selector.ratios import PruningRatio
 from ..selector.scoring import LOGITS, Float64s, Int64s, call_rng, probabilities
 from ..selector.selector import PrunedProxySelector
 from ..training.distillation import Distillation
@@ -42,6 +43,7 @@ SELECTOR_OPTIONS = (
     "keep",
     "scope",
     "round_to",
+    "candidate_fraction",
     "features_dtype",
     "features_path",
 )
@@ -58,7 +60,8 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
     Args:
         module: a network; or a callable ``(input_shape, n_classes) -> network``; or None, a perceptron sized from a
             table of numbers.
-        pruning_ratio: fraction of channels removed, 0 <= p < 1.
+        pruning_ratio: fraction of channels removed, 0 <= p < 1, or a function of the number of labelled samples, see
+            `PrunedProxySelector`.
         classes: all labels there are, in the order of the network's outputs; needed when the first batch does not
             show them all, unless the labels are the numbers of the outputs.
         scorer: name in `SCORERS`, or any `Scorer`.
@@ -73,12 +76,14 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         recalibrate: see `PrunedProxySelector`.
         recalibration_data: see `PrunedProxySelector`; data itself, not row numbers of `dataset`. Shared by clones.
         progressive: see `PrunedProxySelector`.
-        warm_start: whether `fit` trains on from the last weights.
+        warm_start: whether `fit` trains on from the last weights, and how, see `PrunedProxySelector`; `partial_fit`
+            always goes on from them as they are.
         dataset: a map-style Dataset (or arrays) that X then indexes: X holds row numbers, [n] or [n 1]. Pictures can so
             be loaded lazily by hosts that only know arrays.
         keep: see `prune`.
         scope: see `prune`.
         round_to: see `prune`.
+        candidate_fraction: see `PrunedProxySelector`.
         features_dtype: see `PrunedProxySelector`.
         features_path: see `PrunedProxySelector`.
         random_state: seed of everything.
@@ -102,7 +107,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         module: nn.Module | ModuleFactory | None = None,
-        pruning_ratio: float = 0.5,
+        pruning_ratio: PruningRatio = 0.5,
         *,
         classes: Any = None,
         scorer: str | Scorer = "least_confidence",
@@ -117,11 +122,12 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         recalibrate: bool = True,
         recalibration_data: Any = None,
         progressive: ProgressivePruning | None = None,
-        warm_start: bool = False,
+        warm_start: WarmStart = False,
         dataset: Any = None,
         keep: Any = (),
         scope: str | GlobalScope = "local",
         round_to: int | None = None,
+        candidate_fraction: float = 1.0,
         features_dtype: str = "float32",
         features_path: str | None = None,
         random_state: RngLike = None,
@@ -146,6 +152,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         self.keep = keep
         self.scope = scope
         self.round_to = round_to
+        self.candidate_fraction = candidate_fraction
         self.features_dtype = features_dtype
         self.features_path = features_path
         self.random_state = random_state
@@ -257,7 +264,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
             if not continued:
                 self._start(data, labels, weights, classes)
             codes = encode(labels, self.classes_, "partial_fit" if continued else "fit")
-            self.selector_.fit(data, codes, weights, warm_start=continued or self.warm_start)
+            self.selector_.fit(data, codes, weights, warm_start=True if continued else self.warm_start)
             if hasattr(self, "target_"):
                 del self.target_
         return self

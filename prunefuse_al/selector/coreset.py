@@ -86,10 +86,10 @@ def _class_numbers(data: Any) -> Tensor:
 
 def _check_all_are_trained_on(options: Options, scorer: Scorer) -> None:
     rule = getattr(options.trainer, "early_stopping", None)
-    if rule is None or rule.validation_data is not None or not dynamics_of(scorer) & RECORDED:
+    if rule is None or not rule.holds_out or not dynamics_of(scorer) & RECORDED:
         return
     held = f"{rule.validation_fraction:.0%}"
     raise InputError(
         f"coreset: {scorer!r} compares how samples were learnt, and early stopping holds {held} of them out: "
-        "pass EarlyStopping(validation_data=...), or a trainer without it"
+        "pass EarlyStopping(validation_data=...) or EarlyStopping(monitor='train_loss'), or a trainer without it"
     )

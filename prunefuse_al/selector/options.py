@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,16 +18,19 @@ from ..storage import check_storage
 from ..training.distillation import Distillation
 from ..training.progressive import ProgressivePruning
 from ..training.recording import Snapshot
+from ..training.warm import ShrinkPerturb
 from ..types import RngLike, Scorer, Trainer, as_rng
+from .ratios import PruningRatio, ratio_of
 
-STAGES = ("prune", "train_proxy", "query", "train_target", "sync")  # the order is part of what a seed means
+WarmStart = bool | ShrinkPerturb
+STAGES = ("prune", "train_proxy", "query", "train_target", "sync", "perturb")  # the order is part of what a seed means
 
 
 @dataclass(frozen=True, eq=False)
 class Options:
     """The options of a selector, checked; see `PrunedProxySelector`. `entropy` is what its seeds derive from."""
 
-    pruning_ratio: float
+    pruning_ratio: PruningRatio
     scorer: Scorer
     trainer: Trainer
     importance: Any
@@ -36,7 +39,7 @@ class Options:
     cross: str | float
     distillation: Distillation | None
     example_inputs: Any
-    warm_start: bool
+    warm_start: WarmStart
     target_trainer: Trainer | None
     fine_tune_lr_scale: float | None
     recalibrate: bool
@@ -46,13 +49,17 @@ class Options:
     scope: str | GlobalScope
     round_to: int | None
     progressive: ProgressivePruning | None
+    candidate_fraction: float
     features_dtype: str
     features_path: str | os.PathLike[str] | None
     entropy: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.pruning_ratio, int | float) or not 0 <= self.pruning_ratio < 1:
-            raise InputError(f"pruning_ratio={self.pruning_ratio!r}; it is the share of channels removed, 0 <= p < 1")
+        if not callable(self.pruning_ratio):
+            ratio_of(self.pruning_ratio, 0)
+        share = self.candidate_fraction
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+            raise InputError(f"candidate_fraction={share!r}; it is the share of the candidates scored, 0 < share <= 1")
         if self.sync_every is not None and (not isinstance(self.sync_every, int) or self.sync_every < 1):
             raise InputError(f"sync_every={self.sync_every!r}; pass None (V1) or a number of rounds from 1")
         if self.sync_importance is not None and self.sync_every is None:
@@ -67,6 +74,7 @@ class Options:
             raise InputError(f"fine_tune_lr_scale={self.fine_tune_lr_scale!r}; pass a factor above 0, or None")
         if self.progressive is not None:
             self._check_progressive(self.progressive)
+        check_warm(self.warm_start, self.trainer)
         check_cross(self.cross)
         check_storage(self.features_dtype, self.features_path)
 
@@ -95,7 +103,19 @@ class Options:
     @property
     def gradual(self) -> bool:
         """Whether proxies are thinned while they are trained: at ratio 0 there is nothing to thin."""
-        return self.progressive is not None and self.pruning_ratio > 0
+        return self.progressive is not None and self.pruning_ratio != 0
+
+    @property
+    def ratio(self) -> float:
+        """The pruning ratio of a round, of options that `at` returned."""
+        assert not callable(self.pruning_ratio)
+        return self.pruning_ratio
+
+    def at(self, n: int) -> Options:
+        """Return the options for n labelled samples, with the pruning ratio as a number."""
+        if not callable(self.pruning_ratio):
+            return self
+        return replace(self, pruning_ratio=ratio_of(self.pruning_ratio, n))
 
     def seed(self, stage: str, number: int = 0) -> int:
         """Return the seed of a stage: the same in every process and, unless numbered, in every round."""
@@ -114,7 +134,7 @@ class State:
         trained: the proxy after training.
         round: successful fits.
         synced: the target trained at the end of this round, from which the next round's proxy is cut (V2).
-        begun: the network, untrained in this round, and the seed that the last training began with.
+        begun: what the last training began with: the network, untrained in this round, the seed, and the trainer.
         snapshots: states of the proxy along its training, where a scorer has asked for them.
     """
 
@@ -125,8 +145,20 @@ class State:
     trained: nn.Module | None = None
     round: int = 0
     synced: nn.Module | None = None
-    begun: tuple[nn.Module, int] | None = None
+    begun: tuple[nn.Module, int, Trainer] | None = None
     snapshots: tuple[Snapshot, ...] = ()
+
+
+def check_warm(warm: Any, trainer: Trainer) -> None:
+    """Raise `InputError` unless proxies can be started as `warm` says and trained by `trainer`."""
+    if not isinstance(warm, ShrinkPerturb):
+        if warm not in (True, False):
+            raise InputError(f"warm_start={warm!r}; pass True, False or ShrinkPerturb(...)")
+    elif warm.epochs is not None and not isinstance(getattr(trainer, "epochs", None), int):
+        raise InputError(
+            f"{warm!r} sets the epochs of warm rounds, and {type(trainer).__name__} has no whole number `epochs` to "
+            "set: give it one, or leave epochs= out of ShrinkPerturb"
+        )
 
 
 def entropy_of(random_state: RngLike) -> int:

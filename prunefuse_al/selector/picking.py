@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from ..costs import CostLedger
 from ..errors import NotFittedError
@@ -44,6 +50,7 @@ def pick(
     rows = candidate_rows(candidates, len(data))
     k = check_k("query", k, len(rows))
     generator = as_rng(options.seed("query", state.round) if rng is None else rng)
+    rows = drawn(rows, k, options.candidate_fraction, generator)
     if labelled is None and LABELLED.keys() & chosen.needs:
         raise NotFittedError(
             "query: the labelled data is not in memory (it is neither saved nor pickled with a selector), and "
@@ -52,4 +59,12 @@ def pick(
     with ledger.transaction():
         state, chosen = traced(options, ledger, state, chosen, labelled)
         picked = rank(options, ledger, state, chosen, (data, rows, k), labelled, generator, past_of(state, chosen))
-    return state, picked
+    return state, replace(picked, considered=len(rows))
+
+
+def drawn(rows: Tensor, k: int, fraction: float, rng: np.random.Generator) -> Tensor:
+    """Return a random share of candidates, int64 [m], at least k of them, in their order; at 1 nothing is drawn."""
+    size = max(k, math.ceil(fraction * len(rows)))
+    if size >= len(rows):
+        return rows
+    return rows[torch.from_numpy(np.sort(rng.choice(len(rows), size, replace=False)))]

@@ -36,7 +36,7 @@ class Thinning:
         assert state.channel_map is not None
         self._options, self._ledger, self._state, self._example = options, ledger, state, example
         self._network, self._stage = network, stage
-        self._due = list(options.progressive.ratios(options.pruning_ratio))
+        self._due = list(options.progressive.ratios(options.ratio))
         self._aim = state.channel_map
         self.channel_map, self.report = state.channel_map.whole(), state.report
 

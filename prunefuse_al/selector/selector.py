@@ -25,8 +25,9 @@ from ..training.progressive import ProgressivePruning
 from ..training.trainer import TorchTrainer
 from ..types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
 from .coreset import budget, choose, labelled_data
-from .options import Options, State, entropy_of
+from .options import Options, State, WarmStart, check_warm, entropy_of
 from .picking import pick
+from .ratios import PruningRatio
 from .saving import load_selector, save_selector
 from .scoring import LOGITS, Float64s, Int64s, labelled_dataset, probabilities, read_signals, with_passes
 from .steps import prepare, train_proxy
@@ -47,7 +48,9 @@ class PrunedProxySelector:
 
     Args:
         model: the dense network; copied, never changed. Its present weights are what every round starts from.
-        pruning_ratio: fraction of channels removed, 0 <= p < 1; 0 is the dense baseline.
+        pruning_ratio: fraction of channels removed, 0 <= p < 1; 0 is the dense baseline. Or a `FallingRatio`, or any
+            function from the number of labelled samples to a ratio: where it changes, that round's proxy is cut anew
+            out of the same dense network, by `importance`, and starts as it was cut, also with `warm_start`.
         scorer: name in `SCORERS`, or any `Scorer`.
         trainer: any `Trainer`; None is `TorchTrainer()`.
         importance: which channels stay, see `prune`; "taylor" and "hessian" are measured on 256 of the labelled rows.
@@ -62,7 +65,8 @@ class PrunedProxySelector:
         proxy: another network to select with instead of a pruned one (Selection via Proxy, Coleman et al., 2020);
             nothing can be fused then, and the target is trained from the dense network's initial weights.
         random_state: seed of everything; None draws one.
-        warm_start: train on from the last proxy instead of starting again each round.
+        warm_start: train on from the last proxy instead of starting again each round; a `ShrinkPerturb`: from its
+            weights made smaller, with noise, perhaps for fewer epochs. What was newly cut starts as it was cut.
         target_trainer: trains the target at its own learning rate; None: `trainer`, at the lower rate stated next.
         fine_tune_lr_scale: factor on `trainer`'s learning rates after fusing (a high rate throws the proxy's
             knowledge away within an epoch); None or 1 leaves them.
@@ -77,6 +81,8 @@ class PrunedProxySelector:
         keep: layers never thinned, see `prune`.
         scope: ``"local"``, ``"global"`` or a `GlobalScope`, see `prune`.
         round_to: round widths to a multiple of this; None where it costs nothing, 1 never; see `prune`.
+        candidate_fraction: share of the candidates that a query draws at random and scores, in (0, 1], at least k of
+            them; for large pools, where scoring costs more than training. `Selection.considered` says how many.
         features_dtype: how a query keeps features that its scorer reads for all candidates at once: "float32", or
             "float16" for half the memory.
         features_path: a .npy file for those features, mapped into memory, so that they may be larger than it. Every
@@ -105,7 +111,7 @@ class PrunedProxySelector:
     def __init__(
         self,
         model: nn.Module,
-        pruning_ratio: float = 0.5,
+        pruning_ratio: PruningRatio = 0.5,
         *,
         scorer: str | Scorer = "least_confidence",
         trainer: Trainer | None = None,
@@ -117,7 +123,7 @@ class PrunedProxySelector:
         example_inputs: Any = None,
         proxy: nn.Module | None = None,
         random_state: RngLike = None,
-        warm_start: bool = False,
+        warm_start: WarmStart = False,
         target_trainer: Trainer | None = None,
         fine_tune_lr_scale: float | None = 0.2,
         recalibrate: bool = True,
@@ -127,6 +133,7 @@ class PrunedProxySelector:
         scope: str | GlobalScope = "local",
         round_to: int | None = None,
         progressive: ProgressivePruning | None = None,
+        candidate_fraction: float = 1.0,
         features_dtype: str = "float32",
         features_path: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -150,6 +157,7 @@ class PrunedProxySelector:
             scope=scope,
             round_to=round_to,
             progressive=progressive,
+            candidate_fraction=candidate_fraction,
             features_dtype=features_dtype,
             features_path=None if features_path is None else os.fspath(features_path),
             entropy=entropy_of(random_state),
@@ -219,7 +227,7 @@ class PrunedProxySelector:
         return self
 
     def fit(
-        self, labelled: Any, y: Any = None, sample_weight: Any = None, *, warm_start: bool | None = None
+        self, labelled: Any, y: Any = None, sample_weight: Any = None, *, warm_start: WarmStart | None = None
     ) -> PrunedProxySelector:
         """Prune if needed, then train the proxy, and in V2's turn the target; returns the selector.
 
@@ -236,6 +244,7 @@ class PrunedProxySelector:
         """
         data = labelled_dataset("fit", labelled, y, sample_weight)
         warm = self.options.warm_start if warm_start is None else warm_start
+        check_warm(warm, self.options.trainer)
         recorder = recorder_for(self.options.trainer, self.options.scorer, self._state)
         with self._ledger.transaction():
             state, history = train_proxy(

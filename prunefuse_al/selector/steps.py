@@ -26,12 +26,13 @@ from ..training.batchnorm import fold_batchnorm
 from ..training.recording import Recorder, Snapshot
 from ..types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer
 from .importance import with_data
-from .options import Options, State
+from .options import Options, State, WarmStart
 from .past import Past
 from .progressive import Thinning
 from .scoring import CHUNK, LOGITS, check_needs, first_call, labelled_signals, point_scores, read_signals
 from .statistics import batchnorms, recalibrate, trained_statistics
 from .target import make_target
+from .warm import beginning
 
 
 def train_proxy(
@@ -41,7 +42,7 @@ def train_proxy(
     other: nn.Module | None,
     data: Any,
     *,
-    warm: bool,
+    warm: WarmStart,
     recorder: Recorder | None = None,
 ) -> tuple[State, Any]:
     """Return the next state, with a proxy trained on `data`, and what the trainer returned.
@@ -52,12 +53,14 @@ def train_proxy(
         state: where the last round ended.
         other: a network to train instead of a pruned one, or None.
         data: dataset with labels.
-        warm: go on from the last trained proxy.
+        warm: go on from the last trained proxy, as it is or shrunk and perturbed.
         recorder: watches the training, or None.
     """
-    number = state.round + 1
+    options, number = options.at(len(data)), state.round + 1
     if state.synced is not None:  # V2: the next proxies are cut from the target of what was labelled by then
         state = State(state.synced, channel_map=state.channel_map, report=state.report, round=state.round)
+    elif state.report is not None and state.report.pruning_ratio != options.ratio:
+        state = State(state.dense, round=state.round)
     if state.start is None:
         state = cut(options, ledger, state, other, data)
         state = replace(state, start=state.dense) if options.gradual else _recalibrated(options, ledger, state, data)
@@ -67,13 +70,12 @@ def train_proxy(
     if options.gradual and not (warm and state.trained is not None):
         state, history = _train_gradually(options, ledger, state, data, seed, watched)
     else:
-        begun = state.trained if warm and state.trained is not None else state.start
-        assert begun is not None
+        begun, trainer = beginning(options, state, warm)
         proxy = copy.deepcopy(begun)
         with ledger.stage("train_proxy", round=number, network="proxy", dense=state.dense) as stage:
             stage.watch(proxy)
-            history = options.trainer.fit(proxy, data, seed=seed, **watched)
-        state = replace(state, trained=proxy, round=number, begun=(begun, seed))
+            history = trainer.fit(proxy, data, seed=seed, **watched)
+        state = replace(state, trained=proxy, round=number, begun=(begun, seed, trainer))
     state = replace(state, snapshots=() if recorder is None else _fitting(recorder.snapshots, state.trained))
     if options.sync_every and number % options.sync_every == 0 and state.channel_map is not None:
         state = replace(state, synced=make_target(options, ledger, state, data, sync=True))
@@ -111,6 +113,7 @@ def _fitting(snapshots: tuple[Snapshot, ...], network: nn.Module | None) -> tupl
 
 def prepare(options: Options, ledger: CostLedger, state: State, other: nn.Module | None, data: Any) -> State:
     """Return `state` with a proxy that answers as it was cut: for networks that have been trained elsewhere."""
+    options = options.at(0)
     state = _recalibrated(options, ledger, cut(options, ledger, state, other, data), data)
     return replace(state, trained=copy.deepcopy(state.start), start=state.dense if options.gradual else state.start)
 
@@ -131,7 +134,7 @@ def cut(options: Options, ledger: CostLedger, state: State, other: nn.Module | N
 
 def _recalibrated(options: Options, ledger: CostLedger, state: State, data: Any) -> State:
     """Return `state` with BatchNorm statistics of its own where the proxy has those of the wider network."""
-    pruned = state.channel_map is not None and options.pruning_ratio > 0
+    pruned = state.channel_map is not None and options.ratio > 0
     if options.recalibrate and pruned and trained_statistics(state.dense):
         start = copy.deepcopy(state.start)
         assert start is not None
@@ -150,13 +153,14 @@ def _pruned(options: Options, state: State, data: Any) -> Proxy:
     """Return the proxy of `state.dense`; its `channel_map` is that of the proxy before a sync, if there was one."""
     importance = options.importance
     if state.channel_map is not None and options.sync_importance is not None:
-        if options.sync_importance == "same":
+        if options.sync_importance != "same":
+            importance = options.sync_importance
+        elif state.report.pruning_ratio == options.ratio:  # else they are not as many as before
             return Proxy(rebuild(state.dense, state.channel_map), state.channel_map, state.report)
-        importance = options.sync_importance
     return prune(
         state.dense,
         _example(options, state, data),
-        options.pruning_ratio,
+        options.ratio,
         importance=with_data(replace(options, importance=importance), state.dense, data),
         scope=options.scope,
         keep=options.keep,

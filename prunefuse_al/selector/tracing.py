@@ -51,7 +51,7 @@ def traced(options: Options, ledger: CostLedger, state: State, scorer: Scorer, l
     elif labelled is None or state.begun is None:
         reason = "neither the training nor its data is kept in a selector that was saved or pickled"
     if reason is None:
-        return _trained_again(options, ledger, state, labelled), scorer
+        return _trained_again(ledger, state, labelled), scorer
     if not hasattr(scorer, "without_dynamics"):
         raise InputError(_cannot(scorer, reason))
     other: Scorer = scorer.without_dynamics()
@@ -66,10 +66,10 @@ def past_of(state: State, scorer: Scorer) -> Past | None:
     return Past(copy.deepcopy(state.trained), state.snapshots, dynamics_of(scorer))
 
 
-def _trained_again(options: Options, ledger: CostLedger, state: State, labelled: Any) -> State:
+def _trained_again(ledger: CostLedger, state: State, labelled: Any) -> State:
     assert state.begun is not None
-    network, seed = copy.deepcopy(state.begun[0]), state.begun[1]
-    recorder, trainer = Recorder(), options.trainer
+    begun, seed, trainer = state.begun
+    network, recorder = copy.deepcopy(begun), Recorder()
     with ledger.stage("train_proxy", round=state.round, network="proxy", dense=state.dense) as stage:
         stage.watch(network)
         trainer.fit(network, labelled, seed=seed, recorder=recorder)  # type: ignore[call-arg]

@@ -10,6 +10,7 @@ from .recording import Snapshot as Snapshot
 from .stopping import EarlyStopping as EarlyStopping
 from .trainer import TorchTrainer as TorchTrainer
 from .trainer import TrainingHistory as TrainingHistory
+from .warm import ShrinkPerturb as ShrinkPerturb
 
 __all__ = [
     "Distillation",
@@ -17,6 +18,7 @@ __all__ = [
     "FunctionTrainer",
     "ProgressivePruning",
     "Recorder",
+    "ShrinkPerturb",
     "Snapshot",
     "TorchTrainer",
     "TrainingHistory",

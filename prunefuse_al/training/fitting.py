@@ -93,7 +93,7 @@ class Run:
                 "exchanged in buckets of fixed size; leave out progressive=, or train the proxy in one process"
             )
         self.dataset, self.validation, self.kept = dataset, plan.validation, torch.arange(len(dataset))
-        if plan.early_stopping is not None and plan.validation is None:
+        if plan.early_stopping is not None and plan.early_stopping.holds_out:
             parts = plan.early_stopping.split(len(dataset), labels_of(dataset, read=False), plan.seed)
             self.dataset, self.validation = (subset(dataset, rows) for rows in parts)
             self.kept = parts[0]
@@ -181,8 +181,8 @@ class Run:
     # ---- epochs ----
 
     def _epochs(self) -> None:
-        plan, rule = self.plan, self.plan.early_stopping
-        watch, best = (Watch(rule), Weights(self.model)) if rule is not None else (None, None)
+        plan = self.plan
+        watch, best = self._watched()
         bar = tqdm(
             total=plan.epochs, disable=None if plan.progress and self.processes.index == 0 else True, unit="epoch"
         )
@@ -190,7 +190,7 @@ class Run:
             for epoch in range(1, plan.epochs + 1):
                 if self.on_epoch is not None and self.on_epoch(epoch - 1, self.optimizer):
                     self.last_good = Weights(self.model)  # earlier ones may be of another shape
-                    watch, best = (Watch(rule), Weights(self.model)) if rule is not None else (None, None)
+                    watch, best = self._watched()
                 row = {"epoch": epoch, "lr": float(self.optimizer.param_groups[0]["lr"]), **self._train(epoch)}
                 if self.validation is not None:
                     row |= self._evaluate(epoch)
@@ -201,16 +201,24 @@ class Run:
                 self._step_schedule(row)
                 bar.update()
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-                if watch is None or best is None:
+                if watch is None:
                     continue
-                if watch.improved(epoch, row["val_loss"], row["val_accuracy"]):
-                    best.keep()
+                if watch.improved(row):
+                    if best is not None:
+                        best.keep()
                 elif watch.exhausted(epoch):
                     self.outcome.stopped_early = epoch < plan.epochs
                     break
         if watch is not None and best is not None:
             best.restore()
             self.outcome.best_epoch = watch.best_epoch
+
+    def _watched(self) -> tuple[Watch | None, Weights | None]:
+        """Return who follows what early stopping goes by, and where the best weights are kept, if they are."""
+        rule = self.plan.early_stopping
+        if rule is None:
+            return None, None
+        return Watch(rule), Weights(self.model) if rule.keeps_best else None
 
     def _train(self, epoch: int) -> dict[str, float]:
         """Train one epoch; return mean loss and accuracy over it (of the weights as they were at each step)."""

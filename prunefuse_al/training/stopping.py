@@ -1,8 +1,9 @@
-"""When to stop training: a held-out split, watched by a stated rule."""
+"""When to stop training: a held-out split, or the training loss, watched by a stated rule."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +17,21 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop when the held-out value has not improved by more than `min_delta` for `patience` epochs; keep the best.
+    """Stop when the watched value has not improved by more than `min_delta` for `patience` epochs; keep the best.
 
-    The network ends with the weights of its best epoch, the first one in a tie, whether or not it stopped early.
+    The network ends with the weights of its best epoch, the first one in a tie, whether or not it stopped early. With
+    ``monitor="train_loss"`` nothing is held out, which few labels cannot spare: training stops when that loss no longer
+    falls, and the network keeps its last weights, because the training loss does not tell which were best. It falls a
+    little almost always, so give a `min_delta`; and a schedule made for all epochs is cut off where it stands, maybe at
+    a high rate: ``scheduler="constant"`` suits it better.
 
     Attributes:
         patience: epochs without improvement after which training stops, >= 1.
         validation_fraction: share of the rows held out, 0 < f < 1, at least one row; stratified by class where labels
             are at hand (not read from a foreign dataset) and every class has two rows and a place in the split.
         min_delta: what counts as an improvement, >= 0.
-        monitor: "loss" (falls) or "accuracy" (rises), of the held-out rows.
+        monitor: "loss" (falls) or "accuracy" (rises), of the held-out rows; "train_loss" (falls), the mean over the
+            epoch of what is minimised.
         validation_data: held-out data of your own, in any form that `fit` takes; nothing is split off then.
     """
 
@@ -42,8 +48,23 @@ class EarlyStopping:
             raise InputError(f"validation_fraction={self.validation_fraction}; it must lie between 0 and 1")
         if not self.min_delta >= 0:
             raise InputError(f"min_delta={self.min_delta}; it must be >= 0")
-        if self.monitor not in ("loss", "accuracy"):
-            raise InputError(f"monitor={self.monitor!r}; it must be 'loss' or 'accuracy'")
+        if self.monitor not in ("loss", "accuracy", "train_loss"):
+            raise InputError(f"monitor={self.monitor!r}; it must be 'loss', 'accuracy' or 'train_loss'")
+        if self.monitor == "train_loss" and self.validation_data is not None:
+            raise InputError(
+                "monitor='train_loss' watches the training data, and validation_data= was given: leave it out, or "
+                "pass monitor='loss'"
+            )
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the network goes back to its best epoch: what is watched is of data it was not trained on."""
+        return self.monitor != "train_loss"
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether rows are split off the training data."""
+        return self.keeps_best and self.validation_data is None
 
     def split(self, n: int, labels: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
         """Return (training rows, held-out rows), int64 and ascending, of n rows.
@@ -69,9 +90,10 @@ class Watch:
     def __init__(self, rule: EarlyStopping) -> None:
         self.rule, self.best, self.best_epoch = rule, math.inf, 0
 
-    def improved(self, epoch: int, loss: float, accuracy: float) -> bool:
-        """Record epoch `epoch` (from 1); True if it is the best so far."""
-        value = loss if self.rule.monitor == "loss" else -accuracy
+    def improved(self, row: Mapping[str, float]) -> bool:
+        """Record an epoch by its row of the history; True if it is the best so far."""
+        name, epoch = {"train_loss": "loss"}.get(self.rule.monitor, f"val_{self.rule.monitor}"), int(row["epoch"])
+        value = -row[name] if self.rule.monitor == "accuracy" else row[name]
         if self.best_epoch and not value < self.best - self.rule.min_delta:
             return False
         self.best, self.best_epoch = value, epoch

@@ -34,8 +34,9 @@ class TrainingHistory:
 
     Attributes:
         epochs: one dict per epoch: "epoch" (from 1), "lr" (of the first parameter group), "loss" and "accuracy" while
-            training, and with early stopping "val_loss", "val_accuracy". Accuracy is NaN for soft targets.
-        best_epoch: the epoch whose weights the network has, with early stopping; else None (it has the last ones).
+            training, and where rows are held out "val_loss", "val_accuracy". Accuracy is NaN for soft targets.
+        best_epoch: the epoch whose weights the network has, with early stopping on held-out rows; else None (it has the
+            last ones).
         stopped_early: patience ended before the epochs did.
         samples: rows presented in training, over all epochs and processes.
         seconds: wall time.

@@ -277,6 +277,27 @@ def test_a_share_is_held_out_by_class_and_never_trained_on() -> None:
     assert np.bincount(held % 3).tolist() == [6, 6, 6]
 
 
+def test_on_a_plateau_of_the_training_loss_it_stops_with_its_last_weights_and_nothing_held_out() -> None:
+    rule = EarlyStopping(patience=2, min_delta=0.01, monitor="train_loss")
+    model, options = network(), {"lr": 0.3, "scheduler": "constant"}
+    history = trainer(60, early_stopping=rule, **options).fit(model, (X, Y), seed=0)
+    losses = [row["loss"] for row in history.epochs]
+    assert history.stopped_early
+    assert history.best_epoch is None
+    assert history.samples == 90 * len(losses)
+    assert not {"val_loss", "val_accuracy"} & history.epochs[0].keys()
+    best, waited, stopped = losses[0], 0, 0
+    for epoch, loss in enumerate(losses[1:], start=2):
+        best, waited = (loss, 0) if loss < best - 0.01 else (best, waited + 1)
+        stopped = stopped or epoch * (waited == 2)
+    assert stopped == len(losses) < 60
+    assert same(state(model), fitted(epochs=len(losses), **options))  # as if that many epochs had been asked for
+    patient = EarlyStopping(patience=60, monitor="train_loss")
+    assert same(fitted(early_stopping=patient), fitted())
+    one_row = trainer(2, early_stopping=rule).fit(network()[:1], (X[:1], Y[:1]), seed=0)  # there is none to spare
+    assert one_row.samples == 2
+
+
 # ---- what cannot work ----
 
 NAN = np.where(np.arange(90)[:, None] % 40 == 7, np.nan, X)  # rows 7, 47, 87
@@ -332,6 +353,18 @@ def test_a_failed_training_says_why_and_changes_nothing(
         trainer(**options).fit(model, data, seed=0)
     assert same(before, state(model))
     assert [m.training for m in model] == [True, False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"monitor": "val_loss"}, "monitor='val_loss'; it must be 'loss', 'accuracy' or 'train_loss'"),
+        ({"monitor": "train_loss", "validation_data": (X, Y)}, "watches the training data, and validation_data= was"),
+    ],
+)
+def test_early_stopping_that_contradicts_itself(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        EarlyStopping(**options)
 
 
 def test_networks_that_cannot_be_trained_are_refused() -> None:
