@@ -20,8 +20,10 @@ from prunefuse_al import (
     CostLedger,
     Distillation,
     EarlyStopping,
+    FallingRatio,
     ProgressivePruning,
     PrunedProxySelector,
+    ShrinkPerturb,
     TorchTrainer,
 )
 
@@ -107,7 +109,8 @@ class Unit:
         layout = {"channels_last": True} if arm.layout == "last" else {}
         choosing = {"epochs": epochs_of(plan, arm), **layout}
         if arm.plateau:
-            choosing["early_stopping"] = EarlyStopping(patience=arm.plateau, monitor="train_loss")
+            rule = EarlyStopping(patience=arm.plateau, min_delta=0.01, monitor="train_loss")
+            choosing |= {"early_stopping": rule, "scheduler": "constant"}  # no schedule that is cut off half-way
         fused = arm.pruned and arm.start == "fused"
         rate = (plan.fine_tune if arm.fine_tune is None else arm.fine_tune) if fused else 1.0
         if not arm.own_target:
@@ -147,15 +150,11 @@ class Unit:
         arm, ratio = self.arm, self.arm.ratio or self.bench.plan.ratio
         if arm.falls_to is None:
             return ratio
-        from prunefuse_al import FallingRatio
-
         return FallingRatio(ratio, arm.falls_to, labels=(self.sizes[0], self.sizes[-1]))
 
     def _warm(self) -> Any:
         arm = self.arm
         if arm.warm == "shrink":
-            from prunefuse_al import ShrinkPerturb
-
             return ShrinkPerturb(epochs=arm.warm_share)
         return arm.method == "dense-continue" or arm.warm == "continue"
 
