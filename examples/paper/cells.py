@@ -31,12 +31,23 @@ TRAINING = ("train_proxy", "sync", "train_target")
 
 
 class Watched(TorchTrainer):
-    """Tests the network after every epoch but the last, on the side: what that takes is not part of the training."""
+    """Tests the network after every epoch but the last, on the side: what that takes is not part of the training.
+
+    Attributes:
+        following: whether it does.
+        curves: test accuracies of each training that was followed.
+        aside: seconds that the tests of each training took.
+    """
 
     def watch(self, data: Source, plain: TorchTrainer) -> Watched:
         """Set what to test on."""
-        self.data, self.plain, self.curves, self.aside = data, plain, [], []
+        self.data, self.plain = data, plain
+        self.start_round(False)
         return self
+
+    def start_round(self, following: bool) -> None:
+        """Forget the trainings so far; copies made from here on add to the same lists."""
+        self.following, self.curves, self.aside = following, [], []
 
     def fit(self, model: nn.Module, data: Any, *, on_epoch: Any = None, **options: Any) -> Any:
         """Train as `TorchTrainer` does; adds to `curves` and, in seconds, to `aside`."""
@@ -46,7 +57,7 @@ class Watched(TorchTrainer):
         def tested(epoch: int, optimizer: Any) -> Any:
             nonlocal seconds
             start = now()
-            if epoch:
+            if epoch and self.following:
                 network = copy.deepcopy(model)
                 for module in network.modules():
                     module._forward_pre_hooks.clear()  # those of the ledger, which counts what is trained
@@ -175,8 +186,8 @@ class Unit:
             borrowed = store.record(self.bench.plan.arm(subset_of(arm)), self.seed, number)
             if borrowed is None:
                 return False
-        for trainer_ in (self.choosing, self.finishing):
-            trainer_.curves, trainer_.aside = [], []
+        for watched in (self.choosing, self.finishing):
+            watched.start_round(following=last)
         before, start = len(self.selector.costs), time.perf_counter()
         data = self.bench.data.labelled(self.labelled)
         if not arm.idle:
@@ -235,7 +246,7 @@ class Unit:
             "round": number,
             "labels": len(self.labelled),
             "accuracy": last,
-            "best": max(curve),
+            "best": max(curve) if number == self.bench.plan.rounds - 1 else None,
             "proxy_accuracy": proxy,
             "proxy_epochs": len(self.selector.history.epochs) if beside else None,
             "curve": curve,
@@ -246,7 +257,7 @@ class Unit:
         return record, {"seconds": seconds, "peak_memory_bytes": peak, **machine(self.bench.device)}
 
     def _curve(self) -> list[float]:
-        """Return test accuracies after every epoch of the target but the last."""
+        """Return test accuracies after every epoch of the target but the last; of the last budget only."""
         curves = (self.finishing if self.arm.own_target else self.choosing).curves
         return curves[-1] if curves else []
 

@@ -212,9 +212,10 @@ class Plan:
         """Return how many labels there are in each round, of a pool of `n`."""
         return [int(n * b) if b < 1 else int(b) for b in (self.first, *self.budgets)]
 
-    def to_json(self) -> str:
-        """Return the plan as text."""
-        return json.dumps({k: v for k, v in asdict(self).items() if k != "parsed"}, indent=1)
+    def setup(self) -> dict[str, Any]:
+        """Return what all plans have in common that share records: all but arms, seeds and words."""
+        beside = ("parsed", "arms", "seeds", "name", "note", "baseline")
+        return json.loads(json.dumps({k: v for k, v in asdict(self).items() if k not in beside}))
 
 
 def subset_of(arm: Arm) -> str:

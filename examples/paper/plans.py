@@ -86,10 +86,14 @@ def questions(plan: Plan) -> dict[str, Plan]:
     def ask(name: str, note: str, *arms: str, **changes: object) -> Plan:
         return replace(plan, name=f"{plan.name}-{name}", note=note, arms=arms, seeds=SEEDS, **changes)
 
-    ratios = [f"prunefuse-v1 ratio={tenth / 10:g}" for tenth in range(1, 9)]
+    ratios = [f"prunefuse-v1 ratio={tenth / 10:g}" if tenth != 5 else "prunefuse-v1" for tenth in range(1, 9)]
     scorers = ("least_confidence", "entropy", "margin", "k_center", "badge", "moderate", "ccs", "d2", "forgetting")
     small = "svp:resnet8" + ("/2" if plan.network.endswith("/2") else "")
-    by_scorer = [f"{arm} scorer={s}" for s in scorers for arm in ("dense-reinit", small, "prunefuse-v1")]
+    by_scorer = [
+        arm if s == plan.scorer else f"{arm} scorer={s}"
+        for s in scorers
+        for arm in ("dense-reinit", small, "prunefuse-v1")
+    ]
     halved = {"resnet20": "resnet20/2", "resnet20/2": "resnet20/4", "resnet56": "resnet56/2"}.get(plan.network, small)
     plans = (
         ask(
@@ -175,6 +179,8 @@ def questions(plan: Plan) -> dict[str, Plan]:
     return {asked.name: asked for asked in plans}
 
 
+SETUPS = {"fashion-mnist": FASHION_SMALL, "cifar10-scaled": CIFAR, "cifar10-paper": PAPER_CIFAR}
+GROUPS = {f"{name}-questions": list(questions(setup)) for name, setup in SETUPS.items()}  # they share records
 PLANS = {
     plan.name: plan
     for plan in (
@@ -186,4 +192,4 @@ PLANS = {
         replace(PAPER_CIFAR, name="tiny-imagenet-paper", data="folder:data/tiny-imagenet", size=64, network="resnet18"),
         PAPER_IMAGENET,
     )
-} | {name: plan for base in (FASHION_SMALL, CIFAR, PAPER_CIFAR) for name, plan in questions(base).items()}
+} | {name: plan for setup in SETUPS.values() for name, plan in questions(setup).items()}

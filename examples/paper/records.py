@@ -1,8 +1,9 @@
 """What a plan has found so far, one small file for each arm, seed and round; written once, whole or not at all.
 
-    OUT/plan.json
+    OUT/plan.json                       the set-up; plans that differ in arms and seeds alone share a folder
     OUT/records/ARM/SEED/ROUND.json     what the same plan gives again: labels, picks, accuracies, MACs, curves
     OUT/timings/ARM/SEED/ROUND.json     what it does not: seconds, memory, where it ran
+    OUT/PLAN/                           the report of a plan
     OUT/state/ARM/SEED/                 the selector after the last round, and a lock; goes when the arm is done
 
 Records are apart from timings so that a run that was killed and resumed ends in the same bytes.
@@ -29,24 +30,19 @@ class Store:
     root: Path
 
     def open(self, plan: Plan) -> None:
-        """Write the plan, or check that the folder is of the same one.
+        """Write the plan's set-up, or check that the folder is of the same one.
 
         Raises:
-            ValueError: another plan was run there.
+            ValueError: a plan of another set-up was run there.
         """
-        path, text = self.root / "plan.json", plan.to_json()
-        if not path.exists():
-            write_once(path, text)
+        path, now = self.root / "plan.json", plan.setup()
+        was = read(path)
+        if was is None:
+            replace_text(path, json.dumps(now, indent=1))
             return
-        was, now = json.loads(path.read_text()), json.loads(text)
         changed = [f"{name} was {was.get(name)}, is {now[name]}" for name in now if was.get(name) != now[name]]
-        # More arms, seeds and words leave what is there as it was.
-        grown = {"arms", "seeds", "note", "name", "baseline"}
-        hard = [c for c in changed if c.split()[0] not in grown]
-        if hard:
-            raise ValueError(f"{self.root} holds another plan: {'; '.join(hard)}. Give another --out")
         if changed:
-            replace_text(path, text)
+            raise ValueError(f"{self.root} holds another plan: {'; '.join(changed)}. Give another --out")
 
     def cell(self, kind: str, arm: Arm, seed: int, number: int) -> Path:
         """Return where a record or a timing is, `number` from 0."""

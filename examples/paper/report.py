@@ -22,14 +22,15 @@ POLICY = {
 
 
 def write_report(plan: Plan, store: Store) -> str:
-    """Write report.md and its pictures into the folder of a plan; return the text."""
-    results = Results.read(plan, store)
+    """Write report.md and its pictures into a folder called as the plan; return the text."""
+    results, folder = Results.read(plan, store), store.root / plan.name
+    folder.mkdir(exist_ok=True)
     parts = [heading(results), accuracies(results), differences(results), costs(results), starts(results)]
     parts += [overlaps(results), agreements(results), best(results)]
     text = "\n\n".join(part for part in parts if part)
-    pictures = draw_all(results, store.root)
+    pictures = draw_all(results, folder)
     text += "\n\n" + "\n\n".join(f"![{caption}]({name}.png)" for name, caption in pictures.items())
-    replace_text(store.root / "report.md", text.rstrip())
+    replace_text(folder / "report.md", text.rstrip())
     return text
 
 
@@ -66,13 +67,17 @@ def accuracies(results: Results) -> str:
 
 def best(results: Results) -> str:
     """Return the best test accuracy over epochs, as the runner of Selection via Proxy reports it."""
-    head = ["arm", *(f"{n:,}" for n in labels(results))]
-    rows = [[arm, *cells] for arm, cells in by_round(results, "best").items()]
+    last = results.plan.rounds - 1
+    arms = [arm.name for arm in results.plan.parsed if results.seeds(arm.name)]
+    if not arms:
+        return ""
+    rows = [[arm, *(spread(results.values(arm, last, key)) for key in ("accuracy", "best"))] for arm in arms]
     caption = (
-        "**Best** test accuracy over the epochs of a training, in %. Chosen on the test pictures, so too high for "
-        "every arm; stated because the runner of Selection via Proxy reports it."
+        "The last epoch, and the **best** over the epochs of that training, at the last budget, in %. The best is "
+        "chosen on the test pictures, so it is too high for every arm; it is stated because the runner of Selection "
+        "via Proxy reports it."
     )
-    return f"## Best epoch\n\n{caption}\n\n{markdown(head, rows)}"
+    return f"## Best epoch\n\n{caption}\n\n{markdown(['arm', 'last epoch', 'best epoch'], rows)}"
 
 
 def by_round(results: Results, key: str) -> dict[str, list[str]]:

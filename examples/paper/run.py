@@ -3,6 +3,7 @@
     python examples/paper/run.py                                 # digits, a minute: every part at work
     python examples/paper/run.py fashion-mnist --root data --jobs 2
     python examples/paper/run.py my-plan.json --out my-results --seeds 0 1 2
+    python examples/paper/run.py fashion-mnist-questions --root data --jobs 2   # several plans that share records
     python examples/paper/run.py fashion-mnist --out results --report   # only the report, of what is there
 
 A run that was stopped goes on where it was; several of these commands, also on several machines that share the folder,
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from cells import Bench, remove_state
 from plan import Plan, read_plan, subset_of
-from plans import PLANS
+from plans import GROUPS, PLANS
 from records import Store
 from report import write_report
 from sources import source
@@ -35,23 +36,25 @@ WAIT = 2.0  # seconds until one looks again whether another process has got furt
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Do what is left of a plan, then write its report."""
+    """Do what is left of each plan, then write its report."""
     args = arguments(argv)
-    plan, store = asked(args), Store(Path(args.out))
-    store.open(plan)
-    if not args.report:
-        if args.jobs > 1:
-            in_processes(args, argv if argv is not None else sys.argv[1:])
-        else:
+    store = Store(Path(args.out))
+    for plan in asked(args):
+        store.open(plan)
+        if not (args.report or args.jobs > 1):
             work(plan, store, args)
+    if args.jobs > 1 and not args.report:
+        in_processes(args, argv if argv is not None else sys.argv[1:])
     if not args.worker:
-        print(write_report(plan, store))
+        for plan in asked(args):
+            print(write_report(plan, store), end="\n\n")
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the options; those called like fields of a plan replace these."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("plan", nargs="?", default="digits", help=f"a .json file, or one of {', '.join(PLANS)}")
+    known = ", ".join([*PLANS, *GROUPS])
+    parser.add_argument("plan", nargs="*", default=["digits"], help=f"a .json file, or one of {known}")
     parser.add_argument("--out", help="folder for records and report (default: paper-PLAN)")
     parser.add_argument("--root", default="data", help="folder with the pictures, or where to download them")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, ...")
@@ -66,18 +69,19 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
             inner = float if field.name in ("first", "budgets") else inner
             parser.add_argument(f"--{field.name.replace('_', '-')}", type=inner, nargs="+" if kind is tuple else None)
     args = parser.parse_args(argv)
-    args.out = args.out or f"paper-{Path(args.plan).stem}"
+    args.out = args.out or f"paper-{Path(args.plan[0]).stem}"
     return args
 
 
-def asked(args: argparse.Namespace) -> Plan:
-    """Return the plan with what was given on the command line."""
+def asked(args: argparse.Namespace) -> list[Plan]:
+    """Return the plans, with what was given on the command line."""
     changes: dict[str, Any] = {
         field.name: getattr(args, field.name)
         for field in fields(Plan)
-        if getattr(args, field.name, None) is not None and field.name != "name"
+        if field.name not in ("name", "note") and getattr(args, field.name, None) is not None
     }
-    return replace(read_plan(args.plan, PLANS), **changes)
+    names = [name for given in args.plan for name in GROUPS.get(given, [given])]
+    return [replace(read_plan(name, PLANS), **changes) for name in names]
 
 
 def in_processes(args: argparse.Namespace, argv: list[str]) -> None:

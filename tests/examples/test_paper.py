@@ -94,6 +94,15 @@ def test_a_folder_takes_no_other_plan_but_more_seeds(done):
     assert json.loads((done / "plan.json").read_text())["epochs"] == 2
 
 
+def test_plans_of_one_setup_share_records(done, capsys):
+    arms = ("dense-reinit", "prunefuse-v1")
+    run.main([*TINY, "--out", str(done), "--arms", *arms])
+    assert " rounds in " not in capsys.readouterr().out
+    names = run.asked(run.arguments(["fashion-mnist-questions"]))
+    assert len(names) == 9
+    assert len({json.dumps(plan.setup()) for plan in names}) == 1
+
+
 def test_a_round_is_never_overwritten(done):
     with pytest.raises(FileExistsError, match="two processes have done the same round"):
         write_once(next((done / "records").rglob("*.json")), "{}")
@@ -113,21 +122,21 @@ def test_arms_of_a_seed_start_alike_and_never_label_twice(done):
 
 
 def test_the_report_says_what_the_records_say(done):
-    (done / "report.md").unlink()
+    (done / "digits" / "report.md").unlink()
     run.main([*TINY, "--out", str(done), "--arms", *ARMS, "--report", "--root", "nowhere"])
-    text = (done / "report.md").read_text()
+    text = (done / "digits" / "report.md").read_text()
     values = [json.loads((done / f"records/prunefuse-v1/{s}/2.json").read_text())["accuracy"] for s in (0, 1)]
     base = [json.loads((done / f"records/dense-reinit/{s}/2.json").read_text())["accuracy"] for s in (0, 1)]
     assert f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f} |" in text
     assert "n.s." in text
     assert f"{100 * np.mean(np.subtract(values, base)):+.1f} ± " in text
     for name in ("accuracy", "pareto", "costs", "curves"):
-        assert (done / f"{name}.png").stat().st_size > 5000
-        assert (done / f"{name}.pdf").exists()
+        assert (done / "digits" / f"{name}.png").stat().st_size > 5000
+        assert (done / "digits" / f"{name}.pdf").exists()
 
 
 def test_costs_count_what_leads_to_a_budget(done):
-    plan = run.asked(run.arguments([*TINY, "--arms", *ARMS]))
+    (plan,) = run.asked(run.arguments([*TINY, "--arms", *ARMS]))
     results = compare.Results.read(plan, Store(done))
     dense, v1, random = (plan.arm(name) for name in ("dense-reinit", "prunefuse-v1", "random"))
     rows = [results.rows("prunefuse-v1", 0, r) for r in range(3)]
