@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,7 +61,9 @@ def _recurrent(model: nn.Module) -> bool:
 
 def _call_macs(model: nn.Module, call: Call) -> tuple[float, float]:
     """Run one call on a copy; dropout and the like draw from a forked generator."""
-    convert = _cpu_double if _recurrent(model) else _detached
+    # A trainer may have moved the network to the call's device and back again by now.
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    convert = _cpu_double if _recurrent(model) else partial(_moved, device=device)
     args, kwargs = tree_map(convert, call)
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)), torch.inference_mode(False), torch.enable_grad():
@@ -74,8 +77,8 @@ def _call_macs(model: nn.Module, call: Call) -> tuple[float, float]:
     return forward.get_total_flops() / 2 / rows, backward.get_total_flops() / 2 / rows
 
 
-def _detached(leaf: Any) -> Any:
-    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+def _moved(leaf: Any, device: torch.device) -> Any:
+    return leaf.detach().to(device) if isinstance(leaf, Tensor) else leaf
 
 
 def _cpu_double(leaf: Any) -> Any:

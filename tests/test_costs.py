@@ -34,6 +34,11 @@ def test_macs_of_recurrent_layers_are_not_missed(kind: Callable[..., nn.RNNBase]
     assert backward > forward
 
 
+def test_a_network_that_was_moved_back_is_counted_with_calls_from_where_it_worked() -> None:
+    # "meta" stands for any device that is not the network's: trainers move a network for the work, then back.
+    assert macs(mlp(8, 6, 3).to("meta"), torch.zeros(4, 8)) == macs(mlp(8, 6, 3), torch.zeros(4, 8))
+
+
 def test_macs_of_attention_do_not_depend_on_the_kernel() -> None:
     forward, _ = macs(seeded(lambda: nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)), torch.zeros(2, 5, 16))
     assert forward == 5 * (3 * 16 * 16 + 16 * 16 + 2 * 16 * 32) + 2 * 5 * 5 * 16
