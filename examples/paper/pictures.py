@@ -91,8 +91,9 @@ def training(results: Results, ax: Any) -> bool:
             mean = np.mean([curve[:length] for curve in curves], axis=0)
             ax.plot(range(1, length + 1), mean, "-" if arm.pruned else "--", label=arm.name)
             some = True
-    ax.set(xlabel="epoch of the last target", ylabel="test accuracy")
-    ax.legend(frameon=False, fontsize="x-small")
+    if some:
+        ax.set(xlabel="epoch of the last target", ylabel="test accuracy")
+        ax.legend(frameon=False, fontsize="x-small")
     return some
 
 

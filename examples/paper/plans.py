@@ -13,6 +13,7 @@ from plan import Plan
 
 MAIN = ("random", "dense-reinit", "dense-continue", "prunefuse-v1", "prunefuse-v2:2")
 SEEDS = (0, 1, 2)
+CHEAP = "prunefuse-v1 warm=shrink warm_share=0.34"
 
 DIGITS = Plan(
     "digits",
@@ -29,23 +30,33 @@ FASHION = Plan(
     train=15_000,
     test=4_000,
     network="resnet20/2",
-    first=200,
-    budgets=(500, 1000, 1500, 2000, 2500),
+    first=300,
+    budgets=(500, 1000, 1500, 2000),
     epochs=30,
-    batch_size=32,
-    lr=0.05,
-    arms=("random", "dense-reinit", "dense-continue", "svp:resnet8/2", "prunefuse-v1", "prunefuse-v2:2"),
+    batch_size=64,
+    arms=(*MAIN, "svp:resnet8/2", "prunefuse-v1 warm=continue", CHEAP),
 )
 CIFAR = Plan(
     "cifar10-scaled",
     data="cifar10",
+    size=16,
     train=20_000,
     test=5_000,
+    network="resnet20/2",
+    first=500,
+    budgets=(1000, 2000, 3000),
+    epochs=20,
+    batch_size=64,
+    arms=(*MAIN, "prunefuse-v1 warm=continue", CHEAP),
+)
+CIFAR_GPU = replace(
+    CIFAR,
+    name="cifar10-gpu",
+    size=0,
     network="resnet20",
     first=1000,
     budgets=(2000, 4000, 6000, 8000),
     epochs=30,
-    batch_size=64,
     lr=0.05,
     arms=("random", "dense-reinit", "dense-continue", "svp:resnet8", "prunefuse-v1", "prunefuse-v2:2"),
 )
@@ -74,10 +85,6 @@ PAPER_IMAGENET = Plan(
     precision="auto",
     arms=MAIN,
 )
-
-
-# Reviewers' questions are many arms: fewer budgets and epochs.
-FASHION_SMALL = replace(FASHION, budgets=(500, 1000, 2000), epochs=20)
 
 
 def questions(plan: Plan) -> dict[str, Plan]:
@@ -179,7 +186,7 @@ def questions(plan: Plan) -> dict[str, Plan]:
     return {asked.name: asked for asked in plans}
 
 
-SETUPS = {"fashion-mnist": FASHION_SMALL, "cifar10-scaled": CIFAR, "cifar10-paper": PAPER_CIFAR}
+SETUPS = {"fashion-mnist": FASHION, "cifar10-scaled": CIFAR, "cifar10-paper": PAPER_CIFAR}
 GROUPS = {f"{name}-questions": list(questions(setup)) for name, setup in SETUPS.items()}  # they share records
 PLANS = {
     plan.name: plan
@@ -187,6 +194,7 @@ PLANS = {
         DIGITS,
         FASHION,
         CIFAR,
+        CIFAR_GPU,
         PAPER_CIFAR,
         replace(PAPER_CIFAR, name="cifar100-paper", data="cifar100"),
         replace(PAPER_CIFAR, name="tiny-imagenet-paper", data="folder:data/tiny-imagenet", size=64, network="resnet18"),

@@ -199,10 +199,11 @@ def agreements(results: Results) -> str:
     return f"## Agreement in rank\n\n{caption}\n\n{markdown(head, rows)}"
 
 
-def labels(results: Results, start: int = 1) -> list[int]:
-    """Return the labels at each budget, as records say."""
+def labels(results: Results, start: int = 1) -> list[float]:
+    """Return the labels at each budget: as records say, else as the plan does."""
     found = {number: record["labels"] for (_, _, number), (record, _) in results.cells.items()}
-    return [found.get(number, 0) for number in range(start, results.plan.rounds)]
+    asked = (results.plan.first, *results.plan.budgets)
+    return [found.get(number, asked[number]) for number in range(start, results.plan.rounds)]
 
 
 def shown(d: Difference) -> str:
