@@ -18,7 +18,7 @@ T = TypeVar("T")
 def seeded(make: Callable[[], T], seed: int = 0) -> T:
     """Return `make()` with torch's global generator seeded for it and put back after."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return make()
 
 

@@ -15,7 +15,7 @@ from prunefuse_al import errors, fuse, prune
 @pytest.fixture(autouse=True)
 def _forked_rng(_global_rng_untouched: None) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         yield
 
 

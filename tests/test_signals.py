@@ -19,7 +19,7 @@ from prunefuse_al.signals import collect, logits_of
 def made(make: Callable[[], nn.Module]) -> Any:
     """Return a network with the same first weights every time."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         return make()
 
 

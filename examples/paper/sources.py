@@ -46,7 +46,7 @@ class Source:
     def network(self, name: str, seed: int, checkpoint: str = "") -> nn.Module:
         """Return a network with the weights of a seed, or of a checkpoint."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             network = build(name, self.shape[0], self.classes, self.shape[-1])
         if checkpoint:
             network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))

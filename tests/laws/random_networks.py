@@ -115,7 +115,7 @@ ratios = st.sampled_from([0.0, 0.3, 0.5, 0.7])
 def build(spec: Spec) -> RandomNetwork:
     """Build the network with generic values: nothing is zero, one or equal by construction."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
+        torch.default_generator.manual_seed(spec.seed)
         network = RandomNetwork(spec)
         randomise(network)
     return network

@@ -38,7 +38,7 @@ def outputs(module: nn.Module, x: Tensor) -> list[Tensor]:
 def trained(module: nn.Module) -> None:
     """Change every value of a network in place, as training would."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
+        torch.default_generator.manual_seed(1)
         randomise(module)
 
 

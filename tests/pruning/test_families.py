@@ -59,7 +59,7 @@ def check_laws(family: Family, ratio: float, full: bool = False) -> Proxy:
     assert all(min(t.proxy_shape, default=1) >= 1 for t in proxy.channel_map.tensors.values())
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2)
+        torch.default_generator.manual_seed(2)
         randomise(proxy.module)
     values = {name: t.detach().clone() for name, t in named_tensors(proxy.module).items()}
     back = named_tensors(fuse(network, proxy, cross=0.5))
@@ -110,7 +110,7 @@ def test_no_family_is_missing() -> None:
 )
 def test_resnet56_has_the_sizes_the_method_is_known_by(ratio: float, parameters: int, macs: float) -> None:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         network = cifar_resnet(56)
     report = prune(network, torch.zeros(2, 3, 32, 32), ratio).report()
     assert report.dense_parameters == 855_578

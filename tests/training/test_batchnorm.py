@@ -20,7 +20,7 @@ X = np.random.default_rng(0).normal(3, 2, (60, 4)).astype(np.float32)
 def made(make: Any) -> Any:
     """Return a network in eval mode, with weights and statistics that are alike every time and not special."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         model = make()
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:

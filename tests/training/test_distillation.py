@@ -69,7 +69,7 @@ def test_values_out_of_range_are_refused(options: dict[str, Any], says: str) -> 
 
 def network(seed: int = 0, outputs: int = 3) -> nn.Sequential:
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, outputs))
 
 

@@ -29,7 +29,7 @@ IMAGES = rng.integers(0, 256, (24, 3, 8, 8), dtype=np.uint8)
 
 def network(outputs: int = 3, dropout: float = 0.2) -> nn.Sequential:
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         return nn.Sequential(
             nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, outputs)
         )
@@ -37,7 +37,7 @@ def network(outputs: int = 3, dropout: float = 0.2) -> nn.Sequential:
 
 def conv() -> nn.Sequential:
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
 
 
@@ -138,7 +138,7 @@ def test_weights_count_rows() -> None:
 
 def linear() -> nn.Sequential:
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         return nn.Sequential(nn.Linear(5, 3))
 
 

@@ -27,7 +27,7 @@ X = (rng.normal(size=(50, 5)) + np.eye(5)[Y]).astype(np.float32)
 
 def network() -> nn.Sequential:
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         return nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
 
 
