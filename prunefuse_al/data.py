@@ -30,6 +30,7 @@ from .arrays import (
 from .errors import InputError, NonFiniteError
 from .items import Collate, collate_items
 from .items import split_item as split_item
+from .rng import isolated_rng
 
 Batch = tuple[Tensor, Any, Tensor | None, Tensor | None]  # row numbers int64 [b], x [b ...], y [b], w [b]
 
@@ -187,9 +188,16 @@ def labels_of(dataset: Any, *, read: bool = True) -> Tensor | None:
             return None if whole is None else whole[dataset.rows]
     elif not read:
         return None
-    if split_item(dataset[0])[1] is None:
+    if not has_labels(dataset):
         return None
-    return torch.as_tensor(np.asarray([np.asarray(split_item(dataset[i])[1]) for i in range(len(dataset))]))
+    with isolated_rng(0):  # items may draw, as augmentation does
+        return torch.as_tensor(np.asarray([np.asarray(split_item(dataset[i])[1]) for i in range(len(dataset))]))
+
+
+def has_labels(dataset: Any) -> bool:
+    """Return whether the first item of a dataset has a label."""
+    with isolated_rng(0):  # items may draw, as augmentation does
+        return split_item(dataset[0])[1] is not None
 
 
 class BatchLoader:

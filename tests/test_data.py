@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from fakes import mlp
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from prunefuse_al import PrunedProxySelector, TorchTrainer
 from prunefuse_al.data import (
     ArrayDataset,
     BatchLoader,
@@ -25,6 +27,7 @@ from prunefuse_al.data import (
     to_dataset,
 )
 from prunefuse_al.errors import InputError, NonFiniteError
+from prunefuse_al.testing import unchanged_global_rng
 
 
 class Squares(Dataset[Any]):
@@ -237,3 +240,20 @@ def test_labels_beside_rows_of_an_array_are_read_by_batches() -> None:
     refuses = as_dataset(subset(Refuses(array.x), rows), torch.tensor([0, 1, 2]))
     ((_, again, _, _),) = batches(refuses, 3)
     assert again.equal(x)
+
+
+def test_datasets_that_draw_do_not_move_the_global_state() -> None:
+    """The first item tells whether there are labels; an augmented dataset draws when it is read."""
+
+    class Augmented(Dataset[object]):
+        def __len__(self) -> int:
+            return 12
+
+        def __getitem__(self, row: int) -> object:
+            return torch.rand(6) + row, row % 3
+
+    selector = PrunedProxySelector(mlp(6, 8, 3), trainer=TorchTrainer(1, 4, device="cpu", progress=False))
+    with unchanged_global_rng():
+        assert labels_of(Augmented()).tolist() == [0, 1, 2] * 4
+        selector.fit(Augmented()).query(Augmented(), 2)
+        selector.fit_target()

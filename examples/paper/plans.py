@@ -167,6 +167,14 @@ def questions(plan: Plan) -> dict[str, Plan]:
             "prunefuse-v1 start=scratch stop=3",
         ),
         ask(
+            "pretrained",
+            "From weights that learnt another task; make the file first, see pretrain.py.",
+            "random",
+            "dense-reinit",
+            "prunefuse-v1",
+            *(f"{arm} checkpoint=mnist.pt" for arm in ("random", "dense-reinit", "prunefuse-v1")),
+        ),
+        ask(
             "cheaper",
             "Rounds that do less: warm starts, fewer epochs, a plateau, a part of the pool, a ratio that falls.",
             "random",
@@ -183,11 +191,17 @@ def questions(plan: Plan) -> dict[str, Plan]:
             "prunefuse-v1 ratio=0.7 warm=shrink warm_share=0.34 fraction=0.3",
         ),
     )
-    return {asked.name: asked for asked in plans}
+    # MNIST's pictures have one channel.
+    return {
+        asked.name: asked for asked in plans if plan.data == "fashion-mnist" or not asked.name.endswith("-pretrained")
+    }
 
 
 SETUPS = {"fashion-mnist": FASHION, "cifar10-scaled": CIFAR, "cifar10-paper": PAPER_CIFAR}
-GROUPS = {f"{name}-questions": list(questions(setup)) for name, setup in SETUPS.items()}  # they share records
+GROUPS = {  # they share records; the pretrained start needs a file first
+    f"{name}-questions": [plan for plan in questions(setup) if not plan.endswith("-pretrained")]
+    for name, setup in SETUPS.items()
+}
 PLANS = {
     plan.name: plan
     for plan in (

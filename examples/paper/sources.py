@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,7 @@ def trainer(plan: Plan, transforms: tuple[Any, Any], kind: type[TorchTrainer], d
     if plan.trainer == "scaled":
         return kind(**{"transform": transforms[0], "eval_transform": transforms[1], **options})
     if plan.data.startswith("folder:"):  # whose pictures are augmented one by one
-        options |= {"transform": transforms[0], "num_workers": 8}
+        options |= {"transform": transforms[0], "num_workers": min(8, os.cpu_count() or 1)}
     return kind.preset(plan.trainer, **options)
 
 

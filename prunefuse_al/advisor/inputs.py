@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..data import as_dataset, split_item, to_dataset
+from ..data import as_dataset, has_labels, to_dataset
 from ..errors import InputError
 from ..precision import home_device, resolve_device
 from ..pruning.example import Arguments, with_rows
@@ -67,7 +67,7 @@ def sample(labelled: Any, scorer: str | Scorer, target: Target) -> tuple[Scorer 
             )
         return None, None
     data = to_dataset(labelled)
-    if split_item(data[0])[1] is None:
+    if not has_labels(data):
         raise InputError("advise: the labelled sample has no labels; pass labelled=(X, y) or a Dataset with labels")
     if len(data) < 4:
         raise InputError(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data import BatchLoader, as_dataset, check_finite, split_item
+from ..data import BatchLoader, as_dataset, check_finite, has_labels
 from ..errors import InputError, NonFiniteError
 from ..forward import Forward, explained, forward_for, logits_of
 from ..rng import isolated_rng
@@ -49,9 +49,7 @@ class _OnData:
     def data(self) -> Any:
         """Return inputs and labels as a dataset, or raise `InputError`."""
         data = as_dataset(self.inputs, self.labels)
-        with isolated_rng(0):  # a Dataset may draw
-            unlabelled = split_item(data[0])[1] is None
-        if unlabelled:
+        if not has_labels(data):
             name = type(self).__name__
             raise InputError(
                 f"{name}: there are {len(data)} inputs and no labels; pass {name}(inputs, labels), or a Dataset whose "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..counting import Call, PassCounter
-from ..data import as_dataset, split_item, subset
+from ..data import as_dataset, has_labels, subset
 from ..errors import InputError, NonFiniteError
 from ..forward import as_logits
 from ..storage import RowStore
@@ -266,6 +266,6 @@ def select_known(scorer: Scorer, signals: Signals, k: int, rng: RngLike) -> Sele
 def labelled_dataset(call: str, X: Any, y: Any, sample_weight: Any) -> Any:
     """Return X and y as a dataset whose items have labels, or raise `InputError`."""
     data = as_dataset(X, y, sample_weight=sample_weight)
-    if split_item(data[0])[1] is None:
+    if not has_labels(data):
         raise InputError(f"{call}: the data has no labels; pass y, or a Dataset whose items are (input, label)")
     return data

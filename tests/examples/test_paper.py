@@ -160,6 +160,44 @@ def test_labels_of_another_arm(tmp_path):
     assert idle["proxy_accuracy"] is None
 
 
+def test_pictures_in_folders(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("torchvision")
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 30), ("val", 5)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "pictures" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                shape = (36, 40, 3) if number % 2 else (40, 36, 3)
+                picture = image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
+                picture.save(folder / f"{number}.png")
+    plan = {"like": "imagenet-paper", "data": f"folder:{tmp_path / 'pictures'}", "size": 32, "network": "resnet8"}
+    plan |= {"epochs": 2, "batch_size": 8, "lr": 0.05, "first": 0.2, "budgets": [0.4], "seeds": [0]}
+    (tmp_path / "mine.json").write_text(json.dumps({**plan, "arms": ["dense-reinit", "prunefuse-v1"]}))
+    run.main([str(tmp_path / "mine.json"), "--out", str(tmp_path / "out"), "--device", "cpu"])
+    record = Store(tmp_path / "out").record(parse_arm("prunefuse-v1"), 0, 1)
+    assert (record["labels"], len(record["curve"])) == (24, 2)
+
+
+def test_from_a_checkpoint(tmp_path, capsys):
+    import pretrain
+    import torch
+
+    file = str(tmp_path / "start.pt")
+    pretrain.main(["digits", "--data", "digits", "--epochs", "3", "--rows", "500", "--out", file])
+    arms = ["dense-reinit", f"prunefuse-v1 checkpoint={file}"]
+    small = ["--epochs", "1", "--budgets", "60", "--seeds", "0", "--device", "cpu", "--test", "150"]
+    run.main(["digits", *small, "--out", str(tmp_path / "out"), "--arms", *arms])
+    (plan,) = run.asked(run.arguments(["digits", "--arms", *arms]))
+    weights = run.source(plan, "").network(plan.network, 0, file).state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in torch.load(file, weights_only=True).items())
+    scratch, started = (Store(tmp_path / "out").record(parse_arm(arm), 0, 1) for arm in arms)
+    assert "recalibrate" in {row["stage"] for row in Store(tmp_path / "out").record(parse_arm(arms[1]), 0, 0)["costs"]}
+    assert started["accuracy"] > scratch["accuracy"]
+    assert "500 pictures of digits" in capsys.readouterr().out
+
+
 def test_settings_of_arms_reach_the_selector(tmp_path):
     arm = "prunefuse-v1 ratio=0.25 start=scratch distill=0.3 stop=2 scorer=margin importance=random"
     run.main([*TINY, "--seeds", "0", "--out", str(tmp_path), "--arms", "dense-reinit", arm])
