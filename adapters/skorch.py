@@ -54,7 +54,8 @@ class PruneFuseNet(NeuralNetClassifier):
     Args:
         module: see skorch.
         *args: see skorch.
-        pruning_ratio: fraction of channels removed, 0 <= p < 1; 0 trains as skorch's own net does.
+        pruning_ratio: fraction of channels removed, 0 <= p < 1; 0 trains as skorch's own net does. Or a `FallingRatio`
+            or function of the number of labelled samples, asked when the module is made, so by every `fit`.
         scorer: name in `SCORERS`, or any `Scorer`; what `query` uses.
         importance: which channels stay, see `prune`.
         cross: what fusing does to the other weights, see `fuse`.

@@ -159,6 +159,19 @@ def describe(x: Any) -> str:
 
 
 @contextmanager
+def laid_out(model: nn.Module, *, channels_last: bool) -> Iterator[None]:
+    """Have the weights of a network's convolutions lie with channels last for the block, if asked; then as before."""
+    relaid = [p for p in model.parameters() if p.ndim == 4 and p.is_contiguous()] if channels_last else []
+    try:
+        for p in relaid:
+            p.data = p.data.contiguous(memory_format=torch.channels_last)
+        yield
+    finally:
+        for p in relaid:
+            p.data = p.data.contiguous()
+
+
+@contextmanager
 def settled(*models: nn.Module | None, device: torch.device) -> Iterator[None]:
     """Have networks in eval mode on `device` for the block; then put devices and modes back as they were."""
     present = [model for model in models if model is not None]

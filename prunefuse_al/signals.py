@@ -16,7 +16,7 @@ from .arrays import describe_rows, nonfinite_rows
 from .data import Batch, BatchLoader, to_dataset
 from .dropout import ThinnedPass, dropout_layers, hidden_dropout, layers_on
 from .errors import InputError, NonFiniteError, UnsupportedModelError
-from .forward import Forward, Transform, explained, forward_for, logits_of, settled
+from .forward import Forward, Transform, explained, forward_for, laid_out, logits_of, settled
 from .heads import HeadTrace
 from .items import Collate
 from .model_checks import check_model
@@ -39,6 +39,7 @@ def collect(
     device: str | torch.device = "auto",
     transform: Transform | None = None,
     precision: str = "fp32",
+    channels_last: bool = False,
     num_workers: int = 0,
     mc_samples: int = 10,
     seed: int = 0,
@@ -58,6 +59,7 @@ def collect(
         device: "auto", or a torch device; results come back on the CPU as float32 (float64 stays).
         transform: applied to each batch of inputs on the device.
         precision: "fp32", "bf16", "fp16" or "auto".
+        channels_last: lay out 4-D batches and weights with channels last; results are rounded otherwise.
         num_workers: processes reading a dataset's items.
         mc_samples: t, passes with dropout on and everything else in eval mode. All rows of a pass get the same masks,
             however they are batched; functional dropout is on too; see `dropout.ThinnedPass`.
@@ -87,8 +89,9 @@ def collect(
     loader = BatchLoader(data, batch_size, num_workers=num_workers, seed=seed, collate=collate)
     order = _share(len(data), accelerator)
     bar = tqdm(total=len(order), disable=None if progress else True, unit="rows", leave=False)
-    with isolated_rng(seed, place), settled(model, device=place), torch.inference_mode(), bar:
-        forward = forward_for(model, place, transform=transform, autocast=autocast)
+    settling = settled(model, device=place)
+    with isolated_rng(seed, place), settling, laid_out(model, channels_last=channels_last), torch.inference_mode(), bar:
+        forward = forward_for(model, place, transform=transform, autocast=autocast, channels_last=channels_last)
         run = _Pass(model, forward, accelerator, mc_samples if "mc_logits" in wanted else 0, seed)
         with RowStore(len(order), features_dtype=features_dtype, features_path=features_path) as store:
             for batch in run.over(loader.batches(order), wanted, bar):

@@ -11,36 +11,30 @@ import os
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..costs import CostLedger
 from ..data import as_dataset, subset
-from ..errors import FusionError, InputError, NotFittedError
+from ..errors import InputError
 from ..model_checks import check_model
-from ..pruning import GlobalScope, Proxy
+from ..pruning import GlobalScope
 from ..scorers import get_scorer
 from ..training.distillation import Distillation
 from ..training.progressive import ProgressivePruning
 from ..training.trainer import TorchTrainer
-from ..types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
+from ..types import RngLike, Scorer, Selection, Trainer, as_rng
 from .coreset import budget, choose, labelled_data
+from .holding import Holder
 from .options import Options, State, WarmStart, check_warm, entropy_of
 from .picking import pick
 from .ratios import PruningRatio
 from .saving import load_selector, save_selector
-from .scoring import LOGITS, Float64s, Int64s, labelled_dataset, probabilities, read_signals, with_passes
+from .scoring import Int64s, labelled_dataset
 from .steps import prepare, train_proxy
-from .target import fused_target, fusing_recalibrates, make_target
 from .tracing import recorder_for
 
-_ANOTHER = (
-    "proxy= was given, another network, which has no place in the dense one; `model` is that network, trained, "
-    "and fit_target() trains the dense one from its own weights"
-)
 
-
-class PrunedProxySelector:
+class PrunedProxySelector(Holder):
     """Chooses what to label with a pruned copy of a network, and gives the trained copy back to the network.
 
     With the same `random_state`, fitting on the same data gives the same proxy, and asking again after the same
@@ -97,6 +91,7 @@ class PrunedProxySelector:
         history: what the trainer returned for the last `fit`.
 
     Example:
+        >>> import torch
         >>> X, y = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
         >>> with torch.random.fork_rng():
         ...     net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
@@ -170,40 +165,6 @@ class PrunedProxySelector:
         self._other = None if proxy is None else copy.deepcopy(check_model(proxy))
         self._ledger = CostLedger()
         self._labelled: Any = None
-
-    @property
-    def costs(self) -> CostLedger:
-        """One row per stage and round."""
-        return self._ledger
-
-    @property
-    def round(self) -> int:
-        """How many times `fit` has succeeded."""
-        return self._state.round
-
-    @property
-    def proxy(self) -> Proxy:
-        """The trained proxy, its channel map and its report.
-
-        Raises:
-            NotFittedError: before `fit`.
-            FusionError: the proxy is another network; `model` has it.
-        """
-        state = self._fitted("proxy")
-        if state.channel_map is None:
-            raise FusionError(f"proxy: {_ANOTHER}")
-        return Proxy(self.model, state.channel_map, state.report)
-
-    @property
-    def model(self) -> nn.Module:
-        """The trained proxy network.
-
-        Raises:
-            NotFittedError: before `fit`.
-        """
-        trained = self._fitted("model").trained
-        assert trained is not None
-        return trained
 
     def prepare(self, unlabelled: Any = None) -> PrunedProxySelector:
         """Prune before anything is labelled, so that a network trained elsewhere can choose the first samples.
@@ -334,70 +295,6 @@ class PrunedProxySelector:
         self._state, self._labelled, self.history = state, subset(data, picked.indices), history
         return picked
 
-    def predict_proba(self, X: Any) -> Float64s:
-        """Return class probabilities of the trained proxy, float64 [n c]; rows sum to 1."""
-        return probabilities(self.signals(X))
-
-    def signals(
-        self,
-        X: Any,
-        needs: frozenset[str] = LOGITS,
-        *,
-        model: nn.Module | None = None,
-        mc_samples: int | None = None,
-    ) -> Signals:
-        """Return what the trained proxy says about every row of `X`; with `model`, what that one says.
-
-        Recorded as stage "predict", which is not counted as selection. `mc_samples`: passes, instead of the trainer's.
-        """
-        state, data = self._fitted("predict"), as_dataset(X)
-        network, role = (self.model, "proxy") if model is None else (model, "target")
-        with self._ledger.stage("predict", round=state.round, network=role, dense=state.dense) as stage:
-            stage.watch(network)
-            trainer = with_passes(self.options.trainer, mc_samples)
-            return read_signals(trainer, network, data, torch.arange(len(data)), needs)
-
-    def fuse(self, data: Any = None) -> nn.Module:
-        """Return a new target: the trained proxy put back into the dense network, not fine-tuned.
-
-        Args:
-            data: what BatchNorm statistics are re-estimated on, where they are; None: the `recalibration_data`, else
-                the data of the last `fit`.
-
-        Raises:
-            NotFittedError: before `fit`, or without data in a selector that was loaded or unpickled.
-            FusionError: the proxy is another network, not a part of this one.
-        """
-        state = self._fitted("fuse")
-        if state.channel_map is None:
-            raise FusionError(f"fuse: {_ANOTHER}")
-        options, given = self.options, self._labelled
-        if data is not None:
-            given, options = as_dataset(data), replace(options, recalibration_data=None)
-        elif options.recalibration_data is None and fusing_recalibrates(options, state):
-            given = self._require_labelled("fuse")
-        with self._ledger.transaction():
-            return fused_target(options, self._ledger, state, given)
-
-    def fit_target(self, labelled: Any = None, y: Any = None, sample_weight: Any = None) -> nn.Module:
-        """Return a new target, fused and fine-tuned.
-
-        Args:
-            labelled: see `fit`; None: the data of the last `fit`, on which V2 may have trained the target already.
-            y: see `fit`.
-            sample_weight: see `fit`.
-
-        Raises:
-            NotFittedError: before `fit`, or without data in a selector that was loaded or unpickled.
-        """
-        state = self._fitted("fit_target")
-        if labelled is None and state.synced is not None:
-            return copy.deepcopy(state.synced)
-        given = self._require_labelled("fit_target") if labelled is None else labelled
-        data = labelled_dataset("fit_target", given, y, sample_weight)
-        with self._ledger.transaction():
-            return make_target(self.options, self._ledger, state, data)
-
     def follow(self, other: PrunedProxySelector) -> None:
         """Go on with the rounds and the ledger of `other`, whose place this selector takes, before its first fit."""
         self._ledger, self._state = other._ledger, replace(self._state, round=other.round)
@@ -429,31 +326,6 @@ class PrunedProxySelector:
         if "random_state" not in options:
             selector.options = replace(selector.options, entropy=saved.entropy)
         return selector
-
-    def _fitted(self, call: str) -> State:
-        if self._state.trained is None:
-            raise NotFittedError(f"{call}: nothing has been trained yet; call fit(labelled, y) first")
-        return self._state
-
-    def _require_labelled(self, call: str) -> Any:
-        if self._labelled is None:
-            raise NotFittedError(
-                f"{call}: the labelled data is not in memory (it is neither saved nor pickled with a selector); "
-                "pass it to fuse() or fit_target(), or call fit() again"
-            )
-        return self._labelled
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the user's data out of pickles: it may be larger than memory."""
-        return {**self.__dict__, "_labelled": None}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> PrunedProxySelector:
-        """Share the user's data with copies."""
-        copied = object.__new__(type(self))
-        for data in (self._labelled, self.options.recalibration_data):
-            memo[id(data)] = data
-        vars(copied).update({k: copy.deepcopy(v, memo) for k, v in vars(self).items()})
-        return copied
 
     def __repr__(self) -> str:
         o = self.options

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..forward import laid_out
 from ..precision import home_device
 
 
@@ -20,17 +21,13 @@ def in_training(model: nn.Module, device: torch.device, *, channels_last: bool) 
     """
     home = home_device(model)
     modes = [(module, module.training) for module in model.modules()]
-    relaid = [p for p in model.parameters() if p.ndim == 4 and p.is_contiguous()] if channels_last else []
     try:
         if home is not None and home != device:
             model.to(device)
-        for p in relaid:
-            p.data = p.data.contiguous(memory_format=torch.channels_last)
-        yield
+        with laid_out(model, channels_last=channels_last):
+            yield
     finally:
         model.zero_grad(set_to_none=True)
-        for p in relaid:
-            p.data = p.data.contiguous()
         for module, training in modes:
             module.training = training
         if home is not None and home != device:

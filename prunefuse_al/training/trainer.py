@@ -73,7 +73,7 @@ class TorchTrainer(BaseEstimator):
         early_stopping: an `EarlyStopping`, or None.
         device: "auto" (CUDA, MPS, CPU) or a torch device.
         precision: "fp32", "bf16", "fp16" or "auto"; see `precision.resolve_precision`.
-        channels_last: lay out 4-D batches and weights with channels last while training.
+        channels_last: lay out 4-D batches and weights with channels last, in training and inference.
         compile: train through `torch.compile`; True or a dict of its options.
         progress: a bar over epochs where stderr is a terminal.
         distillation: how to learn from a `teacher` given to `fit`; with None the teacher is ignored.
@@ -191,6 +191,7 @@ class TorchTrainer(BaseEstimator):
             device=self.device,
             transform=self.eval_transform,
             precision=self.precision,
+            channels_last=self.channels_last,
             num_workers=self.num_workers,
             mc_samples=self.mc_samples,
             accelerator=self.accelerator,

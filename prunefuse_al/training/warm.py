@@ -14,9 +14,9 @@ from ..errors import InputError
 class ShrinkPerturb:
     """Start each round's proxy from ``shrink`` times the last one's parameters plus ``perturb`` times fresh ones.
 
-    Training on from the last weights as they are is cheap but ends at a worse network than a fresh start; shrinking
-    keeps what was learnt and lets new labels weigh as much as old ones (Ash and Adams, NeurIPS 2020). The first round,
-    and each round whose proxy is newly cut, starts from the pruned initial weights and trains in full.
+    Ash and Adams (NeurIPS 2020) found that training on from the last weights as they are can end at a worse network
+    than a fresh start, and that shrinking keeps what was learnt and lets new labels weigh as much as old ones. The
+    first round, and each whose proxy is newly cut, starts from the pruned initial weights and trains in full.
 
     Fresh parameters are normal with the mean and standard deviation that each tensor had before the first training:
     drawn at the scale of the initialiser. All parameters are shrunk, those of BatchNorm and LayerNorm too; as in a

@@ -20,7 +20,7 @@ need_host("skorch", at_least="1.4")
 from skorch import NeuralNetClassifier
 from skorch.callbacks import Checkpoint, EarlyStopping, EpochScoring, LRScheduler, ProgressBar
 
-from prunefuse_al import PrunedProxySelector, Signals, TorchTrainer, fuse, get_scorer
+from prunefuse_al import FallingRatio, PrunedProxySelector, Signals, TorchTrainer, fuse, get_scorer
 from prunefuse_al.adapters.skorch import PruneFuseNet
 from prunefuse_al.errors import BudgetError, InputError
 from prunefuse_al.scorers import SCORERS
@@ -176,6 +176,15 @@ def test_optimizer_settings_reach_the_thinned_parameters():
     }
     assert len(model.history) == 2
     assert "valid_loss" not in model.history[-1]
+
+
+def test_the_ratio_may_go_by_the_number_of_labels():
+    falling = FallingRatio(0.75, 0.25, labels=(50, 100), steps=1)
+    pruned = net(pruning_ratio=falling, max_epochs=1, train_split=None)
+    for labels, ratio in ((50, 0.75), (100, 0.25)):
+        fixed = net(pruning_ratio=ratio, max_epochs=1, train_split=None).fit(X[:labels], Y[:labels])
+        assert widths(pruned.fit(X[:labels], Y[:labels]).module_) == widths(fixed.module_)
+    assert clone(pruned).pruning_ratio == falling
 
 
 def test_a_module_instance_is_never_changed_and_every_fit_starts_from_it():

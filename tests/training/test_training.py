@@ -249,6 +249,23 @@ def test_torchvision_transforms_work_and_are_seeded() -> None:
     assert not same(one, each)
 
 
+def test_inference_is_laid_out_as_training_is_and_that_is_undone() -> None:
+    model, layouts = conv(), []
+    read = trainer(eval_transform=lambda x: x / 255).infer(model, IMAGES).logits
+
+    def note(layer: nn.Module, args: Any) -> None:
+        tensors = (layer.weight, args[0])
+        layouts.append([t.is_contiguous(memory_format=torch.channels_last) for t in tensors])
+
+    handle = model[0].register_forward_pre_hook(note)
+    other = trainer(eval_transform=lambda x: x / 255, channels_last=True).infer(model, IMAGES).logits
+    handle.remove()
+    assert layouts == [[True, True]]
+    assert model[0].weight.is_contiguous()
+    assert not model[0].weight.is_inference()
+    torch.testing.assert_close(other, read)
+
+
 # ---- early stopping ----
 
 

@@ -1,0 +1,32 @@
+"""The benchmark of cheaper rounds runs from the command line, and what should be cheaper is."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "benchmarks" / "cheaper_rounds.py"
+TINY = ["--pool", "400", "--every", "1", "--initial", "40", "--k", "20", "--rounds", "3", "--epochs", "6"]
+
+
+def test_every_way_has_a_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *TINY],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"^(.+?) +[\d.]+ +[\d.]+ +([\d.]+) +([\d.]+)  ((?:\d+\.\d ?)+)$", done.stdout, re.MULTILINE)
+    costs = {name: (float(train), float(score)) for name, train, score, _ in found}
+    assert len(costs) == 7
+    assert all(len(accuracy.split()) == 3 for *_, accuracy in found)
+    fresh = costs["fresh"]
+    for name in ("fresh, a third of the epochs", "warm, a third", "shrunk and perturbed, a third"):
+        assert costs[name][0] < 0.7 * fresh[0]
+    assert costs["a fifth of the pool"][1] < 0.4 * fresh[1]
