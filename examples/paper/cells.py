@@ -165,9 +165,12 @@ class Unit:
 
     def _warm(self) -> Any:
         arm = self.arm
-        if arm.warm == "shrink":
-            return ShrinkPerturb(epochs=arm.warm_share)
-        return arm.method == "dense-continue" or arm.warm == "continue"
+        if arm.method == "dense-continue":
+            return True
+        if not arm.warm:
+            return False
+        shrink, perturb = (0.4, 0.1) if arm.warm == "shrink" else (1.0, 0.0)
+        return ShrinkPerturb(shrink, perturb, epochs=arm.warm_share)
 
     def resume(self, done: int) -> None:
         """Take up the labels and the selector of the rounds that are done."""

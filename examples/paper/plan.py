@@ -35,8 +35,8 @@ class Arm:
         scorer: who picks; None: the plan's.
         epochs: of the network that chooses; 0: the plan's.
         fine_tune: factor on the rate of a fused target; None: the plan's.
-        warm: the proxy goes on from the last round's: "" no, "continue", or "shrink" (shrunk and perturbed; Ash &
-            Adams, 2020), then for `warm_share` of the epochs.
+        warm: the proxy goes on from the last round's: "" no, "continue" as it was, or "shrink" (shrunk and perturbed;
+            Ash & Adams, 2020); after the first round for `warm_share` of the epochs.
         plateau: the network that chooses stops when its training loss has not fallen for so many epochs; 0: never.
         fraction: share of the unlabelled samples that is scored.
         layout: "last" lays pictures out with channels last.

@@ -13,7 +13,7 @@ from plan import Plan
 
 MAIN = ("random", "dense-reinit", "dense-continue", "prunefuse-v1", "prunefuse-v2:2")
 SEEDS = (0, 1, 2)
-CHEAP = "prunefuse-v1 warm=shrink warm_share=0.34"
+CHEAP = "prunefuse-v1 warm=continue warm_share=0.34"
 
 DIGITS = Plan(
     "digits",
@@ -187,8 +187,9 @@ def questions(plan: Plan) -> dict[str, Plan]:
             "prunefuse-v1 plateau=2",
             "prunefuse-v1 fraction=0.3",
             "prunefuse-v1 ratio=0.75 falls_to=0.5",
-            "prunefuse-v1 warm=shrink warm_share=0.34 fraction=0.3",
-            "prunefuse-v1 ratio=0.7 warm=shrink warm_share=0.34 fraction=0.3",
+            CHEAP,
+            "prunefuse-v1 warm=continue warm_share=0.34 fraction=0.3",
+            "prunefuse-v1 ratio=0.7 warm=continue warm_share=0.34 fraction=0.3",
         ),
     )
     # MNIST's pictures have one channel.
