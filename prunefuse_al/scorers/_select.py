@@ -18,6 +18,7 @@ from ..types import RngLike, Selection, Signals, as_rng
 Floats = np.ndarray[Any, Any]
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 _SHOWN = 10  # how many offending samples a message lists
+FEW = 32  # classes; with fewer, a CPU is faster across rows than along them, and blocks are turned over
 _BLOCK = {"cpu": 2**18, "cuda": 2**24}  # numbers computed at once; what a CPU has in its cache
 
 

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor
 
 from ..types import RngLike, Selection, Signals
-from ._select import check_k, in_blocks, read_logits, select_top, single, unless_finite
+from ._select import FEW, check_k, in_blocks, read_logits, select_top, single, unless_finite
 
 Formula = Callable[[Tensor, int, Tensor, Tensor], Tensor]
-_FEW = 32
-"""Classes; with fewer, a CPU is faster across rows than along them, and blocks are turned over."""
 
 
 def _relative(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,7 +49,7 @@ def _by_rows(formula: Formula, logits: Tensor, check: Callable[[Tensor], None]) 
     takes longer than to compute.
     """
     logits = logits.detach()
-    dtype, few = single(logits[:0]).dtype, logits.device.type == "cpu" and logits.shape[1] < _FEW
+    dtype, few = single(logits[:0]).dtype, logits.device.type == "cpu" and logits.shape[1] < FEW
     room: list[Tensor] = []
 
     def score(rows: Tensor) -> Tensor:
