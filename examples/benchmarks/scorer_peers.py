@@ -483,7 +483,9 @@ PEERS: dict[str, dict[str, Peer]] = {
     },
     "badge": {"scikit-activeml": Peer(skactiveml_badge, "draws otherwise", 10_000)},
     "typiclust": {"scikit-activeml": Peer(skactiveml_typiclust, "another k-means", **_PAIRS)},
-    "probcover": {"scikit-activeml": Peer(skactiveml_probcover, f"for a radius of {DELTA}, as ours here", **_PAIRS)},
+    "probcover": {
+        "scikit-activeml": Peer(skactiveml_probcover, "ties in another order, of which there are many", **_PAIRS)
+    },
     "cal": {"small-text": Peer(smalltext_cal, "looks for neighbours among all rows, not the labelled ones", **_PAIRS)},
     "moderate": {"d2pruning": Peer(d2pruning_moderate, "its complement: it keeps the two tails")},
     "ccs": {"CCS": Peer(ccs_strata, "draws otherwise; its upper edge loses the maximum where that is <= 0")},

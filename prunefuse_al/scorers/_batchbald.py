@@ -54,7 +54,7 @@ def batchbald(mc_logits: Tensor, k: int, *, outcomes: int = 1024, rng: RngLike =
     generator = as_rng(0 if rng is None else rng)
     priority = torch.arange(n) if rng is None else torch.from_numpy(generator.permutation(n))  # [n], lowest first
     alone = bald(mc_logits).cpu()  # [n]
-    bounds, picked = alone.double(), list[int]()
+    bounds, picked = alone.double().clone(), list[int]()
     state = _Outcomes.none(t)
     while len(picked) < k and state.left() > (_TIE if state.drawn_from is None else _LEFT) and (bounds > _TIE).any():
         picked.append(_most_informative(state, mc_logits, bounds, priority))
