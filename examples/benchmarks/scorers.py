@@ -29,7 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scorer_peers import DELTA, PEERS, AbsentError, Peer, quiet
+from peer_access import AbsentError, Peer, quiet
+from peers_of_features import DELTA
+from scorer_peers import PEERS
 
 from prunefuse_al import scorers as ours
 from prunefuse_al.rng import isolated_rng

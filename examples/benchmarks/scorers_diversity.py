@@ -24,7 +24,9 @@ import time
 from typing import Any
 
 import torch
-from scorer_peers import DELTA, PEERS, AbsentError, quiet
+from peer_access import AbsentError, quiet
+from peers_of_features import DELTA
+from scorer_peers import PEERS
 
 from prunefuse_al import scorers
 
