@@ -12,9 +12,9 @@ from data import Images
 from prunefuse_al import CostLedger
 
 STAGES = {  # what a reader calls the stages of a ledger
-    "train to choose": ("train_proxy",),
+    "train to choose": ("train_proxy", "retrain_proxy"),
     "score the pool": ("score",),
-    "prune, rank": ("prune", "rank", "recalibrate"),
+    "prune, rank": ("prune", "rank", "coreset", "recalibrate"),
     "fuse, train the target": ("fuse", "recalibrate_target", "train_target"),
 }
 CHOOSING = list(STAGES)[:3]

@@ -18,9 +18,9 @@ from .errors import InputError
 from .tables import aligned, si
 
 _SYNC_STAGES = frozenset({"sync_fuse", "sync_recalibrate", "sync"})
-SELECTION_STAGES = frozenset({"prune", "train_proxy", "recalibrate", "score", "rank"}) | _SYNC_STAGES
+SELECTION_STAGES = _SYNC_STAGES | {"prune", "train_proxy", "retrain_proxy", "recalibrate", "score", "rank", "coreset"}
 """Stages that are paid to choose samples; the others make or use the target."""
-_NO_COUNTERPART = frozenset({"recalibrate"}) | _SYNC_STAGES  # dense active learning has no such stage
+_NO_COUNTERPART = frozenset({"recalibrate", "retrain_proxy"}) | _SYNC_STAGES  # dense active learning has no such stage
 _BESIDE = frozenset({"predict", "measure", "trial"})  # neither chooses samples nor makes the target
 
 
@@ -30,7 +30,8 @@ class CostRow:
 
     Attributes:
         round: number of the `fit` it belongs to, from 1; 0 for what was asked before the first.
-        stage: ``"prune"``, ``"train_proxy"``, ``"recalibrate"``, ``"score"``, ``"rank"``, and of V2 ``"sync_fuse"``,
+        stage: ``"prune"``, ``"train_proxy"``, ``"recalibrate"``, ``"score"``, ``"rank"`` (of a pool) or ``"coreset"``
+            (of labelled data), ``"retrain_proxy"`` (again, to watch it), and of V2 ``"sync_fuse"``,
             ``"sync_recalibrate"``, ``"sync"`` (selection); ``"fuse"``, ``"recalibrate_target"``, ``"train_target"``;
             ``"predict"``, and what `advise` does, ``"measure"`` and ``"trial"``.
         network: whose parameters are stated: ``"proxy"``, ``"target"`` or ``"dense"``.
@@ -264,8 +265,13 @@ class CostLedger:
         What V2 trains at the end of the last round is a target too. Before there is one, one is added that costs what
         the dense network would have for the last proxy's rows. Nothing, "", is said of the dense loop itself and where
         nothing was counted.
+
+        Where the last round chose a core set, it is about that round: what choosing took beside the dense network,
+        trained on all of the data to choose, and whether training the target on the core set makes up for it.
         """
         training = [row for row in self._rows if row.stage == "train_proxy"]
+        if training and any((row.stage, row.round) == ("coreset", training[-1].round) for row in self._rows):
+            return CostLedger(row for row in self._rows if row.round == training[-1].round)._core_set_verdict()
         if not self._dense_loop() or all(row.macs == row.dense_macs for row in training):
             return ""
         total, added = self.ratio(total=True), ""
@@ -278,6 +284,26 @@ class CostLedger:
             return text + "it pays"
         rounds = len({row.round for row in training})
         return f"{text}it does not pay after {rounds} round{'s' * (rounds > 1)}{self._why()}"
+
+    def _core_set_verdict(self) -> str:
+        """Return the sentence about the one round of this ledger, which chose a core set."""
+        full, chose = self._sum("dense_macs", {"train_proxy"}), self._sum("macs", SELECTION_STAGES)
+        target = next((row.macs for row in reversed(self._rows) if row.stage == "train_target"), None)
+        parts = []
+        if self._dense_loop() and self._sum("macs", {"train_proxy"}) != full:
+            parts.append(
+                f"choosing the core set took {self.ratio():.2f} of the MACs of choosing it with the dense network, "
+                "trained on all data"
+            )
+        if full and target is not None:
+            total = (chose + target) / full
+            text = f"with the target {total:.2f} of one training of the dense network on all data: it "
+            if target >= full:
+                text += "does not pay, for training the target took no less than that"
+            else:  # each training on the core set saves the difference
+                text += "pays" if total < 1 else f"pays after {int(chose // (full - target)) + 1} such trainings"
+            parts.append(text)
+        return "; ".join(parts)
 
     def _why(self) -> str:
         """Return what to do about a loop that does not pay."""

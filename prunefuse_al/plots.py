@@ -24,9 +24,11 @@ DARK, LIGHT, RED, GREY = "#0b6e99", "#7fb8d3", "#d1495b", "#444444"
 STAGE_COLOURS = {
     "prune": "#bbbbbb",
     "train_proxy": DARK,
+    "retrain_proxy": "#3f8fb3",
     "recalibrate": "#9c89b8",
     "score": LIGHT,
     "rank": "#888888",
+    "coreset": "#888888",
     "sync_fuse": "#8f2d3b",
     "sync_recalibrate": "#e8a0a9",
     "sync": RED,

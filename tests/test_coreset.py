@@ -51,6 +51,17 @@ def test_every_scorer_keeps_a_part_to_train_the_target_on(name: str) -> None:
     assert again.indices.tolist() == rows
 
 
+def test_the_ledger_speaks_of_a_core_set() -> None:
+    chosen = selector("aum")
+    chosen.coreset((X, Y), 0.3)
+    assert [row.stage for row in chosen.costs.rows()] == ["prune", "train_proxy", "score", "coreset"]
+    assert chosen.costs.verdict().startswith("choosing the core set took 0.")
+    chosen.fit_target()
+    assert chosen.costs.verdict().endswith("of one training of the dense network on all data: it pays")
+    chosen.fit(X[:40], Y[:40]).query(X, 5)
+    assert "the dense loop's MACs" in chosen.costs.verdict()
+
+
 def test_dynamics_are_those_of_the_training_with_given_labels() -> None:
     chosen = selector("aum")
     kept = chosen.coreset(X, 0.2, Y)

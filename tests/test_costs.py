@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -201,6 +202,46 @@ def test_the_report_says_whether_the_loop_pays() -> None:
     assert loop_of(5, 1.0).verdict() == ""  # the dense loop itself
     assert "does not pay" in loop_of(5, 1.5).verdict()  # a network larger than the dense one
     assert CostLedger().verdict() == ""
+
+
+def core_set_of(share: float, *, target: float | None = None, retrained: bool = False) -> CostLedger:
+    """Return the ledger of a core set: the dense network takes 100 to train on all of the data, and 20 to score it."""
+    rows = [CostRow(1, "train_proxy", "proxy", 0.0, 1, round(100 * share), 0, 100, 9, 0)]
+    rows += [CostRow(1, "retrain_proxy", "proxy", 0.0, 1, round(100 * share), 0, 100, 9, 0)] * retrained
+    rows.append(CostRow(1, "score", "proxy", 0.0, 1, round(20 * share), 0, 20, 9, 0))
+    rows.append(CostRow(1, "coreset", "proxy", 0.0, 0, 0, 0, 0, 0, 0))
+    if target is not None:
+        rows.append(CostRow(1, "train_target", "target", 0.0, 1, round(100 * target), 0, round(100 * target), 9, 0))
+    return CostLedger(rows)
+
+
+def test_the_report_says_whether_a_core_set_pays() -> None:
+    chosen = "choosing the core set took 0.25 of the MACs of choosing it with the dense network, trained on all data"
+    assert core_set_of(0.25).verdict() == chosen
+    pays = f"{chosen}; with the target 0.60 of one training of the dense network on all data: it pays"
+    assert core_set_of(0.25, target=0.3).verdict() == pays
+    later = core_set_of(0.25, target=0.9).verdict()  # 30 to choose, and every training on the core set saves 10
+    assert later.endswith(
+        "with the target 1.20 of one training of the dense network on all data: it pays after 4 such trainings"
+    )
+    never = core_set_of(0.25, target=1.0).verdict()
+    assert never.endswith(
+        "1.30 of one training of the dense network on all data: it does not pay, "
+        "for training the target took no less than that"
+    )
+    dense = "with the target 1.50 of one training of the dense network on all data: it pays after 2 such trainings"
+    assert core_set_of(1.0, target=0.3).verdict() == dense
+    assert core_set_of(1.0).verdict() == ""
+    sixth = [replace(row, round=6) for row in core_set_of(0.25, target=0.3).rows()]
+    mixed = CostLedger([*loop_of(5, 0.25).rows(), *sixth])
+    assert mixed.verdict() == pays  # what was done last is what is spoken of
+    assert str(mixed).endswith(f"\n{pays}")
+
+
+def test_a_training_that_is_run_again_has_no_counterpart_in_the_dense_loop() -> None:
+    again = core_set_of(0.25, retrained=True)
+    assert again.ratio() == pytest.approx(55 / 120)
+    assert "took 0.46 of the MACs" in again.verdict()
 
 
 def test_prints_as_a_table_and_exports_rows() -> None:

@@ -81,11 +81,22 @@ def test_by_name_before_or_after_training(name: str) -> None:
     assert len(set(picked.indices.tolist()) & set(POOL)) == 20
     assert picked.labels == again.labels == "predicted"
     assert before.query(X, 20, POOL).tolist() == picked.indices.tolist()
-    trainings = [row.stage for row in after.costs.rows()].count("train_proxy")
-    assert trainings == (1 if name == "moderate" else 2)  # it was not watched, so it is run again, and paid for
+    reruns = [row.stage for row in after.costs.rows()].count("retrain_proxy")
+    assert reruns == (0 if name == "moderate" else 1)  # it was not watched, so it is run again
     after.select(X, 20, POOL, scorer=name)
     after.fit(X[:50], Y[:50]).select(X, 20, POOL, scorer=name)  # from then on it is watched
-    assert [row.stage for row in after.costs.rows()].count("train_proxy") == trainings + 1
+    stages = [row.stage for row in after.costs.rows()]
+    assert (stages.count("train_proxy"), stages.count("retrain_proxy")) == (2, reruns)
+
+
+def test_a_training_that_is_run_again_is_paid_for_once_by_the_dense_loop() -> None:
+    before, after = fitted("aum"), fitted()
+    for chosen in (before, after):
+        chosen.select(X, 20, POOL, scorer="aum")
+    (again,) = [row for row in after.costs.rows() if row.stage == "retrain_proxy"]
+    own = sum(row.macs for row in before.costs.rows())
+    assert again.macs > 0
+    assert after.costs.ratio() == pytest.approx(before.costs.ratio() * (own + again.macs) / own)
 
 
 def test_scorers_of_answers_alone_record_no_labels_and_keep_no_states() -> None:

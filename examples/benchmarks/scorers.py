@@ -1,19 +1,23 @@
-"""What every scorer in `SCORERS` costs: time beside one pass over what it reads, and memory as the pool grows.
+"""What every scorer costs, beside one pass over what it reads and beside other people's own code.
 
-    python examples/benchmarks/scorers.py                                    # small, a minute or so
-    python examples/benchmarks/scorers.py --sizes 10000 100000 1000000 --repeats 5 --plot scorers.png
+    python examples/benchmarks/scorers.py                                    # small, a few minutes
+    python examples/benchmarks/scorers.py --sizes 10000 100000 1000000 --repeats 5 --peers-root ~/peers
+        --out docs/scorers-measured.md --plot docs/scorers-measured.png                  # one line; hours
 
-"Read" is a sum over the arrays that a scorer reads, the least that anything can cost; "softmax" is torch's own, of the
-logits. Runs take turns, so that a machine whose speed drifts treats all alike. Memory is what a run adds to the peak of
-a process of its own, beside the arrays. Peers that are installed (modAL, scikit-activeml, small-text) run in the same
-turns on the same arrays. What a scorer cannot do in `--limit` seconds is left out at larger sizes, and said.
+Each run has a process of its own: seconds are the median of `--repeats` in it, memory is what the first adds to the
+process's peak, beside the arrays. "Passes" are seconds over those of a sum of all that is read, timed in the same
+turns; above each table is what torch's own softmax of the logits and a copy take beside it. What a scorer cannot do in
+`--limit` seconds is not tried on more candidates, and said; so is what needs a matrix of all pairs.
+The names with () are functions from records of a training, `--passes` outputs of every sample, to picks.
+
+For peers see scorer_peers.py: what is not installed or cloned is said.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -21,32 +25,68 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from peer_access import AbsentError, Peer, quiet
+from peers_of_features import DELTA
+from scorer_peers import PEERS
 
+from prunefuse_al import scorers as ours
 from prunefuse_al.rng import isolated_rng
-from prunefuse_al.scorers import SCORERS
+from prunefuse_al.scorers import SCORERS, ProbCover
+from prunefuse_al.scorers._ccs import strata_of, without_hardest
+from prunefuse_al.scorers._select import top_k
 from prunefuse_al.types import Signals
 
 DYNAMICS = ("aum", "correct", "el2n", "forgetting", "grand", "moso")
 NOT_FOR_LARGE_BATCHES = {"batchbald": 20}
+RECORDS = frozenset({"mc_logits", "labels"})
+FUNCTIONS: dict[str, tuple[frozenset[str], Callable[[Signals, int], Any]]] = {
+    "forgetting()": (RECORDS, lambda s, k: top_k(ours.forgetting(s.mc_logits.argmax(2) == s.labels), k)),
+    "aum()": (RECORDS, lambda s, k: top_k(-ours.aum(s.mc_logits, s.labels), k)),
+    "el2n()": (RECORDS, lambda s, k: top_k(ours.el2n(s.mc_logits, s.labels), k)),
+    "grand()": (
+        RECORDS | {"features"},
+        lambda s, k: top_k(ours.grand(s.mc_logits, s.features[None], s.labels), k),
+    ),
+    "d2()": (
+        frozenset({"dynamics", "features"}),
+        lambda s, k: ours.d2(s.dynamics["el2n"], s.features, k, mislabelled=0, rng=0),
+    ),
+}
+NAMES = [*SCORERS, *FUNCTIONS]
 
 
-def signals_for(needs: frozenset[str], n: int, args: argparse.Namespace) -> Signals:
-    """Return random signals of `n` candidates with what is needed."""
-    c, d, t = args.classes, args.width, args.passes
-    make: dict[str, Callable[[], object]] = {
-        "logits": lambda: 3 * torch.randn(n, c),
-        "features": lambda: torch.randn(n, d),
-        "mc_logits": lambda: 3 * torch.randn(1, n, c) + torch.randn(t, n, c),
-        "labels": lambda: torch.randint(c, (n,)),
-        "dynamics": lambda: {name: torch.rand(n) for name in DYNAMICS},
-        "labelled_features": lambda: torch.randn(max(1, n // 10), d),
-    }
+def needs_of(name: str) -> frozenset[str]:
+    """Return the signals that are read."""
+    return FUNCTIONS[name][0] if name in FUNCTIONS else SCORERS[name]().needs
+
+
+def signals_for(name: str, n: int, args: argparse.Namespace) -> Signals:
+    """Return signals of `n` candidates with what is needed: features are blobs through a ReLU, the others random."""
+    c, d, t = args.classes, args.width, 1 if name == "grand()" else args.passes
+    m = min(max(1, n // 10), args.labelled)
     with isolated_rng(0):
-        return Signals(torch.arange(n), **{name: make[name]() for name in sorted(needs)})
+        centres = 2 * torch.randn(10 * c, d)
+
+        def blobs(rows: int) -> torch.Tensor:
+            found = torch.empty(rows, d)
+            for part in found.split(65_536):
+                part.normal_().add_(centres[torch.randint(len(centres), (len(part),))]).relu_()
+            return found
+
+        make: dict[str, Callable[[], object]] = {
+            "logits": lambda: 3 * torch.randn(n, c),
+            "features": lambda: blobs(n),
+            "mc_logits": lambda: torch.randn(t, n, c).add_(torch.randn(n, c), alpha=3),
+            "labels": lambda: torch.randint(c, (n,)),
+            "dynamics": lambda: {key: torch.rand(n) for key in DYNAMICS},
+            "labelled_features": lambda: blobs(m),
+            "labelled_logits": lambda: 3 * torch.randn(m, c),
+        }
+        return Signals(torch.arange(n), **{field: make[field]() for field in sorted(needs_of(name))})
 
 
 def picks(name: str, n: int, args: argparse.Namespace) -> int:
@@ -54,68 +94,16 @@ def picks(name: str, n: int, args: argparse.Namespace) -> int:
     return min(args.k, n, NOT_FOR_LARGE_BATCHES.get(name, args.k))
 
 
-def peers(signals: Signals, k: int) -> dict[str, Callable[[], object]]:
-    """Return what the installed toolkits do with the same class probabilities, by name."""
-    found: dict[str, Callable[[], object]] = {}
-    if signals.logits is None:
-        return found
-    proba = signals.logits.softmax(1).numpy()
-    if (modal := installed("modAL.uncertainty")) is not None:
-        found["entropy: modAL"] = lambda: modal.entropy_sampling(_Fixed(proba), proba, n_instances=k)
-        found["margin: modAL"] = lambda: modal.margin_sampling(_Fixed(proba), proba, n_instances=k)
-    if (skactiveml := installed("skactiveml.pool")) is not None:
-        score = skactiveml.uncertainty_scores
-        found["entropy: scikit-activeml"] = lambda: score(proba, method="entropy").argsort()[-k:]
-        found["margin: scikit-activeml"] = lambda: score(proba, method="margin_sampling").argsort()[-k:]
-    if (small_text := installed("small_text")) is not None:
-        strategy, rows = small_text.PredictionEntropy(), np.arange(len(proba))
-        found["entropy: small-text"] = lambda: strategy.query(_Fixed(proba), rows, rows, rows[:0], rows[:0], n=k)
-    return found
-
-
-def installed(module: str) -> Any:
-    """Return a module, or None where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        return None
-
-
-class _Fixed:
-    """A classifier whose answers are known."""
-
-    def __init__(self, proba: object) -> None:
-        self.proba = proba
-
-    def predict_proba(self, _: object) -> object:
-        return self.proba
-
-
-def timed(run: Callable[[], object]) -> float:
-    """Return seconds."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def times(names: list[str], n: int, args: argparse.Namespace) -> dict[str, tuple[float, float]]:
-    """Return median seconds of each scorer and peer, and of reading what it reads; all in turns."""
-    runs: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {}
-    for name in names:
-        scorer = SCORERS[name]()
-        signals, k = signals_for(scorer.needs, n, args), picks(name, n, args)
-        read = lambda s=signals: [values.sum() for values in arrays(s)]  # noqa: E731
-        runs[name] = (lambda s=signals, o=scorer, k=k: o.select(s, k, rng=0), read)
-        if name == "entropy":
-            runs["softmax alone"] = (lambda s=signals: s.logits.softmax(1), read)
-            runs |= {peer: (run, read) for peer, run in peers(signals, k).items()}
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for _ in range(args.repeats):
-        for name, (run, read) in runs.items():
-            seconds[name].append((timed(run), timed(read)))
-    return {
-        name: tuple(statistics.median(column) for column in zip(*found, strict=True)) for name, found in seconds.items()
-    }
+def prepared(name: str, who: str, signals: Signals, k: int) -> Callable[[], Any]:
+    """Return what picks rows: ours, or a peer's."""
+    if who != "ours":
+        return PEERS[name][who].prepare(signals, k)
+    if name in FUNCTIONS:
+        return lambda: FUNCTIONS[name][1](signals, k)
+    # ProbCover's own search for a radius has no counterpart in the peer's code.
+    scorer = ProbCover(delta=DELTA) if name == "probcover" else SCORERS[name]()
+    rng = None if name in ("k_center", "probcover") else 0
+    return lambda: scorer.select(signals, k, rng=rng).indices
 
 
 def arrays(signals: Signals) -> list[torch.Tensor]:
@@ -125,67 +113,181 @@ def arrays(signals: Signals) -> list[torch.Tensor]:
     return [tensor for part in flat for tensor in part]
 
 
-def peak(name: str, n: int, args: argparse.Namespace) -> dict[str, float]:
-    """Return seconds and MB that one selection adds to the peak of a process of its own, and MB of what it reads."""
-    code = (
-        "import sys; sys.argv = sys.argv[1:]; import runpy; "
-        "runpy.run_path(sys.argv[0])['measure_here'](sys.argv[1], int(sys.argv[2]), sys.argv[3:])"
-    )
-    own = ["--classes", args.classes, "--width", args.width, "--passes", args.passes, "--k", args.k]
-    command = [sys.executable, "-c", code, __file__, name, str(n), *map(str, own)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20 * args.limit + 60)
-    found: dict[str, float] = json.loads(done.stdout)
+def read_by(name: str, signals: Signals) -> list[torch.Tensor]:
+    """Return the tensors that are read: of the dynamics, only those that the scorer names."""
+    named = getattr(SCORERS[name](), "dynamics", DYNAMICS) if name in SCORERS else {"el2n"}
+    dynamics = [] if signals.dynamics is None else [signals.dynamics[key] for key in sorted(named)]
+    return [*arrays(Signals(**{**vars(signals), "dynamics": None})), *dynamics]
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Return seconds."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def peak() -> float:
+    """Return the highest resident memory of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Run one implementation in this process and return what it took, or what is missing."""
+    name, who = args.worker
+    n, k = args.sizes[0], picks(name, args.sizes[0], args)
+    try:
+        with quiet():  # and what is loaded on first use is loaded
+            prepared(name, who, signals_for(name, min(n, 256), args), picks(name, min(n, 256), args))()
+    except AbsentError as error:
+        return {"absent": str(error)}
+    signals = signals_for(name, n, args)
+    read = read_by(name, signals)
+    with quiet():
+        run = prepared(name, who, signals, k)
+        before, start = peak(), time.perf_counter()
+        picked = [int(row) for row in run()]
+        seconds = [time.perf_counter() - start]
+        added = peak() - before
+        passes = [timed(lambda: [tensor.sum() for tensor in read])]
+        while len(seconds) < args.repeats and sum(seconds) < args.limit:
+            seconds.append(timed(run))
+            passes.append(timed(lambda: [tensor.sum() for tensor in read]))
+    mb = sum(tensor.numel() * tensor.element_size() for tensor in read) / 2**20
+    found = {"seconds": statistics.median(seconds), "read": statistics.median(passes), "added": added, "mb": mb}
+    return {**found, "picks": picked}
+
+
+def measure(name: str, who: str, n: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Return what one implementation took in a process of its own, or under "absent" or "failed" why it did not."""
+    options = ("classes", "width", "passes", "labelled", "k", "repeats", "threads", "limit")
+    command = [sys.executable, __file__, "--worker", name, who, "--sizes", str(n)]
+    command += [f"--{option}={getattr(args, option)}" for option in options]
+    patience = args.limit * 3 + 120
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=patience)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not done after {patience:.0f} s"}
+    if done.returncode:
+        return {"failed": (done.stderr.strip().splitlines() or ["killed, most likely out of memory"])[-1][:160]}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def measure_here(name: str, n: int, options: list[str]) -> None:
-    """Select once in this process and print what it took, as JSON."""
-    args, scorer = parse(options), SCORERS[name]()
-    scorer.select(signals_for(scorer.needs, 200, args), picks(name, 200, args), rng=0)  # what is loaded on first use
-    signals = signals_for(scorer.needs, n, args)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = timed(lambda: scorer.select(signals, picks(name, n, args), rng=0))
-    added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    read = sum(tensor.numel() * tensor.element_size() for tensor in arrays(signals)) / 2**20
-    print(json.dumps({"seconds": seconds, "added": added, "read": read}))
+def agreement(name: str, own: list[int], theirs: list[int], n: int, args: argparse.Namespace) -> str:
+    """Return in words how far two lists of picks are the same."""
+    if own == theirs:
+        return "all, in order"
+    if sorted(own) == sorted(theirs):
+        return "all"
+    text = f"{len(set(own) & set(theirs))} of {len(own)}" + f", of {len(theirs)} rows" * (len(own) != len(theirs))
+    if name == "ccs":  # both draw within strata, so what can be compared is how many come from each
+        values = -signals_for(name, n, args).dynamics["aum"].double()
+        kept = without_hardest(values, len(own), 0.1, None)
+        strata = torch.full((n,), -1)
+        strata[kept] = strata_of(values[kept], 50)
+        counts = [torch.bincount(strata[rows] + 1, minlength=51) for rows in (own, theirs)]
+        text += f"; {int(torch.minimum(*counts).sum())} by stratum"
+    return text
+
+
+def rows_of(name: str, n: int, args: argparse.Namespace, over: dict[tuple[str, str], int]) -> list[dict[str, Any]]:
+    """Return a row for ours and each peer; `over` says from how many candidates on something is left out."""
+    peers: dict[str, Peer | None] = {"ours": None, **(PEERS.get(name, {}) if args.peers else {})}
+    found: list[dict[str, Any]] = []
+    for who, peer in peers.items():
+        row: dict[str, Any] = {"name": name, "who": who, "n": n}
+        if n > over.get((name, who), n):
+            row["why"] = f"took over {args.limit:g} s for {over[name, who]:,}: not tried"
+        elif peer is not None and n > peer.most:
+            row["why"] = f"pairs of rows, or a loop over them: not tried beyond {peer.most:,}"
+        else:
+            row |= measure(name, who, n, args)
+            row["why"] = row.pop("absent", None) or row.pop("failed", "")
+            if row.get("seconds", 0) > args.limit or row["why"].startswith("not done"):
+                over[name, who] = n
+        if peer is not None and "picks" in row and "picks" in found[0]:
+            row["same"] = agreement(name, found[0]["picks"], row["picks"], n, args)
+            row["why"] = "" if row["same"].startswith("all") else peer.note
+        found.append(row)
+        print(line(row, found[0]), flush=True)
+    return found
+
+
+HEAD = "| scorer | whose | seconds | passes | times ours | MB read | MB added | picks as ours | note |"
+
+
+def line(row: dict[str, Any], own: dict[str, Any]) -> str:
+    """Return a row of the Markdown table."""
+    cells = [row["name"], row["who"]]
+    if "seconds" in row:
+        times = "" if row is own or "seconds" not in own else f"{row['seconds'] / own['seconds']:.1f}"
+        cells += [f"{row['seconds']:.4f}", f"{row['seconds'] / row['read']:.1f}" if row["read"] > 1e-6 else "", times]
+        cells += [f"{row['mb']:.1f}", f"{row['added']:.1f}", row.get("same", "")]
+    else:
+        cells += [""] * 6
+    return "| " + " | ".join([*cells, row["why"].replace("|", "/")]) + " |"
+
+
+def passes_of(n: int, args: argparse.Namespace) -> str:
+    """Return a sentence on what torch's own operations take on the logits, in sums of them."""
+    logits = 3 * torch.randn(n, args.classes)
+    runs = {"exp": logits.exp, "a copy": logits.clone, "amax of each row": lambda: logits.amax(1)}
+    runs["softmax"] = lambda: logits.softmax(1)
+    seconds = {name: [timed(run) for _ in range(5)] for name, run in {"sum": logits.sum, **runs}.items()}
+    least = {name: min(taken) for name, taken in seconds.items()}
+    told = ", ".join(f"{name} {least[name] / least['sum']:.1f}" for name in runs)
+    return f"Of the logits, a sum takes {least['sum'] * 1000:.2f} ms; in passes: {told}."
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print both tables and draw the figure if asked."""
+    """Print the tables, and write them and the figure where asked."""
     args = parse(argv)
+    if args.peers_root:
+        os.environ["PEERS_ROOT"] = str(Path(args.peers_root).expanduser())
     torch.set_num_threads(args.threads)
-    names, growth = list(args.scorers or SCORERS), dict[str, dict[int, dict[str, float]]]()
-    print(f"{args.classes} classes, {args.width} features, {args.passes} passes, k = {args.k}, {args.threads} threads")
+    if args.worker:
+        print(json.dumps(work(args)))
+        return
+    names, over = list(args.scorers or NAMES), dict[tuple[str, str], int]()
+    setting = (
+        f"{args.classes} classes, {args.width} features, {args.passes} passes, up to {args.labelled:,} labelled, "
+        f"k = {args.k} (batchbald {NOT_FOR_LARGE_BATCHES['batchbald']}), {args.threads} threads, torch "
+        f"{torch.__version__}; median of {args.repeats}."
+    )
+    print(setting)
+    text, growth = [setting], dict[str, dict[int, dict[str, Any]]]()
     for n in args.sizes:
-        print(f"\n{n:,} candidates\n{'':26}{'seconds':>10}{'over reading':>14}{'MB read':>10}{'MB added':>10}")
+        top = [f"\n## {n:,} candidates\n", passes_of(n, args), "", HEAD, "|" + " --- |" * 9]
+        print("\n".join(top))
+        text += top
         for name in names:
-            growth.setdefault(name, {})[n] = peak(name, n, args)
-        slow = [name for name in names if growth[name][n]["seconds"] > args.limit]
-        names = [name for name in names if name not in slow]
-        for name, (seconds, read) in times(names, n, args).items():
-            memory = growth[name][n] if name in growth else None
-            cells = f"{memory['read']:>10.1f}{memory['added']:>10.1f}" if memory else ""
-            print(f"{name:26}{seconds:>10.4f}{seconds / read:>14.1f}{cells}")
-        for name in slow:
-            print(f"{name:26}{growth[name][n]['seconds']:>10.1f} once; over --limit, left out from here on")
+            found = rows_of(name, n, args, over)
+            text += [line(row, found[0]) for row in found]
+            if "seconds" in found[0]:
+                growth.setdefault(name, {})[n] = found[0]
+    if args.out:
+        title = f"# What scorers cost, measured\n\nWritten by `{Path(__file__).name}`, which says what is what.\n\n"
+        Path(args.out).write_text(title + "\n".join(text) + "\n")
     if args.plot:
         figure(growth, args.plot)
 
 
-def figure(growth: dict[str, dict[int, dict[str, float]]], path: str) -> None:
+def figure(growth: dict[str, dict[int, dict[str, Any]]], path: str) -> None:
     """Draw seconds and added memory over the number of candidates."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    drawing, axes = pyplot.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-    for ax, measure, label in zip(axes, ("seconds", "added"), ("seconds", "MB added to the peak"), strict=True):
-        for name, found in growth.items():
-            ax.plot(list(found), [max(row[measure], 1e-4) for row in found.values()], marker="o", label=name)
+    drawing, axes = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    for ax, measured, label in zip(axes, ("seconds", "added"), ("seconds", "MB added to the peak"), strict=True):
+        for place, (name, found) in enumerate(growth.items()):
+            style = {"color": f"C{place % 10}", "linestyle": ("-", "--", ":")[place // 10 % 3], "marker": "o"}
+            ax.plot(list(found), [max(row[measured], 1e-4) for row in found.values()], label=name, **style)
         ax.set(xscale="log", yscale="log", xlabel="candidates", ylabel=label)
         ax.grid(alpha=0.3)
-    axes[1].legend(frameon=False, fontsize="small")
+    axes[1].legend(frameon=False, fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
     drawing.savefig(path, dpi=120)
     pyplot.close(drawing)
 
@@ -194,11 +296,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000])
-    parser.add_argument("--scorers", nargs="+", choices=SCORERS, help="default: all of them")
-    for name, value in (("classes", 10), ("width", 128), ("passes", 10), ("k", 100), ("repeats", 3), ("threads", 2)):
+    parser.add_argument("--scorers", nargs="+", choices=NAMES, help="default: all of them")
+    for name, value in (("classes", 10), ("width", 128), ("passes", 10), ("k", 100), ("repeats", 3), ("threads", 1)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--labelled", type=int, default=10_000, help="labelled rows: a tenth, but no more than this")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds after which a scorer gets no larger pool")
-    parser.add_argument("--plot", help="write a figure to this file")
+    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="run others' code too")
+    parser.add_argument("--peers-root", help="folder of the clones that scorer_peers.py names")
+    parser.add_argument("--out", help="write the tables to this file")
+    parser.add_argument("--plot", help="write a figure of ours to this file")
+    parser.add_argument("--worker", nargs=2, metavar=("SCORER", "WHOSE"), help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 

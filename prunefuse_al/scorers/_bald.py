@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..types import RngLike, Selection, Signals
-from ._select import check_k, in_blocks, read_mc_logits, select_top, single
+from ._select import FEW, check_k, in_blocks, read_mc_logits, select_top, single
 
 
 def bald(mc_logits: Tensor) -> Tensor:
@@ -28,14 +28,18 @@ def bald(mc_logits: Tensor) -> Tensor:
 
 
 def _bald(mc_logits: Tensor) -> Tensor:
-    logs = single(mc_logits).log_softmax(2).clamp_min(-1e5)  # [t n c], log q_t; finite: 0 * -inf would be NaN
+    logits, dim = single(mc_logits), 2
+    if logits.device.type == "cpu" and logits.shape[2] < FEW:
+        logits, dim = logits.transpose(1, 2).contiguous(), 1  # [t c n], and so are those below
+    logits = logits - logits.amax(dim, keepdim=True)
+    logs = (logits - logits.exp().sum(dim, keepdim=True).log_()).clamp_min_(-1e5)  # [t n c], log q_t; 0 * -inf is NaN
     highest = logs.amax(0)  # [n c]
     # log(mean_t q_t / q_t), by differences from the highest pass, which are exact where the passes agree
     below = torch.log1p(torch.expm1(logs - highest).mean(0))  # [n c]
     gap = below + (highest - logs)  # [t n c]
     q = logs.exp()
     terms = torch.where(gap.abs() < 0.3, q * _expm1_minus(gap), (highest + below).exp() - q - q * gap)
-    return terms.sum(2).mean(0)
+    return terms.sum(dim).mean(0)
 
 
 def _expm1_minus(x: Tensor) -> Tensor:

@@ -24,6 +24,10 @@ _TIE = 1e-10
 """Nats; gains closer than this differ by rounding only."""
 _LEFT = 1e-3
 """Nats still to be learned, and share of them in outcomes that are left out, once outcomes are drawn."""
+_ROUNDOFF = 1e-6
+"""Nats by which single precision, of drawn outcomes, may be wrong about a gain."""
+_LOOKED = 1024
+"""Candidates at most that are looked at together."""
 _CELLS = 2**18
 """Numbers computed at once: outcomes x candidates x classes. Drawn outcomes stay below it for one candidate."""
 
@@ -44,23 +48,22 @@ def batchbald(mc_logits: Tensor, k: int, *, outcomes: int = 1024, rng: RngLike =
         rng: draws joint labels and breaks ties; None draws from a fixed seed and prefers the lower position.
 
     Returns:
-        int64 [k] on the CPU, in the order in which they were picked. Memory is that of the passes' probabilities.
+        int64 [k] on the CPU, in the order in which they were picked. Memory is a few numbers a sample.
     """
     t, n, c = mc_logits.shape
     generator = as_rng(0 if rng is None else rng)
     priority = torch.arange(n) if rng is None else torch.from_numpy(generator.permutation(n))  # [n], lowest first
-    passes = single(mc_logits).softmax(2).cpu()  # [t n c]
     alone = bald(mc_logits).cpu()  # [n]
-    bounds, picked = alone.double(), list[int]()
+    bounds, picked = alone.double().clone(), list[int]()
     state = _Outcomes.none(t)
     while len(picked) < k and state.left() > (_TIE if state.drawn_from is None else _LEFT) and (bounds > _TIE).any():
-        picked.append(_most_informative(state, passes, bounds, priority))
+        picked.append(_most_informative(state, mc_logits, bounds, priority))
         bounds[picked[-1]] = -torch.inf
         unused = picked[-1:]
         if state.drawn_from is None and len(state.chance) * c > outcomes:
             state, unused = _Outcomes.draws(t, max(t, min(outcomes, _CELLS // c))), picked
         for position in unused:
-            state = state.learn(passes[:, position].double(), generator)
+            state = state.learn(_probabilities(mc_logits[:, position]).double(), generator)
     rest = torch.ones(n, dtype=torch.bool)
     rest[picked] = False
     if len(picked) < k:  # nothing is left to learn
@@ -128,37 +131,63 @@ class _Outcomes:
         """Return the nats about the passes that are still to be learned, on average."""
         return float(self.chance @ torch.special.entr(self.posterior).sum(1))
 
+    def merged(self) -> _Outcomes:
+        """Return the outcomes with those taken for one whose likeliest pass is the same, or two, if these are few."""
+        first, second = self.posterior.topk(2, 1).indices.T  # [s]
+        names, of = (first * self.posterior.shape[1] + second).unique(return_inverse=True)
+        if 4 * len(names) > len(first):
+            names, of = first.unique(return_inverse=True)
+        chance = torch.zeros(len(names), dtype=torch.float64).index_add_(0, of, self.chance)  # [g]
+        posterior = torch.zeros(len(names), self.posterior.shape[1], dtype=torch.float64)
+        posterior.index_add_(0, of, self.posterior * self.chance[:, None])
+        return _Outcomes(posterior / posterior.sum(1, keepdim=True), chance, self.drawn_from)
+
     def gains(self, q: Tensor) -> Tensor:
-        """Return what each of some samples would add, float64 [b], of probabilities `q` [t b c]."""
-        exact = self.drawn_from is None
-        posterior, q = (values.double() if exact else values.float() for values in (self.posterior, q))
+        """Return what each of some samples would add, float64 [b], of probabilities `q` [t b c]; some at a time."""
+        most = max(1, _CELLS // (len(self.chance) * q.shape[2]))
+        return torch.cat([self._gains(some) for some in q.split(most, 1)])
+
+    def _gains(self, q: Tensor) -> Tensor:
+        work = torch.float64 if self.drawn_from is None else torch.float32
+        posterior, chance, q = self.posterior.to(work), self.chance.to(work), q.to(work)
         t, b, c = q.shape
+        q = q.clamp_min(torch.finfo(work).tiny)  # so that no mean of them has a logarithm of infinity
         predicted = posterior @ q.reshape(t, b * c)  # [s b*c]
-        entropies = -_times_log(predicted).view(-1, b, c).sum(2)  # [s b]
-        given_pass = -_times_log(q).sum(2).double()  # [t b]
-        return self.chance @ entropies.double() - (self.chance @ self.posterior) @ given_pass
+        given_pass = -(q.log() * q).sum(2).double()  # [t b]
+        entropies = -(chance @ predicted.log().mul_(predicted)).double().view(b, c).sum(1)  # [b], over outcomes
+        return entropies - (self.chance @ self.posterior) @ given_pass
 
 
-def _most_informative(state: _Outcomes, passes: Tensor, bounds: Tensor, priority: Tensor) -> int:
-    """Return the position that adds most, and lower the `bounds` of those looked at to what they add now."""
-    fresh = torch.zeros(len(bounds), dtype=torch.bool)
-    most = max(1, _CELLS // (len(state.chance) * passes.shape[2]))
-    best, size = -torch.inf, 16
-    while True:
-        stale, near = torch.where(fresh, -torch.inf, bounds).topk(min(size, most, len(bounds)))
-        near = near[stale >= max(best - _TIE, -1e300)]  # taken ones have no bound at all
-        if not len(near):
-            break
-        bounds[near] = state.gains(passes[:, near])
-        fresh[near] = True
-        best, size = max(best, float(bounds[near].max())), 2 * size
-    tied = (fresh & (bounds >= best - _TIE)).nonzero().flatten()
+def _most_informative(state: _Outcomes, mc_logits: Tensor, bounds: Tensor, priority: Tensor) -> int:
+    """Return the position that adds most, and lower the `bounds` of those looked at to what they add now, or may."""
+    few, slack = state.merged(), _TIE if state.drawn_from is None else _ROUNDOFF
+    ranked, order = bounds.sort(descending=True)  # taken ones have no bound at all, and come last
+    fresh: list[Tensor] = []
+    best, start, size = -torch.inf, 0, 16
+    while start < len(order) and ranked[start] >= max(best - _TIE, -1e300):
+        near = order[start : start + size][ranked[start : start + size] >= max(best - _TIE, -1e300)]
+        start, size = start + size, min(2 * size, _LOOKED)
+        q = _probabilities(mc_logits[:, near])  # [t b c]
+        if 2 * len(few.chance) < len(state.chance):
+            bounds[near] = bounds[near].minimum(few.gains(q) + slack)
+        left = bounds[near].sort(descending=True).indices
+        for some in left.split(16):  # those that promise most first: they rule out the others
+            some = some[bounds[near[some]] >= best - _TIE]
+            if not len(some):
+                break
+            bounds[near[some]] = state.gains(q[:, some])
+            fresh.append(near[some])
+            best = max(best, float(bounds[near[some]].max()))
+    looked = torch.cat(fresh)
+    tied = looked[bounds[looked] >= best - _TIE]
     return int(tied[priority[tied].argmin()])
 
 
-def _times_log(q: Tensor) -> Tensor:
-    """Return q log q, 0 at 0; several times as fast as `torch.special.entr` on a CPU."""
-    return q.clamp_min(torch.finfo(q.dtype).tiny).log_().mul_(q)
+def _probabilities(mc_logits: Tensor) -> Tensor:
+    """Return the class probabilities of some samples, [t b c] on the CPU, of logits on any device."""
+    logits = single(mc_logits).cpu()
+    odds = (logits - logits.amax(-1, keepdim=True)).exp_()  # several times as fast as torch's softmax of few classes
+    return odds.div_(odds.sum(-1, keepdim=True))
 
 
 @dataclass(frozen=True)

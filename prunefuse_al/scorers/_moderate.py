@@ -15,6 +15,8 @@ from ._select import check_k, read_labels
 
 Floats = np.ndarray[Any, Any]
 _ROWS = 512  # converted to double precision at once, few enough to stay in the cache
+_TURNED = 256  # rows made columns at once, likewise
+_HELD = 2**23  # numbers laid out as columns at once
 
 
 def moderate(features: Tensor, labels: Tensor, k: SupportsIndex) -> Tensor:
@@ -46,34 +48,45 @@ def moderate(features: Tensor, labels: Tensor, k: SupportsIndex) -> Tensor:
 
 
 def distances_to_medians(features: Tensor, labels: Tensor) -> Tensor:
-    """Return the Euclidean distance of each row to the element-wise median of its class, float64 [n] on the CPU."""
+    """Return the Euclidean distance of each row to the element-wise median of its class, float64 [n] on the CPU.
+
+    Beside O(n), the rows of one class at a time are held, and some of its columns.
+    """
     labels, features = labels.detach().cpu(), features.detach().cpu()
     found = torch.empty(len(features), dtype=torch.float64)
     order = labels.argsort(stable=True)
     sizes = torch.unique_consecutive(labels[order], return_counts=True)[1].tolist()
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-    gathered = torch.empty(max(sizes), features.shape[1], dtype=dtype)  # room for one class, used again by the next:
-    columns = torch.empty(gathered.numel(), dtype=dtype)  # asking the system for memory takes longer than to fill it
+    largest, d = max(sizes), features.shape[1]
+    width = min(d, max(1, _HELD // largest))
+    # Room for one class, used again by the next: asking the system for memory takes longer than to fill it.
+    gathered = torch.empty(largest if len(sizes) > 1 or features.dtype != dtype else 0, d, dtype=dtype)
+    columns = torch.empty(width * largest, dtype=dtype)
     for rows in order.split(sizes):
-        members = gathered[: len(rows)]  # [m d]
-        if features.dtype == dtype:
-            torch.index_select(features, 0, rows, out=members)
-        else:
+        members = features if len(gathered) == 0 else gathered[: len(rows)]  # [m d]
+        if features.dtype != dtype:
             members.copy_(features[rows])
-        centre = _median(columns[: members.numel()].view(-1, len(rows)).copy_(members.T).numpy())
+        elif len(gathered):
+            torch.index_select(features, 0, rows, out=members)
+        centre = np.concatenate([_medians(part, columns) for part in members.split(width, 1)])
         found[rows] = torch.from_numpy(_distances(members.numpy(), centre))
     return found
 
 
-def _median(columns: Floats) -> Floats:
-    """Return the median of each row of [d m], m >= 1, float64 [d]; of an even number, the middle of two. Reorders them.
+def _medians(rows: Tensor, room: Tensor) -> Floats:
+    """Return the median of each column of [m w], m >= 1, float64 [w]; of an even number, the middle of two.
 
-    NumPy selects fast along memory, one place at a time; torch does not.
+    NumPy selects fast along memory, one place at a time; torch does not. So columns are laid out in `room`.
     """
-    half = columns.shape[1] // 2
-    columns.partition(half, axis=1)
-    upper = columns[:, half].astype(np.float64)
-    lower = upper if columns.shape[1] % 2 else columns[:, :half].max(1).astype(np.float64)
+    columns = room[: rows.numel()].view(-1, len(rows))  # [w m]
+    start = 0
+    for some in rows.split(_TURNED):
+        columns[:, start : start + len(some)] = some.T
+        start += len(some)
+    values, half = columns.numpy(), len(rows) // 2
+    values.partition(half, axis=1)
+    upper = values[:, half].astype(np.float64)
+    lower = upper if len(rows) % 2 else values[:, :half].max(1).astype(np.float64)
     middle: Floats = lower / 2 + upper / 2  # halved first: the sum of extreme values may overflow
     return middle
 

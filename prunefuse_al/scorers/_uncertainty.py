@@ -7,6 +7,7 @@ where ``1 - max(softmax)`` rounds them all to zero.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 
 from ..types import RngLike, Selection, Signals
-from ._select import check_k, in_blocks, read_logits, select_top, single
+from ._select import FEW, check_k, in_blocks, read_logits, select_top, single, unless_finite
+
+Formula = Callable[[Tensor, int, Tensor, Tensor], Tensor]
 
 
 def _relative(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -26,6 +29,52 @@ def _relative(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return z, others, others.sum(1)
 
 
+def _split(logits: Tensor, dim: int, z: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Fill in `_relative`'s z, and exp(z) with 0 for every likeliest class; return how many of these are, and r.
+
+    Classes lie along `dim`; `z` and `others` have the shape of the logits, and z may be the logits. Written in few
+    passes, which is all that it costs: no class is sought by its number.
+    """
+    torch.sub(logits, logits.amax(dim, keepdim=True), out=z)
+    total = torch.exp(z, out=others).sum(dim)
+    rest = others.frac_().sum(dim)  # what is below 1 stays
+    ties = (total - rest).round_()
+    return ties, rest + (ties - 1)
+
+
+def _by_rows(formula: Formula, logits: Tensor, check: Callable[[Tensor], None]) -> Tensor:
+    """Return `formula(block, dim, *space)` [n] of blocks of rows of logits [n c], each checked, classes along `dim`.
+
+    Two tensors of a block's shape are there to be written to, the same for all blocks: asking the system for memory
+    takes longer than to compute.
+    """
+    logits = logits.detach()
+    dtype, few = single(logits[:0]).dtype, logits.device.type == "cpu" and logits.shape[1] < FEW
+    room: list[Tensor] = []
+
+    def score(rows: Tensor) -> Tensor:
+        check(rows)
+        block = rows.T if few else rows
+        if not room:  # the first block is the largest
+            room.extend(torch.empty(2, rows.numel(), dtype=dtype, device=rows.device))
+        z, others = (part[: rows.numel()].view(block.shape) for part in room)
+        if few or rows.dtype != dtype:
+            block = z.copy_(block)
+        return formula(block, 0 if few else 1, z, others)
+
+    return in_blocks(score, logits)
+
+
+def _unchecked(_: Tensor) -> None:
+    """Pure functions leave it to their callers what logits may be."""
+
+
+def _score(name: str, formula: Formula, signals: Signals) -> Tensor:
+    """Return the scores of checked signals, float [n]; logits are looked at while they are in the cache anyway."""
+    logits = read_logits(name, signals, finite=False)
+    return _by_rows(formula, logits, unless_finite(name, "logits", logits, signals.indices))
+
+
 def least_confidence(logits: Tensor) -> Tensor:
     """Return 1 - max_c q_c with q = softmax(logits); the score of SVP (Coleman et al., 2020).
 
@@ -35,11 +84,11 @@ def least_confidence(logits: Tensor) -> Tensor:
     Returns:
         float [n] between 0 and 1 - 1/c; higher means label it sooner.
     """
-    return in_blocks(_least_confidence, logits)
+    return _by_rows(_least_confidence, logits, _unchecked)
 
 
-def _least_confidence(logits: Tensor) -> Tensor:
-    _, _, r = _relative(logits)
+def _least_confidence(logits: Tensor, dim: int, z: Tensor, others: Tensor) -> Tensor:
+    _, r = _split(logits, dim, z, others)
     return r / (1 + r)
 
 
@@ -52,12 +101,13 @@ def margin(logits: Tensor) -> Tensor:
     Returns:
         float [n] between 0 and 1; higher (a smaller margin) means label it sooner.
     """
-    return in_blocks(_margin, logits)
+    return _by_rows(_margin, logits, _unchecked)
 
 
-def _margin(logits: Tensor) -> Tensor:
-    _, others, r = _relative(logits)
-    return (r + others.amax(1)) / (1 + r)
+def _margin(logits: Tensor, dim: int, z: Tensor, others: Tensor) -> Tensor:
+    ties, r = _split(logits, dim, z, others)
+    second = torch.where(ties > 1, 1.0, others.amax(dim))
+    return (r + second) / (1 + r)
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -69,12 +119,13 @@ def entropy(logits: Tensor) -> Tensor:
     Returns:
         float [n] between 0 and log c; higher means label it sooner.
     """
-    return in_blocks(_entropy, logits)
+    return _by_rows(_entropy, logits, _unchecked)
 
 
-def _entropy(logits: Tensor) -> Tensor:
-    z, others, r = _relative(logits)
-    return torch.log1p(r) - (others * z).sum(1) / (1 + r)
+def _entropy(logits: Tensor, dim: int, z: Tensor, others: Tensor) -> Tensor:
+    _, r = _split(logits, dim, z, others)
+    weighted = others.mul_(z.clamp_min_(-1e5))  # 0 * -inf would be NaN
+    return torch.log1p(r) - weighted.sum(dim) / (1 + r)
 
 
 @dataclass(frozen=True)
@@ -85,7 +136,7 @@ class LeastConfidence:
 
     def score(self, signals: Signals) -> Tensor:
         """Return float [n]; higher means label it sooner."""
-        return least_confidence(read_logits("LeastConfidence", signals))
+        return _score("LeastConfidence", _least_confidence, signals)
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
@@ -101,7 +152,7 @@ class Margin:
 
     def score(self, signals: Signals) -> Tensor:
         """Return float [n]; higher means label it sooner."""
-        return margin(read_logits("Margin", signals))
+        return _score("Margin", _margin, signals)
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
@@ -117,7 +168,7 @@ class Entropy:
 
     def score(self, signals: Signals) -> Tensor:
         """Return float [n]; higher means label it sooner."""
-        return entropy(read_logits("Entropy", signals))
+        return _score("Entropy", _entropy, signals)
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""

@@ -67,7 +67,8 @@ def choose(
         past = past_of(state, scorer) or Past()
         recorded = {} if recorder is None else recorder.dynamics
         past = replace(past, labels=labels, recorded=recorded)
-    picked = rank(options, ledger, state, scorer, (data, torch.arange(len(data)), k), None, rng, past)
+    every = torch.arange(len(data))
+    picked = rank(options, ledger, state, scorer, (data, every, k), None, rng, past, stage="coreset")
     return state, history, picked
 
 

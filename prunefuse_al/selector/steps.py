@@ -195,6 +195,8 @@ def rank(
     labelled: Any,
     rng: RngLike,
     past: Past | None = None,
+    *,
+    stage: str = "rank",
 ) -> Selection:
     """Return what `scorer` picks with the trained proxy.
 
@@ -207,14 +209,15 @@ def rank(
         labelled: dataset of what is labelled, for scorers that read its features or logits; None: nothing is.
         rng: breaks ties and draws.
         past: what is known besides the trained proxy's answers: its training, given labels.
+        stage: what the ledger calls ranking: "rank", or "coreset" of labelled data.
     """
     (data, rows, k), needs = candidates, check_needs(scorer)
     if isinstance(scorer, Composed):  # each stage reads what it needs, of the rows that it sees
 
-        def stage(part: Scorer, rows: Tensor, k: int, rng: RngLike) -> Selection:
-            return rank(options, ledger, state, part, (data, rows, k), labelled, rng, past)
+        def pick(part: Scorer, rows: Tensor, k: int, rng: RngLike) -> Selection:
+            return rank(options, ledger, state, part, (data, rows, k), labelled, rng, past, stage=stage)
 
-        return scorer.compose(stage, rows, k, rng)
+        return scorer.compose(pick, rows, k, rng)
     signals, scores = Signals(rows), None
     point = scorer.scorer if isinstance(scorer, ClassBalanced) else scorer
     if needs:
@@ -229,7 +232,7 @@ def rank(
                 signals = Signals(rows, labels=labels)
             else:
                 signals = replace(read_signals(*read, data, rows, needs, past, **stored), **known)
-    with ledger.stage("rank", round=state.round, network="proxy"):
+    with ledger.stage(stage, round=state.round, network="proxy"):
         if scores is None:
             picked = scorer.select(signals, k, rng=rng)
         elif isinstance(scorer, ClassBalanced):

@@ -36,7 +36,7 @@ def traced(options: Options, ledger: CostLedger, state: State, scorer: Scorer, l
     """Return a state with the snapshots that `scorer` reads, and the scorer, or what it falls back to, which is said.
 
     Where the training was not watched it is run again, from the same weights, with the same data and seed; the ledger
-    has it as one more training. From then on every training is watched.
+    has it as a stage of its own. From then on every training is watched.
 
     Raises:
         InputError: that cannot be done, and the scorer has nothing else to go by.
@@ -70,7 +70,7 @@ def _trained_again(ledger: CostLedger, state: State, labelled: Any) -> State:
     assert state.begun is not None
     begun, seed, trainer = state.begun
     network, recorder = copy.deepcopy(begun), Recorder()
-    with ledger.stage("train_proxy", round=state.round, network="proxy", dense=state.dense) as stage:
+    with ledger.stage("retrain_proxy", round=state.round, network="proxy", dense=state.dense) as stage:
         stage.watch(network)
         trainer.fit(network, labelled, seed=seed, recorder=recorder)  # type: ignore[call-arg]
     return replace(state, snapshots=recorder.snapshots)

@@ -13,7 +13,8 @@ from oracles import bald as bald_oracle
 from oracles import batchbald as batchbald_oracle
 
 from prunefuse_al.errors import InputError
-from prunefuse_al.scorers import BALD, BatchBALD, bald, batchbald
+from prunefuse_al.scorers import BALD, BatchBALD, _batchbald, bald, batchbald
+from prunefuse_al.scorers._batchbald import _Outcomes
 from prunefuse_al.types import Signals
 
 values = st.one_of(st.floats(-1e4, 1e4, width=32), st.sampled_from([0.0, 1.0, 2.0, -1e4, 1e4]))
@@ -80,6 +81,46 @@ def test_drawn_outcomes_choose_nearly_as_well_as_all_of_them():
         assert joint(drawn) > 0.95 * joint(exact)
     random = [np.random.default_rng(seed).choice(30, 6, replace=False) for seed in range(5)]
     assert joint(exact) > 1.2 * max(map(joint, random))
+
+
+def test_what_is_left_when_nothing_can_be_learned_is_filled_up_by_bald_in_any_precision():
+    rng = torch.Generator().manual_seed(0)
+    mc_logits = 3 * torch.randn(1, 60, 3, generator=rng) + 2 * torch.randn(2, 60, 3, generator=rng)
+    single, double = (batchbald(mc_logits.to(dtype), 40) for dtype in (torch.float32, torch.float64))
+    assert single.tolist() == double.tolist()
+    filled = bald(mc_logits.double())[double[20:]]  # two passes are told apart long before
+    assert (filled.diff() <= 0).all()
+
+
+@pytest.mark.parametrize("t", [4, 30])
+def test_merged_outcomes_leave_no_less_to_be_learned(t):
+    rng = torch.Generator().manual_seed(t)
+    q = (2 * torch.randn(t, 50, 3, generator=rng, dtype=torch.float64)).softmax(2)
+    state = _Outcomes.none(t)
+    for position in range(5):
+        state = state.learn(q[:, position], np.random.default_rng(0))
+        few = state.merged()
+        assert len(few.chance) <= len(state.chance)
+        torch.testing.assert_close(few.chance @ few.posterior, state.chance @ state.posterior)
+        assert (few.gains(q) >= state.gains(q) - 1e-12).all()
+    assert 4 * len(few.chance) <= len(state.chance)
+
+
+def test_a_large_pool_is_picked_from_as_if_all_were_looked_at(monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    mc_logits = 3 * torch.randn(1, 3000, 4, generator=rng) + torch.randn(8, 3000, 4, generator=rng)
+    picked = batchbald(mc_logits, 7, outcomes=64, rng=0)
+    looked = []
+
+    def every(state, logits, bounds, priority):
+        gains = state.gains(_batchbald._probabilities(logits))
+        gains[bounds == -torch.inf] = -torch.inf
+        looked.append(len(gains))
+        return int(gains.argmax())
+
+    monkeypatch.setattr(_batchbald, "_most_informative", every)
+    assert batchbald(mc_logits, 7, outcomes=64, rng=0).tolist() == picked.tolist()
+    assert looked == [3000] * 7
 
 
 def test_two_copies_of_the_best_sample_are_not_both_taken():
