@@ -44,7 +44,7 @@ class Standardize(nn.Module):
 
 
 def mlp(X: Any, n_classes: int, sample_weight: np.ndarray[Any, Any] | None = None) -> nn.Module:
-    """Return a perceptron in double precision, sized and scaled from a table [n d], an array or `SparseRows`; weights from torch's."""
+    """Return a double-precision perceptron sized and scaled from a table [n d]; weights from torch's generator."""
     widths = (X.shape[1], *HIDDEN)
     layers: list[nn.Module] = [Standardize(X, sample_weight)]
     for before, after in itertools.pairwise(widths):
