@@ -35,11 +35,11 @@ if not CHECKOUT:
     pytest.skip(f"set PRUNEFUSE_MODAL_TESTS to the folder tests/ of {ARCHIVE}", allow_module_level=True)
 pandas = pytest.importorskip("pandas", reason="modAL needs it")
 sys.path.insert(0, str(Path(CHECKOUT).resolve()))  # they import `mock` and `example_tests`
-np.float = float  # type: ignore[attr-defined]  # without what NumPy dropped, modAL.expected_error cannot be imported
-import core_tests
-import mock
+with pytest.MonkeyPatch.context() as patch:  # without what NumPy dropped, modAL.expected_error cannot be imported
+    patch.setattr(np, "float", float, raising=False)
+    core_tests = importlib.import_module("core_tests")
+mock = core_tests.mock
 
-del np.float  # type: ignore[attr-defined]
 from prunefuse_al import TorchTrainer
 from prunefuse_al.adapters.modal import DeepEstimator
 from prunefuse_al.adapters.skorch import PruneFuseNet
