@@ -101,14 +101,12 @@ CASES = {case.id().removeprefix("core_tests."): case for suite in SUITES for cas
 EXAMPLES = [f"examples.{file.stem}" for file in sorted(Path(CHECKOUT, "example_tests").glob("[a-z]*.py"))]
 
 
-def params(names):
-    """Return the names, with what is expected of those that cannot apply."""
-    for name in names:
-        if name in FAILS:
-            yield pytest.param(name, marks=pytest.mark.xfail(reason=FAILS[name], strict=True))
-        else:
-            reason = TAKES_NONE.get(name, TAKES_NONE.get(name.partition(".")[0]))
-            yield pytest.param(name, marks=[pytest.mark.skip(reason=reason)] if reason else [])
+def param(name):
+    """Return a test's name with what is expected of it."""
+    if name in FAILS:
+        return pytest.param(name, marks=pytest.mark.xfail(reason=FAILS[name], strict=True))
+    reason = TAKES_NONE.get(name, TAKES_NONE.get(name.partition(".")[0]))
+    return pytest.param(name, marks=[pytest.mark.skip(reason=reason)] if reason else [])
 
 
 @pytest.fixture
@@ -144,7 +142,7 @@ def made(monkeypatch):
     return made
 
 
-@pytest.mark.parametrize("name", params(CASES))
+@pytest.mark.parametrize("name", [param(name) for name in CASES])
 def test_core(name, made, monkeypatch):
     if name == "TestEER.test_eer":  # which otherwise trains 30,000 times: of its 60 loops over sizes, one
         monkeypatch.setattr(core_tests, "product", lambda *ranges: islice(product(*ranges), 1))
@@ -154,7 +152,7 @@ def test_core(name, made, monkeypatch):
     assert made
 
 
-@pytest.mark.parametrize("name", params(EXAMPLES))
+@pytest.mark.parametrize("name", [param(name) for name in EXAMPLES])
 def test_example(name, made):
     importlib.import_module(name.replace("examples.", "example_tests."))
     assert any(hasattr(estimator, "selector_") for estimator in made)
