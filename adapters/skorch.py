@@ -18,17 +18,15 @@ import torch
 from sklearn.base import clone
 from torch import nn
 
+from prunefuse_al import Distillation
 from prunefuse_al.adapters import require_host
 from prunefuse_al.costs import CostLedger
 from prunefuse_al.errors import InputError, NotFittedError
 from prunefuse_al.estimator.estimator import unchanged_on_error
 from prunefuse_al.pruning import Proxy
-from prunefuse_al.scorers import get_scorer
-from prunefuse_al.selector.options import Options, State, entropy_of
+from prunefuse_al.selector.options import State, entropy_of
 from prunefuse_al.selector.picking import pick
 from prunefuse_al.selector.scoring import call_rng
-from prunefuse_al.selector.steps import prepare
-from prunefuse_al.selector.target import fused_target
 from prunefuse_al.types import RngLike, Scorer
 
 require_host("skorch", extra="skorch")
@@ -36,15 +34,11 @@ require_host("skorch", extra="skorch")
 from skorch import NeuralNetClassifier  # noqa: E402
 from skorch.utils import to_device  # noqa: E402
 
-from prunefuse_al.adapters.skorch_reading import NetReader, uncompiled  # noqa: E402
-
-OPTIONS = (
-    *("pruning_ratio", "importance", "cross", "fine_tune_lr_scale", "keep", "scope", "round_to"),
-    *("recalibrate", "example_inputs"),
-)
+from prunefuse_al.adapters.skorch_reading import uncompiled  # noqa: E402
+from prunefuse_al.adapters.skorch_training import ProxyTraining  # noqa: E402
 
 
-class PruneFuseNet(NeuralNetClassifier):
+class PruneFuseNet(ProxyTraining):
     """A `skorch.NeuralNetClassifier` whose module is a pruned proxy until `fit_target` makes it the fused target.
 
     Everything skorch knows (criterion, optimizer, callbacks, ``iterator_*``, ``train_split``, ``history``) works on
@@ -59,7 +53,12 @@ class PruneFuseNet(NeuralNetClassifier):
         scorer: name in `SCORERS`, or any `Scorer`; what `query` uses.
         importance: which channels stay, see `prune`.
         cross: what fusing does to the other weights, see `fuse`.
-        fine_tune_lr_scale: factor on the optimizer's learning rates in `fit_target`; 1 leaves them.
+        distillation: a `Distillation`: while the target trains, the proxy's part is in the loss of its training
+            batches (`get_loss`); `train_loss` is that of both, and what is scored on held-out data is as ever. Or None.
+        fine_tune_lr_scale: factor on the optimizer's learning rates where a target trains; 1 leaves them.
+        sync_every: V2: the T-th, 2T-th, ... fit also trains a target, and the proxies of the fits that follow are cut
+            from that instead of a module made anew; `initialize` and new settings of the module start over.
+            None: V1, never.
         keep: names, patterns or types of layers never thinned.
         scope: see `prune`.
         round_to: see `prune`.
@@ -72,13 +71,13 @@ class PruneFuseNet(NeuralNetClassifier):
     Attributes:
         module_: what answers: the trained proxy, after `fit_target` the target.
         costs_: `CostLedger`, one row per stage and round.
+        proxy_history_: after `fit_target`, the proxy's `history`.
+        sync_history_: with `sync_every`, the `history` of the target that was trained last between rounds.
     """
 
     cuda_dependent_attributes_: ClassVar = ["state_"]  # skorch pickles these so that they load without a GPU
-    module_: Any
-    history_: Any
     proxy_history_: Any
-    state_: State
+    _goes_on = False  # whether a fit is under way, so that V2 goes on with the network it has
 
     def __init__(
         self,
@@ -88,7 +87,9 @@ class PruneFuseNet(NeuralNetClassifier):
         scorer: str | Scorer = "least_confidence",
         importance: Any = "l2",
         cross: str | float = "preserve",
+        distillation: Distillation | None = None,
         fine_tune_lr_scale: float = 0.2,
+        sync_every: int | None = None,
         keep: Any = (),
         scope: str = "local",
         round_to: int | None = None,
@@ -102,7 +103,9 @@ class PruneFuseNet(NeuralNetClassifier):
         self.scorer = scorer
         self.importance = importance
         self.cross = cross
+        self.distillation = distillation
         self.fine_tune_lr_scale = fine_tune_lr_scale
+        self.sync_every = sync_every
         self.keep = keep
         self.scope = scope
         self.round_to = round_to
@@ -139,19 +142,27 @@ class PruneFuseNet(NeuralNetClassifier):
 
     def initialize_module(self) -> PruneFuseNet:
         """Make the module as skorch does, then thin it; optimizers, made later, see the thinned parameters."""
+        before = getattr(self, "state_", State(nn.Identity()))
         super().initialize_module()
-        dense = copy.deepcopy(self.module_) if self.module_ is self.module else self.module_
+        if self._goes_on and before.synced is not None:
+            dense, synced = before.synced, before.synced
+        else:
+            dense, synced = copy.deepcopy(self.module_) if self.module_ is self.module else self.module_, None
         self.module_ = to_device(dense, self.device)
         self.entropy_ = entropy_of(self.random_state)
-        self.state_ = State(self.module_, round=self.state_.round if hasattr(self, "state_") else 0)
-        if self.example_inputs is not None or getattr(self, "labelled_", None) is not None:
-            self._thin()
+        self.state_ = State(self.module_, channel_map=before.channel_map, round=before.round, synced=synced)
+        labelled = getattr(self, "labelled_", None)
+        if self.example_inputs is not None or labelled is not None:
+            self._thin(labelled)
         return self
 
     def fit(self, X: Any, y: Any = None, **fit_params: Any) -> PruneFuseNet:
         """Train the proxy from the start (or on, with `warm_start`); see skorch."""
-        self.labelled_ = (X, y)
-        super().fit(X, y, **fit_params)
+        self.labelled_, self._goes_on = (X, y), True
+        try:
+            super().fit(X, y, **fit_params)
+        finally:
+            self._goes_on = False
         return self
 
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any) -> PruneFuseNet:
@@ -159,15 +170,13 @@ class PruneFuseNet(NeuralNetClassifier):
         self.labelled_ = (X, y)
         if not self.initialized_:
             self.initialize()
-        if self.state_.start is None:
-            with self._current_init_context("module"):
-                self._thin()
-            self._replace_module(self.module_, "the network is thinned to the first data")
-        elif hasattr(self, "target_"):
-            self.history_ = self.proxy_history_
-            self._replace_module(self.proxy_.module, "the proxy is trained again")
-        self._train("train_proxy", self.state_.round + 1, X, y, classes=classes, **fit_params)
-        self.state_ = replace(self.state_, round=self.state_.round + 1)
+        self._begin_proxy(self.labelled_)
+        number = self.state_.round + 1
+        self._train("train_proxy", number, X, y, classes=classes, **fit_params)
+        self.state_ = replace(self.state_, round=number)
+        if self.sync_every and number % self.sync_every == 0:
+            fit_params.pop("_routing_method", None)
+            self._sync(X, y, **fit_params)
         return self
 
     def fit_target(self, X: Any = None, y: Any = None, **fit_params: Any) -> PruneFuseNet:
@@ -176,7 +185,7 @@ class PruneFuseNet(NeuralNetClassifier):
         The target gets a new optimizer and a `history` of its own, the proxy's is kept in `proxy_history_`.
 
         Args:
-            X: None: the data of the last fit (not kept in pickles).
+            X: None: the data of the last fit (not kept in pickles), on which V2 may have trained the target already.
             y: labels, see skorch.
             **fit_params: see skorch; ``epochs=`` overrides `max_epochs`.
 
@@ -184,18 +193,17 @@ class PruneFuseNet(NeuralNetClassifier):
             NotFittedError: before `fit`, or without data in a net that was loaded.
         """
         state = self._trained("fit_target")
-        if X is None:
+        there = X is None and not fit_params and state.synced not in (None, state.dense)
+        if X is None and not there:
             X, y = self._require_labelled("fit_target")
         with unchanged_on_error(self), self.costs_.transaction():
-            target = fused_target(self._options(), self.costs_, state, self.get_dataset(X, y))
             if not hasattr(self, "target_"):
                 self.proxy_history_ = self.history_
-            self.history_ = None
-            self._initialize_history()
-            self._replace_module(target, "the proxy is fused into the whole network")
-            for group in self.optimizer_.param_groups:
-                group["lr"] *= self.fine_tune_lr_scale
-            self._train("train_target", state.round, X, y, **fit_params)
+            if there:
+                self.history_ = self.sync_history_
+                self._replace_module(copy.deepcopy(state.synced), "the target is there already")
+            else:
+                self._train_target(X, y, sync=False, **fit_params)
         return self
 
     # Answers
@@ -275,70 +283,10 @@ class PruneFuseNet(NeuralNetClassifier):
             ) from error
         changed = any(not torch.equal(value, before[name]) for name, value in self.dense_.state_dict().items())
         if changed and self.state_.start is not None:
-            self.state_ = replace(self._cut(), trained=self.state_.trained)  # other weights, other channels
+            self.state_ = replace(
+                self._cut(getattr(self, "labelled_", None)), trained=self.state_.trained
+            )  # other weights, other channels
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the user's data out of pickles: it may be larger than memory."""
         return {**super().__getstate__(), "labelled_": None}
-
-    # Within
-
-    def _options(self, *, as_logits: bool = False) -> Options:
-        """Return the options in the core's form; what reads may have to make logits of what the module returns."""
-        reader: Any = NetReader(self, as_logits)  # a trainer that only reads
-        return Options(
-            **{name: getattr(self, name) for name in OPTIONS},
-            scorer=get_scorer(self.scorer),
-            trainer=reader,
-            sync_every=None,
-            sync_importance=None,
-            recalibration_data=None,
-            progressive=None,
-            candidate_fraction=1.0,
-            features_dtype="float32",
-            features_path=None,
-            distillation=None,
-            warm_start=False,
-            target_trainer=None,
-            fold_batchnorm=True,
-            entropy=self.entropy_,
-        )
-
-    def _cut(self) -> State:
-        """Return a state with an untrained proxy cut from the whole network."""
-        labelled = getattr(self, "labelled_", None)
-        data = None if labelled is None else self.get_dataset(*labelled)
-        options = self._options().at(0 if data is None else len(data))
-        options = replace(options, recalibrate=self.recalibrate and data is not None)
-        state = State(self.state_.dense, round=self.state_.round)
-        return replace(prepare(options, self.costs_, state, None, data), trained=None)
-
-    def _thin(self) -> None:
-        state = self._cut()
-        self.state_ = replace(state, trained=copy.deepcopy(state.start))
-        self.module_ = self.state_.trained
-
-    def _replace_module(self, module: nn.Module, reason: str) -> None:
-        """Train `module` from now on, with a new optimizer."""
-        with self._current_init_context("module"):
-            self.module_ = self.torch_compile(to_device(module, self.device), name="module")
-        self._initialize_optimizer(reason=f"Re-initializing module and optimizer: {reason}.")
-
-    def _train(self, stage_name: str, number: int, X: Any, y: Any, **fit_params: Any) -> None:
-        role = stage_name.removeprefix("train_")
-        with self.costs_.stage(stage_name, round=number, network=role, dense=self.state_.dense) as stage:
-            stage.watch(uncompiled(self.module_))
-            super().partial_fit(X, y, **fit_params)
-
-    def _trained(self, call: str) -> State:
-        self.check_is_fitted()
-        if self.state_.start is None:
-            raise NotFittedError(f"{call}: the net is initialised but has seen no data; call fit(X, y) first")
-        return self.state_
-
-    def _require_labelled(self, call: str) -> Any:
-        if getattr(self, "labelled_", None) is None:
-            raise NotFittedError(
-                f"{call}: the labelled data is not in memory (it is not pickled with a net); pass X and y"
-            )
-        return self.labelled_

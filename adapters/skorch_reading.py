@@ -49,7 +49,7 @@ class NetReader:
             batches = [self._read(model, batch, needs, seed) for batch in self.net.get_iterator(data, training=False)]
         fields: dict[str, Any] = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
         for name in fields.keys() - {"features"} if self.as_logits else ():
-            fields[name] = self._logits(fields[name].flatten(0, -2)).view_as(fields[name])
+            fields[name] = self.logits(fields[name].flatten(0, -2), "query").view_as(fields[name])
         if "mc_logits" in fields:
             fields["mc_logits"] = fields["mc_logits"].transpose(0, 1)  # [t n c]
         return Signals(torch.arange(len(data)), **fields)
@@ -64,8 +64,13 @@ class NetReader:
     def _forward(self, batch: Any) -> Tensor:
         return logits_of(self.net.infer(unpack_data(batch)[0]))
 
-    def _logits(self, outputs: Tensor) -> Tensor:
-        """Return outputs [n c] as logits, by the nonlinearity that skorch predicts with."""
+    def answer(self, model: nn.Module, x: Any, params: dict[str, Any]) -> Tensor:
+        """Return the logits [b c] of `model`, in the mode it is in, for inputs as skorch's `infer` takes them."""
+        with self._answering(model):
+            return self.logits(logits_of(self.net.infer(x, **params)), "distillation")
+
+    def logits(self, outputs: Tensor, call: str) -> Tensor:
+        """Return a module's outputs, [n c] among them, as logits, by the nonlinearity that skorch predicts with."""
         criterion = uncompiled(self.net.criterion_)
         if isinstance(criterion, nn.CrossEntropyLoss) and self.net.predict_nonlinearity == "auto":
             return outputs
@@ -73,7 +78,7 @@ class NetReader:
         sums_to_one = torch.allclose(p.sum(1), p.new_ones(()), atol=1e-3)
         if bool(p.isfinite().all()) and not (sums_to_one and bool((p >= 0).all())):  # scorers name what is not finite
             raise InputError(
-                f"query: with {type(criterion).__name__}, predict_proba gives rows such as {p[0].tolist()}, "
+                f"{call}: with {type(criterion).__name__}, predict_proba gives rows such as {p[0].tolist()}, "
                 "which are no probabilities; pass predict_nonlinearity=, a function of the module's output"
             )
         return as_logits(p)

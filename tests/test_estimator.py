@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from fakes import blobs, mlp, seeded
+from scipy.sparse import csc_array, csr_matrix
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -299,3 +301,28 @@ def test_network_and_trainer_of_the_user_stay_as_they_were() -> None:
     est.fit_target().predict(X)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert trainer.get_params() == parameters
+
+
+@pytest.mark.parametrize("kind", [csr_matrix, csc_array])
+@pytest.mark.parametrize("module", [None, mlp(6, 16, 12, 3)])
+def test_a_sparse_table_is_what_it_is_dense(module: Any, kind: Callable[[Any], Any]) -> None:
+    """Only a batch of it ever becomes dense."""
+    dense = np.where(np.abs(X) > 0.7, X, 0).astype(np.float32)
+    table, weights = kind(dense), np.linspace(0.5, 2, 60)
+    fits = [estimator(module=module).fit(x[:60], Y[:60], weights) for x in (dense, table)]
+    answers = [est.predict_proba(x) for est, x in zip(fits, (dense, table), strict=True)]
+    np.testing.assert_allclose(*answers, atol=1e-6)
+    rows = [est.query(x, 5, scorer="k_center") for est, x in zip(fits, (dense, table), strict=True)]
+    np.testing.assert_array_equal(*rows)
+    assert fits[1].fit_target().score(table, Y) > 0.7
+    with pytest.raises(ValueError, match="features"):
+        fits[1].predict(table[:, :4])
+    with pytest.raises(ValueError, match="NaN"):
+        fits[1].predict(kind(np.full((2, 6), np.nan)))
+
+
+def test_words_counted_in_a_pipeline() -> None:
+    texts = ["pears and apples", "a pear", "trains", "the train to town"] * 10
+    pipeline = make_pipeline(CountVectorizer(), PruneFuseEstimator(random_state=0))
+    pipeline.fit(texts, ["fruit", "fruit", "rail", "rail"] * 10)
+    assert pipeline.predict(["apples", "the town"]).tolist() == ["fruit", "rail"]

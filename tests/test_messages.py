@@ -163,7 +163,6 @@ def test_a_loss_that_diverges_is_said_with_its_epoch() -> None:
 @pytest.mark.parametrize(
     ("data", "y", "message"),
     [
-        (scipy.sparse.csr_matrix(np.eye(6)), np.arange(6) % 2, "Sparse data was passed"),
         (np.full((6, 2), np.nan), np.arange(6) % 2, "Input X contains NaN"),
         (np.zeros((6, 2)), np.arange(5) % 2, "inconsistent numbers of samples"),
         (np.zeros((6, 2)), None, "requires y to be passed"),

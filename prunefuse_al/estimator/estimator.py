@@ -163,7 +163,8 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         """Train the proxy from the same starting weights as ever.
 
         Args:
-            X: array, tensor or nested list [n ...], a map-style Dataset, or row numbers of `dataset`.
+            X: array, tensor or nested list [n ...], a sparse matrix [n d] (batches of it become dense), a map-style
+                Dataset, or row numbers of `dataset`.
             y: labels [n], numbers or strings; None: those of the Dataset.
             sample_weight: weights [n].
 
@@ -314,6 +315,11 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
             raise NotFittedError(f"{call}: this PruneFuseEstimator is not fitted yet; call fit(X, y) first")
         selector: PrunedProxySelector = self.selector_
         return selector
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "selector_")

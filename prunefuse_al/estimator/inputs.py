@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -15,6 +16,7 @@ from ..data import as_dataset, labels_of, split_item, subset
 from ..errors import InputError
 from ..selector.scoring import LOGITS
 from ..types import Trainer
+from .sparse import SparseRows
 from .targets import read_labels
 
 
@@ -22,7 +24,7 @@ def read_labelled(estimator: Any, X: Any, y: Any, *, reset: bool = False) -> tup
     """Return X checked, and labels [n]."""
     if _is_array(estimator, X):
         x, labels = validate_data(estimator, X, y, reset=reset, **_array_rules(estimator))
-        return x, read_labels(labels)
+        return _rows(x), read_labels(labels)
     data = as_dataset(read(estimator, X, reset=reset))
     labels = labels_of(data) if y is None else y
     if labels is None:
@@ -40,7 +42,7 @@ def read(estimator: Any, X: Any, *, reset: bool = False) -> Any:
             )
         return subset(as_dataset(estimator.dataset), rows.reshape(-1))
     if _is_array(estimator, X):
-        return validate_data(estimator, X, reset=reset, **_array_rules(estimator))
+        return _rows(validate_data(estimator, X, reset=reset, **_array_rules(estimator)))
     if estimator.module is None:
         raise InputError(
             f"X is a {type(X).__name__}; without module= a perceptron for tables is built: "
@@ -53,7 +55,7 @@ def _is_array(estimator: Any, X: Any) -> bool:
     """Tell whether scikit-learn should check X; with a module, tensors, memmaps and datasets are read by batch."""
     if estimator.dataset is not None:
         return False
-    if hasattr(X, "toarray"):  # sparse, which it refuses in its own words
+    if issparse(X):
         return True
     if estimator.module is None:
         return not isinstance(X, Dataset | Mapping)
@@ -62,8 +64,12 @@ def _is_array(estimator: Any, X: Any) -> bool:
 
 def _array_rules(estimator: Any) -> dict[str, Any]:
     if estimator.module is None:
-        return {"dtype": (np.float64, np.float32)}
-    return {"dtype": "numeric", "allow_nd": True, "ensure_2d": False}
+        return {"dtype": (np.float64, np.float32), "accept_sparse": "csr"}
+    return {"dtype": "numeric", "accept_sparse": "csr", "allow_nd": True, "ensure_2d": False}
+
+
+def _rows(x: Any) -> Any:
+    return SparseRows(x) if issparse(x) else x
 
 
 def count_outputs(trainer: Trainer, module: nn.Module, X: Any) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..training.trainer import TorchTrainer
+from .sparse import SparseRows
 
 HIDDEN = (100, 100)
 
@@ -18,17 +19,21 @@ class Standardize(nn.Module):
     """Centres and scales each column by fixed statistics; constant columns become 0.
 
     Args:
-        X: float [n d], what the statistics are taken from.
+        X: float [n d], or `SparseRows`: what the statistics are taken from.
         sample_weight: [n], or None.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, X: np.ndarray[Any, Any], sample_weight: np.ndarray[Any, Any] | None = None) -> None:
+    def __init__(self, X: Any, sample_weight: np.ndarray[Any, Any] | None = None) -> None:
         super().__init__()
-        mean = np.average(X, axis=0, weights=sample_weight)
-        deviation = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=sample_weight))
+        if isinstance(X, SparseRows):
+            mean, deviation = X.moments(sample_weight)
+        else:
+            X = X.astype(np.float64)
+            mean = np.average(X, axis=0, weights=sample_weight)
+            deviation = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=sample_weight))
         constant = deviation <= 1e-10 * np.maximum(np.abs(mean), 1)
         self.register_buffer("mean", torch.from_numpy(mean))
         self.register_buffer("scale", torch.from_numpy(np.where(constant, 0, 1 / np.where(constant, 1, deviation))))
@@ -38,10 +43,10 @@ class Standardize(nn.Module):
         return (x - self.mean) * self.scale
 
 
-def mlp(X: np.ndarray[Any, Any], n_classes: int, sample_weight: np.ndarray[Any, Any] | None = None) -> nn.Module:
-    """Return a perceptron in double precision, sized and scaled from a table [n d]; weights from torch's generator."""
+def mlp(X: Any, n_classes: int, sample_weight: np.ndarray[Any, Any] | None = None) -> nn.Module:
+    """Return a double-precision perceptron sized and scaled from a table [n d]; weights from torch's generator."""
     widths = (X.shape[1], *HIDDEN)
-    layers: list[nn.Module] = [Standardize(X.astype(np.float64), sample_weight)]
+    layers: list[nn.Module] = [Standardize(X, sample_weight)]
     for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after, dtype=torch.float64), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], n_classes, dtype=torch.float64))

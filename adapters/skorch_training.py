@@ -1,0 +1,204 @@
+"""How a `PruneFuseNet` trains: which network stands in the module's place, with which optimizer, and who teaches it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunefuse_al import Distillation
+from prunefuse_al.adapters import require_host
+from prunefuse_al.costs import CostLedger
+from prunefuse_al.errors import FallbackWarning, InputError, NotFittedError
+from prunefuse_al.forward import logits_of, settled
+from prunefuse_al.precision import home_device
+from prunefuse_al.scorers import get_scorer
+from prunefuse_al.selector.options import Options, State
+from prunefuse_al.selector.steps import prepare
+from prunefuse_al.selector.target import fused_target
+from prunefuse_al.training.distillation import distillation_loss
+
+require_host("skorch", extra="skorch")
+
+from skorch import NeuralNetClassifier  # noqa: E402
+from skorch.utils import to_device  # noqa: E402
+
+from prunefuse_al.adapters.skorch_reading import NetReader, uncompiled  # noqa: E402
+
+OPTIONS = (
+    *("pruning_ratio", "importance", "cross", "distillation", "fine_tune_lr_scale", "sync_every"),
+    *("keep", "scope", "round_to", "recalibrate", "example_inputs"),
+)
+
+
+class Teacher:
+    """The trained proxy while the target learns from it.
+
+    Args:
+        net: what is trained.
+        network: who teaches, in eval mode and without gradients.
+        distillation: how much of it counts.
+        epochs: how many there will be.
+        params: what `fit` passes to the module's `forward`.
+    """
+
+    def __init__(
+        self, net: ProxyTraining, network: nn.Module, distillation: Distillation, epochs: int, params: dict[str, Any]
+    ) -> None:
+        self.net, self.network, self.distillation, self.epochs, self.params = net, network, distillation, epochs, params
+        self.asked = False
+
+    def mixed(self, loss: Tensor, y_pred: Any, X: Any) -> Tensor:
+        """Return the loss of a batch with the teacher's part in it; every row of the batch counts the same in that."""
+        self.asked = True
+        share = self.distillation.weight(len(self.net.history) - 1, self.epochs)
+        if not share:
+            return loss
+        reader = NetReader(self.net, as_logits=True)
+        with torch.no_grad():
+            taught = reader.answer(self.network, X, self.params)
+        kl = distillation_loss(reader.logits(logits_of(y_pred), "distillation"), taught, self.distillation.tau)  # [b]
+        return (1 - share) * loss + share * kl.mean()
+
+    @contextmanager
+    def teaching(self) -> Iterator[None]:
+        """Be asked by the net's `get_loss` in the block; warn if it never was."""
+        self.net._teacher = self
+        try:
+            with settled(self.network, device=home_device(self.network) or torch.device("cpu")):
+                yield
+        finally:
+            self.net._teacher = None
+        if len(self.net.history) and not self.asked:
+            name = type(self.net).__name__
+            warnings.warn(
+                f"distillation= had no effect: {name}.get_loss does not call super().get_loss(y_pred, y_true, X=X, "
+                "training=training), which mixes the teacher in; call it there, or leave distillation= out",
+                FallbackWarning,
+                stacklevel=5,
+            )
+
+
+class ProxyTraining(NeuralNetClassifier):
+    """What `PruneFuseNet` trains with; see there."""
+
+    costs_: CostLedger
+    state_: State
+    module_: Any
+    history_: Any
+    entropy_: int
+    distillation: Distillation | None
+    _teacher: Teacher | None = None
+
+    def get_loss(self, y_pred: Any, y_true: Any, X: Any = None, training: bool = False) -> Tensor:
+        """Return the loss of a batch, with the proxy's part in it while the target learns from it; see skorch."""
+        loss: Tensor = super().get_loss(y_pred, y_true, X=X, training=training)
+        return loss if self._teacher is None or not training else self._teacher.mixed(loss, y_pred, X)
+
+    def _options(self, *, as_logits: bool = False) -> Options:
+        """Return the options in the core's form; what reads may have to make logits of what the module returns."""
+        if not isinstance(self.distillation, Distillation | None):
+            raise InputError(f"distillation={self.distillation!r}; pass Distillation(...) or None")
+        reader: Any = NetReader(self, as_logits)  # a trainer that only reads
+        return Options(
+            **{name: getattr(self, name) for name in OPTIONS},
+            scorer=get_scorer(self.scorer),
+            trainer=reader,
+            sync_importance=None,
+            recalibration_data=None,
+            progressive=None,
+            candidate_fraction=1.0,
+            features_dtype="float32",
+            features_path=None,
+            warm_start=False,
+            target_trainer=None,
+            fold_batchnorm=True,
+            entropy=self.entropy_,
+        )
+
+    def _cut(self, labelled: Any) -> State:
+        """Return a state with an untrained proxy cut from the whole network; `labelled` is (X, y) or None."""
+        data = None if labelled is None else self.get_dataset(*labelled)
+        options = self._options().at(0 if data is None else len(data))
+        options = replace(options, recalibrate=self.recalibrate and data is not None)
+        before = State(self.state_.dense, channel_map=self.state_.channel_map, round=self.state_.round)
+        return replace(prepare(options, self.costs_, before, None, data), trained=None, synced=self.state_.synced)
+
+    def _thin(self, labelled: Any) -> None:
+        """Have a new proxy in the module's place."""
+        state = self._cut(labelled)
+        self.state_ = replace(state, trained=copy.deepcopy(state.start))
+        self.module_ = self.state_.trained
+
+    def _begin_proxy(self, labelled: Any) -> None:
+        """Have a proxy to train on in the module's place: a new one where there is none, or V2 has a target to cut."""
+        state = self.state_
+        if hasattr(self, "target_"):
+            self.history_ = self.proxy_history_
+            self._replace_module(state.trained, "the proxy is trained again")
+        if state.start is None or state.synced not in (None, state.dense):
+            self.state_ = replace(state, dense=state.dense if state.synced is None else state.synced)
+            with self._current_init_context("module"):
+                self._thin(labelled)
+            self._replace_module(self.module_, "the network is thinned")
+
+    def _train_target(self, X: Any, y: Any, *, sync: bool, **fit_params: Any) -> None:
+        """Fuse, and train the target in the module's place, with a history of its own."""
+        state = self.state_
+        target = fused_target(self._options(), self.costs_, state, self.get_dataset(X, y), sync=sync)
+        self.history_ = None
+        self._initialize_history()
+        self._replace_module(target, "the proxy is fused into the whole network")
+        for group in self.optimizer_.param_groups:
+            group["lr"] *= self.fine_tune_lr_scale
+        if self.distillation is None:
+            self._train("sync" if sync else "train_target", state.round, X, y, **fit_params)
+            return
+        params = dict(fit_params)
+        epochs = params.pop("epochs", None)
+        assert state.trained is not None
+        teacher = Teacher(self, state.trained, self.distillation, self.max_epochs if epochs is None else epochs, params)
+        with teacher.teaching():
+            self._train("sync" if sync else "train_target", state.round, X, y, teacher=state.trained, **fit_params)
+
+    def _sync(self, X: Any, y: Any, **fit_params: Any) -> None:
+        """Train the target that the next proxy is cut from (V2); the proxy goes on answering."""
+        history, proxy = self.history_, self.state_.trained
+        self._train_target(X, y, sync=True, **fit_params)
+        self.state_ = replace(self.state_, synced=uncompiled(self.module_))
+        self.sync_history_, self.history_ = self.history_, history
+        self._replace_module(proxy, "the proxy answers again")
+
+    def _replace_module(self, module: Any, reason: str) -> None:
+        """Train `module` from now on, with a new optimizer."""
+        with self._current_init_context("module"):
+            self.module_ = self.torch_compile(to_device(module, self.device), name="module")
+        self._initialize_optimizer(reason=f"Re-initializing module and optimizer: {reason}.")
+
+    def _train(
+        self, stage_name: str, number: int, X: Any, y: Any, *, teacher: nn.Module | None = None, **fit_params: Any
+    ) -> None:
+        role = "target" if stage_name == "sync" else stage_name.removeprefix("train_")
+        dense = None if stage_name == "sync" else self.state_.dense
+        with self.costs_.stage(stage_name, round=number, network=role, dense=dense) as stage:
+            stage.watch(uncompiled(self.module_), *([] if teacher is None else [teacher]))
+            super().partial_fit(X, y, **fit_params)
+
+    def _trained(self, call: str) -> State:
+        self.check_is_fitted()
+        if self.state_.start is None:
+            raise NotFittedError(f"{call}: the net is initialised but has seen no data; call fit(X, y) first")
+        return self.state_
+
+    def _require_labelled(self, call: str) -> Any:
+        if getattr(self, "labelled_", None) is None:
+            raise NotFittedError(
+                f"{call}: the labelled data is not in memory (it is not pickled with a net); pass X and y"
+            )
+        return self.labelled_
