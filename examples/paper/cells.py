@@ -11,64 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from arms import selector_options, trainer_changes
 from plan import Arm, Plan, subset_of
 from records import Store
-from sources import Draw, Source, draw, epochs_of, trainer
+from sources import Draw, Source, draw, trainer
 from torch import nn
+from watching import Watched, accuracy, subset
 
-from prunefuse_al import (
-    CostLedger,
-    Distillation,
-    EarlyStopping,
-    FallingRatio,
-    ProgressivePruning,
-    PrunedProxySelector,
-    ShrinkPerturb,
-    TorchTrainer,
-)
-
-TRAINING = ("train_proxy", "sync", "train_target")
-
-
-class Watched(TorchTrainer):
-    """Tests the network after every epoch but the last, on the side: what that takes is not part of the training.
-
-    Attributes:
-        following: whether it does.
-        curves: test accuracies of each training that was followed.
-        aside: seconds that the tests of each training took.
-    """
-
-    def watch(self, data: Source, plain: TorchTrainer) -> Watched:
-        """Set what to test on."""
-        self.data, self.plain = data, plain
-        self.start_round(False)
-        return self
-
-    def start_round(self, following: bool) -> None:
-        """Forget the trainings so far; copies made from here on add to the same lists."""
-        self.following, self.curves, self.aside = following, [], []
-
-    def fit(self, model: nn.Module, data: Any, *, on_epoch: Any = None, **options: Any) -> Any:
-        """Train as `TorchTrainer` does; adds to `curves` and, in seconds, to `aside`."""
-        curve: list[float] = []
-        seconds = 0.0
-
-        def tested(epoch: int, optimizer: Any) -> Any:
-            nonlocal seconds
-            start = now()
-            if epoch and self.following:
-                network = copy.deepcopy(model)
-                for module in network.modules():
-                    module._forward_pre_hooks.clear()  # those of the ledger, which counts what is trained
-                curve.append(accuracy(self.plain, network, self.data))
-            seconds += now() - start
-            return None if on_epoch is None else on_epoch(epoch, optimizer)
-
-        history = super().fit(model, data, on_epoch=tested, **options)
-        self.curves.append(curve)
-        self.aside.append(seconds)
-        return history
+from prunefuse_al import CostLedger, Distillation, PrunedProxySelector, TorchTrainer
 
 
 @dataclass(frozen=True)
@@ -106,71 +56,19 @@ class Unit:
         self.sizes = plan.labels(min(plan.pool or data.rows, data.rows))
         self.dense = data.network(plan.network, seed, arm.checkpoint)
         self.plain = trainer(plan, data.transforms, TorchTrainer, bench.device)
-        watching = [trainer(plan, data.transforms, Watched, bench.device, **c) for c in self._changes()]
-        self.choosing, self.finishing = (t.watch(data, self.plain) for t in watching)
-        # Choosing with a network that is not the target is not watched: only its last accuracy is reported.
-        self.chooser = self.plain_choosing() if arm.own_target else self.choosing
-        self.selector = PrunedProxySelector(self.dense, **self.options())
-        self.folder = bench.store.state(arm, seed)
-
-    def _changes(self) -> list[dict[str, Any]]:
-        """Return how the trainers of the network that chooses and of the target differ from the plan's."""
-        arm, plan = self.arm, self.bench.plan
-        stopping = {"early_stopping": EarlyStopping(patience=arm.stop)} if arm.stop else {}
-        layout = {"channels_last": True} if arm.layout == "last" else {}
-        choosing = {"epochs": epochs_of(plan, arm), **layout}
-        if arm.plateau:
-            rule = EarlyStopping(patience=arm.plateau, min_delta=0.01, monitor="train_loss")
-            choosing |= {"early_stopping": rule, "scheduler": "constant"}  # no schedule that is cut off half-way
-        fused = arm.pruned and arm.start == "fused"
-        rate = (plan.fine_tune if arm.fine_tune is None else arm.fine_tune) if fused else 1.0
-        if not arm.own_target:
-            choosing |= stopping
-        return [choosing, {"lr_scale": rate, **stopping, **layout}]
-
-    def plain_choosing(self) -> TorchTrainer:
-        """Return the trainer of a network that only chooses."""
-        plan, data = self.bench.plan, self.bench.data
-        return trainer(plan, data.transforms, TorchTrainer, self.bench.device, **self._changes()[0])
-
-    def options(self) -> dict[str, Any]:
-        """Return what the selector is told."""
-        arm, plan = self.arm, self.bench.plan
-        chosen: dict[str, Any] = {
-            "pruning_ratio": self._ratio() if arm.pruned else 0.0,
-            "scorer": "random" if arm.method == "random" else arm.scorer or plan.scorer,
-            "trainer": self.chooser,
+        choosing, finishing = trainer_changes(plan, arm)
+        # Where the network that chooses is not the target, its training is not followed.
+        self.choosing, self.finishing = (
+            trainer(plan, data.transforms, Watched, bench.device, **changes).watch(data, self.plain, follows=follows)
+            for changes, follows in ((choosing, not arm.own_target), (finishing, True))
+        )
+        self.options = selector_options(plan, arm, seed, self.sizes) | {
+            "trainer": self.choosing,
             "target_trainer": self.finishing,
-            "random_state": self.seed,
-            "warm_start": self._warm(),
-            "cross": arm.cross if arm.cross in ("preserve", "copy") else float(arm.cross),
-            "importance": arm.importance,
-            "sync_every": int(arm.argument) if arm.method == "prunefuse-v2" else None,
+            **({"proxy": data.network(arm.argument, seed)} if arm.method == "svp" else {}),
         }
-        if arm.fraction < 1:
-            chosen["candidate_fraction"] = arm.fraction
-        if arm.method == "svp":
-            chosen["proxy"] = self.bench.data.network(arm.argument, self.seed)
-        if arm.distill:
-            chosen["distillation"] = Distillation(lambda_=arm.distill)
-        if arm.progressive:
-            chosen["progressive"] = ProgressivePruning(epochs=arm.progressive)
-        return chosen
-
-    def _ratio(self) -> Any:
-        arm, ratio = self.arm, self.arm.ratio or self.bench.plan.ratio
-        if arm.falls_to is None:
-            return ratio
-        return FallingRatio(ratio, arm.falls_to, labels=(self.sizes[0], self.sizes[-1]))
-
-    def _warm(self) -> Any:
-        arm = self.arm
-        if arm.method == "dense-continue":
-            return True
-        if not arm.warm:
-            return False
-        shrink, perturb = (0.4, 0.1) if arm.warm == "shrink" else (1.0, 0.0)
-        return ShrinkPerturb(shrink, perturb, epochs=arm.warm_share)
+        self.selector = PrunedProxySelector(self.dense, **self.options)
+        self.folder = bench.store.state(arm, seed)
 
     def resume(self, done: int) -> None:
         """Take up the labels and the selector of the rounds that are done."""
@@ -179,7 +77,7 @@ class Unit:
         self.labelled = np.concatenate([self.drawn.first, *picks])
         if done and not self.arm.idle:
             path = self.folder / f"{done - 1}.safetensors"
-            self.selector = PrunedProxySelector.load(path, self.dense, **self.options())
+            self.selector = PrunedProxySelector.load(path, self.dense, **self.options)
 
     def do(self, number: int) -> bool:
         """Do a round and write it; False where the arm whose labels are taken has not got that far."""
@@ -282,24 +180,6 @@ class Unit:
             logits = self.plain.infer(network, subset(self.bench.data.unlabelled, rows)).logits
             found[name] = [round(float(u), 5) for u in 1 - logits.double().softmax(1).amax(1)]
         return found if self.arm.own_target else {"target": found["target"]}
-
-
-def subset(data: Any, rows: np.ndarray) -> Any:
-    """Return rows of an array or a dataset."""
-    return data[rows] if isinstance(data, np.ndarray) else torch.utils.data.Subset(data, rows.tolist())
-
-
-def accuracy(plain: TorchTrainer, network: nn.Module, data: Source) -> float:
-    """Return the accuracy on the test pictures."""
-    predicted = plain.infer(network, data.test).logits.argmax(1).cpu().numpy()
-    return float((predicted == data.y_test).mean())
-
-
-def now() -> float:
-    """Return the clock after what is queued on a GPU has run."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def machine(device: str) -> dict[str, Any]:

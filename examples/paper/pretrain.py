@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from cells import accuracy
 from plan import read_plan
 from plans import PLANS
 from sources import source, trainer
+from watching import accuracy
 
 from prunefuse_al import TorchTrainer
 
