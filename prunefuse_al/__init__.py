@@ -13,6 +13,7 @@ from .scorers import SCORERS as SCORERS
 from .scorers import get_scorer as get_scorer
 from .selector import FallingRatio as FallingRatio
 from .selector import PrunedProxySelector as PrunedProxySelector
+from .selector import selector_preset as selector_preset
 from .training import Distillation as Distillation
 from .training import EarlyStopping as EarlyStopping
 from .training import FunctionTrainer as FunctionTrainer

@@ -15,7 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import clone
 
-from prunefuse_al import FallingRatio, PrunedProxySelector, PruneFuseEstimator, ShrinkPerturb, TorchTrainer, prune
+from prunefuse_al import (
+    FallingRatio,
+    PrunedProxySelector,
+    PruneFuseEstimator,
+    ShrinkPerturb,
+    TorchTrainer,
+    prune,
+    selector_preset,
+)
 from prunefuse_al.errors import CheckpointError, InputError
 from prunefuse_al.training import ProgressivePruning
 
@@ -208,6 +216,23 @@ def test_the_estimator_passes_them_on() -> None:
     for m in (40, 80):
         np.testing.assert_array_equal(est.fit(x[:m], y[:m]).query(x, 9), direct.fit(X[:m], Y[:m]).query(X, 9))
     assert [row.round for row in est.costs_.rows() if row.stage == "prune"] == [1, 2]
+
+
+def test_cheap_rounds_by_name() -> None:
+    options = selector_preset("cheap_rounds")
+    chosen = selector(0.5, **options, trainer=trainer(epochs=6))
+    epochs = []
+    for m in (40, 80):
+        chosen.fit(X[:m], Y[:m])
+        epochs.append(len(chosen.history.epochs))
+    assert epochs == [6, 2]
+    assert chosen.select(X, 9).considered == round(0.3 * len(X))
+    again = {"scorer": "margin", "random_state": 0, **options}
+    estimator = PruneFuseEstimator(mlp(6, 16, 16, 3), 0.5, trainer=trainer(epochs=6), **again)
+    estimator.fit(X[:40].numpy(), Y[:40].numpy()).fit(X[:80].numpy(), Y[:80].numpy())
+    np.testing.assert_array_equal(estimator.query(X.numpy(), 9), chosen.query(X, 9))
+    with pytest.raises(InputError, match="preset 'cheap' does not exist; there is 'cheap_rounds'"):
+        selector_preset("cheap")
 
 
 @pytest.mark.parametrize(

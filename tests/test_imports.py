@@ -31,6 +31,7 @@ PUBLIC = {
     "SCORERS",
     "Selection",
     "ShrinkPerturb",
+    "selector_preset",
     "Signals",
     "TorchTrainer",
     "advise",
