@@ -8,14 +8,14 @@ import pytest
 from suite_counts import documented
 
 SUITES = {"test_skorch_suite.py": ("skorch", "skorch"), "test_modal_suite.py": ("modAL", "modAL-python")}
-_FOUND: dict[str, Counter[str]] = {}
+_FOUND: dict[str, dict[str, str]] = {}  # file -> test -> how it ended, the last time if it was run again
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Count, in the process that reports, how the tests of a suite end."""
     file = report.nodeid.partition("::")[0].rpartition("/")[2]
     if file in SUITES and (report.when == "call" or report.outcome != "passed"):
-        _FOUND.setdefault(file, Counter())[report.outcome] += 1
+        _FOUND.setdefault(file, {})[report.nodeid] = report.outcome
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -24,7 +24,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(config, "workerinput"):  # one of several processes, which sees a part
         return
     part = config.option.keyword or any("::" in arg for arg in config.args) or session.shouldstop or session.shouldfail
-    for file, found in {} if part else _FOUND.items():
+    for file, ended in {} if part else _FOUND.items():
+        found = Counter(ended.values())
         said = documented(*SUITES[file])
         if said is None:
             continue

@@ -128,5 +128,6 @@ def test_scorers_of_labels_and_of_training_by_name(digits, name):
         assert len(set(rows.tolist())) == 20
         active.teach(samples, y[pool[rows]])
         pool = np.delete(pool, rows)
-    trained = [row.round for row in active.estimator.costs_.rows() if row.stage == "train_proxy"]
-    assert trained == ([1, 2, 3] if name == "moderate" else [1, 1, 2, 3])
+    trained = [(r.stage, r.round) for r in active.estimator.costs_.rows() if r.stage.endswith("train_proxy")]
+    again = [] if name == "moderate" else [("retrain_proxy", 1)]
+    assert trained == [("train_proxy", 1), *again, ("train_proxy", 2), ("train_proxy", 3)]
