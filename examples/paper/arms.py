@@ -19,6 +19,8 @@ def trainer_changes(plan: Plan, arm: Arm) -> tuple[dict[str, Any], dict[str, Any
         choosing |= {"early_stopping": rule, "scheduler": "constant"}  # no schedule that is cut off half-way
     if arm.pruned and arm.start == "fused":
         finishing["lr_scale"] = plan.fine_tune if arm.fine_tune is None else arm.fine_tune
+    if arm.target_epochs:
+        finishing["epochs"] = arm.target_epochs
     if arm.stop:
         stopped = finishing if arm.own_target else choosing
         stopped["early_stopping"] = EarlyStopping(patience=arm.stop)

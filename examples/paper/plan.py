@@ -34,6 +34,7 @@ class Arm:
         ratio: pruning ratio, and `falls_to` what it falls to as labels grow; None: the plan's, no fall.
         scorer: who picks; None: the plan's.
         epochs: of the network that chooses; 0: the plan's.
+        target_epochs: of the target; 0: the plan's.
         fine_tune: factor on the rate of a fused target; None: the plan's.
         warm: the proxy goes on from the last round's: "" no, "continue" as it was, or "shrink" (shrunk and perturbed;
             Ash & Adams, 2020); after the first round for `warm_share` of the epochs.
@@ -58,6 +59,7 @@ class Arm:
     falls_to: float | None = None
     scorer: str | None = None
     epochs: int = 0
+    target_epochs: int = 0
     fine_tune: float | None = None
     warm: str = ""
     warm_share: float = 1.0
@@ -155,6 +157,7 @@ class Plan:
         epochs: of every training; 0: those of the preset.
         batch_size: rows per step; 0: those of the preset.
         lr: learning rate; 0: that of the preset.
+        target_epochs: of the target; 0: the plan's.
         fine_tune: factor on the rate of fused targets.
         precision: of training, see `TorchTrainer`.
         seeds: each draws the first labels, the dense network's weights and everything else.

@@ -159,12 +159,15 @@ def questions(plan: Plan) -> dict[str, Plan]:
         ),
         ask(
             "stopping",
-            "The target trained until its held-out loss no longer falls.",
+            "The target trained until its held-out loss no longer falls, and for half of the epochs.",
             "dense-reinit",
             "dense-reinit stop=3",
             "prunefuse-v1",
             "prunefuse-v1 stop=3",
             "prunefuse-v1 start=scratch stop=3",
+            f"prunefuse-v1 target_epochs={half}",
+            f"{CHEAP} target_epochs={half}",
+            f"prunefuse-v1 start=scratch target_epochs={half}",
         ),
         ask(
             "pretrained",
