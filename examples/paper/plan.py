@@ -157,7 +157,6 @@ class Plan:
         epochs: of every training; 0: those of the preset.
         batch_size: rows per step; 0: those of the preset.
         lr: learning rate; 0: that of the preset.
-        target_epochs: of the target; 0: the plan's.
         fine_tune: factor on the rate of fused targets.
         precision: of training, see `TorchTrainer`.
         seeds: each draws the first labels, the dense network's weights and everything else.

@@ -96,6 +96,7 @@ def questions(plan: Plan) -> dict[str, Plan]:
     ratios = [f"prunefuse-v1 ratio={tenth / 10:g}" if tenth != 5 else "prunefuse-v1" for tenth in range(1, 9)]
     scorers = ("least_confidence", "entropy", "margin", "k_center", "badge", "moderate", "ccs", "d2", "forgetting")
     small = "svp:resnet8" + ("/2" if plan.network.endswith("/2") else "")
+    half = (plan.epochs or 181) // 2
     by_scorer = [
         arm if s == plan.scorer else f"{arm} scorer={s}"
         for s in scorers
