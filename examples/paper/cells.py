@@ -16,9 +16,10 @@ from plan import Arm, Plan, subset_of
 from records import Store
 from sources import Draw, Source, draw, trainer
 from torch import nn
-from watching import Watched, accuracy, subset
+from watching import Watched, accuracy
 
 from prunefuse_al import CostLedger, Distillation, PrunedProxySelector, TorchTrainer
+from prunefuse_al.data import as_dataset, subset
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class Unit:
         found = {}
         rows = self.drawn.probes
         for name, network in (("target", target), ("chooser", self.selector.model)):
-            logits = self.plain.infer(network, subset(self.bench.data.unlabelled, rows)).logits
+            logits = self.plain.infer(network, subset(as_dataset(self.bench.data.unlabelled), rows)).logits
             found[name] = [round(float(u), 5) for u in 1 - logits.double().softmax(1).amax(1)]
         return found if self.arm.own_target else {"target": found["target"]}
 

@@ -11,6 +11,8 @@ from dataclasses import replace
 
 from plan import Plan
 
+from prunefuse_al import TorchTrainer
+
 MAIN = ("random", "dense-reinit", "dense-continue", "prunefuse-v1", "prunefuse-v2:2")
 SEEDS = (0, 1, 2)
 CHEAP = "prunefuse-v1 warm=continue warm_share=0.34"
@@ -87,24 +89,15 @@ PAPER_IMAGENET = Plan(
 )
 
 
-def questions(plan: Plan) -> dict[str, Plan]:
-    """Return a plan for each question that reviewers asked, on the set-up of `plan`."""
+Question = tuple[str, ...]  # name, what is asked, and the arms that answer it
 
-    def ask(name: str, note: str, *arms: str, **changes: object) -> Plan:
-        return replace(plan, name=f"{plan.name}-{name}", note=note, arms=arms, seeds=SEEDS, **changes)
 
+def about_the_method(plan: Plan, epochs: int) -> list[Question]:
+    """Return which parts of the method matter; `epochs` are those of a training."""
     ratios = [f"prunefuse-v1 ratio={tenth / 10:g}" if tenth != 5 else "prunefuse-v1" for tenth in range(1, 9)]
-    scorers = ("least_confidence", "entropy", "margin", "k_center", "badge", "moderate", "ccs", "d2", "forgetting")
-    small = "svp:resnet8" + ("/2" if plan.network.endswith("/2") else "")
-    half = (plan.epochs or 181) // 2
-    by_scorer = [
-        arm if s == plan.scorer else f"{arm} scorer={s}"
-        for s in scorers
-        for arm in ("dense-reinit", small, "prunefuse-v1")
-    ]
-    halved = {"resnet20": "resnet20/2", "resnet20/2": "resnet20/4", "resnet56": "resnet56/2"}.get(plan.network, small)
-    plans = (
-        ask(
+    halved = {"resnet20": "resnet20/2", "resnet20/2": "resnet20/4", "resnet56": "resnet56/2"}[plan.network]
+    return [
+        (
             "fusion-distillation",
             "Fusion on or off, distillation on or off; the proxy chooses the same labels in all four.",
             "dense-reinit",
@@ -114,8 +107,8 @@ def questions(plan: Plan) -> dict[str, Plan]:
             "prunefuse-v1 distill=0.3 start=scratch",
             "prunefuse-v1 cross=copy",
         ),
-        ask("ratios", "From hardly pruned to hardly anything left.", "dense-reinit", *ratios),
-        ask(
+        ("ratios", "From hardly pruned to hardly anything left.", "dense-reinit", *ratios),
+        (
             "controls",
             "Does it matter which channels stay, and that they are put back? Random channels, and a network that is "
             "drawn at the size of the proxy and cannot be fused.",
@@ -124,7 +117,37 @@ def questions(plan: Plan) -> dict[str, Plan]:
             "prunefuse-v1 importance=random",
             f"svp:{halved}",
         ),
-        ask(
+        (
+            "pruning",
+            "At once, gradually, or again from the trained target.",
+            "dense-reinit",
+            "prunefuse-v1",
+            f"prunefuse-v1 progressive={min(20, epochs // 3)}",
+            "prunefuse-v2:1",
+            "prunefuse-v2:2",
+        ),
+        (
+            "stopping",
+            "The target trained until its held-out loss no longer falls, and for half of the epochs.",
+            "dense-reinit",
+            "dense-reinit stop=3",
+            "prunefuse-v1",
+            "prunefuse-v1 stop=3",
+            "prunefuse-v1 start=scratch stop=3",
+            f"prunefuse-v1 target_epochs={epochs // 2}",
+            f"{CHEAP} target_epochs={epochs // 2}",
+            f"prunefuse-v1 start=scratch target_epochs={epochs // 2}",
+        ),
+    ]
+
+
+def about_the_labels(plan: Plan) -> list[Question]:
+    """Return what the chosen labels are worth elsewhere, and who should choose them."""
+    scorers = ("least_confidence", "entropy", "margin", "k_center", "badge", "moderate", "ccs", "d2", "forgetting")
+    choosers = ("dense-reinit", "svp:resnet8" + ("/2" if plan.network.endswith("/2") else ""), "prunefuse-v1")
+    by_scorer = [arm if s == plan.scorer else f"{arm} scorer={s}" for s in scorers for arm in choosers]
+    return [
+        (
             "subsets",
             "The labels of one method with the start of another.",
             "random",
@@ -134,7 +157,7 @@ def questions(plan: Plan) -> dict[str, Plan]:
             "prunefuse-v1 subset=random",
             "dense-reinit subset=prunefuse-v1",
         ),
-        ask(
+        (
             "transfer",
             "Labels that one network chose, used to train another architecture from scratch.",
             "random",
@@ -146,31 +169,14 @@ def questions(plan: Plan) -> dict[str, Plan]:
                 for subset in ("random", "dense-reinit", "prunefuse-v1")
             ),
         ),
-        ask(
-            "scorers", "Scorers inside dense active learning, Selection via Proxy and PruneFuse.", "random", *by_scorer
-        ),
-        ask(
-            "pruning",
-            "At once, gradually, or again from the trained target.",
-            "dense-reinit",
-            "prunefuse-v1",
-            f"prunefuse-v1 progressive={max(1, plan.epochs // 3)}",
-            "prunefuse-v2:1",
-            "prunefuse-v2:2",
-        ),
-        ask(
-            "stopping",
-            "The target trained until its held-out loss no longer falls, and for half of the epochs.",
-            "dense-reinit",
-            "dense-reinit stop=3",
-            "prunefuse-v1",
-            "prunefuse-v1 stop=3",
-            "prunefuse-v1 start=scratch stop=3",
-            f"prunefuse-v1 target_epochs={half}",
-            f"{CHEAP} target_epochs={half}",
-            f"prunefuse-v1 start=scratch target_epochs={half}",
-        ),
-        ask(
+        ("scorers", "Scorers inside dense active learning, Selection via Proxy and PruneFuse.", "random", *by_scorer),
+    ]
+
+
+def about_the_costs(plan: Plan, epochs: int) -> list[Question]:
+    """Return what makes rounds cheaper, and starts better."""
+    pretrained: list[Question] = [
+        (
             "pretrained",
             "From weights that learnt another task; make the file first, see pretrain.py.",
             "random",
@@ -178,7 +184,9 @@ def questions(plan: Plan) -> dict[str, Plan]:
             "prunefuse-v1",
             *(f"{arm} checkpoint=mnist.pt" for arm in ("random", "dense-reinit", "prunefuse-v1")),
         ),
-        ask(
+    ]
+    cheaper: list[Question] = [
+        (
             "cheaper",
             "Rounds that do less: warm starts, fewer epochs, a plateau, a part of the pool, a ratio that falls.",
             "random",
@@ -187,7 +195,7 @@ def questions(plan: Plan) -> dict[str, Plan]:
             "prunefuse-v1 warm=continue",
             "prunefuse-v1 warm=shrink",
             "prunefuse-v1 warm=shrink warm_share=0.34",
-            f"prunefuse-v1 epochs={max(1, plan.epochs // 3)}",
+            f"prunefuse-v1 epochs={epochs // 3}",
             "prunefuse-v1 plateau=2",
             "prunefuse-v1 fraction=0.3",
             "prunefuse-v1 ratio=0.75 falls_to=0.5",
@@ -195,11 +203,18 @@ def questions(plan: Plan) -> dict[str, Plan]:
             "prunefuse-v1 warm=continue warm_share=0.34 fraction=0.3",
             "prunefuse-v1 ratio=0.7 warm=continue warm_share=0.34 fraction=0.3",
         ),
+    ]
+    return cheaper + (pretrained if plan.data == "fashion-mnist" else [])  # MNIST's pictures have one channel
+
+
+def questions(plan: Plan) -> dict[str, Plan]:
+    """Return a plan for each question that reviewers asked, on the set-up of `plan`."""
+    epochs = plan.epochs or TorchTrainer.preset(plan.trainer).epochs
+    asked = [*about_the_method(plan, epochs), *about_the_labels(plan), *about_the_costs(plan, epochs)]
+    plans = (
+        replace(plan, name=f"{plan.name}-{name}", note=note, arms=arms, seeds=SEEDS) for name, note, *arms in asked
     )
-    # MNIST's pictures have one channel.
-    return {
-        asked.name: asked for asked in plans if plan.data == "fashion-mnist" or not asked.name.endswith("-pretrained")
-    }
+    return {plan.name: plan for plan in plans}
 
 
 SETUPS = {"fashion-mnist": FASHION, "cifar10-scaled": CIFAR, "cifar10-paper": PAPER_CIFAR}

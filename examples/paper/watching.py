@@ -6,7 +6,6 @@ import copy
 import time
 from typing import Any
 
-import numpy as np
 import torch
 from sources import Source
 from torch import nn
@@ -53,11 +52,6 @@ class Watched(TorchTrainer):
         self.curves.append(curve)
         self.aside.append(seconds)
         return history
-
-
-def subset(data: Any, rows: np.ndarray) -> Any:
-    """Return rows of an array or a dataset."""
-    return data[rows] if isinstance(data, np.ndarray) else torch.utils.data.Subset(data, rows.tolist())
 
 
 def accuracy(plain: TorchTrainer, network: nn.Module, data: Source) -> float:

@@ -263,6 +263,12 @@ def test_the_papers_plan_is_the_papers():
     assert PLANS["imagenet-paper"].labels(1_000_000) == [20_000, 100_000, 200_000, 300_000, 400_000, 500_000]
 
 
+def test_questions_on_the_papers_set_up_count_its_epochs():
+    assert "prunefuse-v1 progressive=20" in PLANS["cifar10-paper-pruning"].arms
+    assert "prunefuse-v1 epochs=60" in PLANS["cifar10-paper-cheaper"].arms
+    assert "prunefuse-v1 target_epochs=90" in PLANS["cifar10-paper-stopping"].arms
+
+
 def test_paired_differences_are_those_of_a_t_test():
     rng = np.random.default_rng(0)
     ours, theirs = rng.normal(0.5, 0.1, 5), rng.normal(0.4, 0.1, 5)
