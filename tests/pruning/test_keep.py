@@ -55,7 +55,8 @@ STREAM = {"enter": 12, "shared": 12, "again": 12}  # what the shared layer reads
         ("again", STREAM),
         ("again.weight", STREAM),
         (("middle", nn.LayerNorm), {"middle": 20, "leave": 16}),
-        ({"middle", "leave"}, {"middle": 20, "leave": 16}),
+        # named, for the repr of a set follows the hash seed and the processes of pytest-xdist must agree on it
+        pytest.param({"middle", "leave"}, {"middle": 20, "leave": 16}, id="set"),
         ("head", {}),  # an output as it is; what the head reads may leave
     ],
     ids=repr,
