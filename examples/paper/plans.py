@@ -128,13 +128,15 @@ def about_the_method(plan: Plan, epochs: int) -> list[Question]:
         ),
         (
             "stopping",
-            "The target trained until its held-out loss no longer falls, and for half of the epochs.",
+            "The target trained until its held-out loss no longer falls, and for half of the epochs, at several rates.",
             "dense-reinit",
             "dense-reinit stop=3",
             "prunefuse-v1",
             "prunefuse-v1 stop=3",
             "prunefuse-v1 start=scratch stop=3",
             f"prunefuse-v1 target_epochs={epochs // 2}",
+            f"prunefuse-v1 fine_tune=0.5 target_epochs={epochs // 2}",
+            f"prunefuse-v1 fine_tune=1 target_epochs={epochs // 2}",
             f"{CHEAP} target_epochs={epochs // 2}",
             f"prunefuse-v1 start=scratch target_epochs={epochs // 2}",
         ),
@@ -202,6 +204,7 @@ def about_the_costs(plan: Plan, epochs: int) -> list[Question]:
             CHEAP,
             "prunefuse-v1 warm=continue warm_share=0.34 fraction=0.3",
             "prunefuse-v1 ratio=0.7 warm=continue warm_share=0.34 fraction=0.3",
+            "prunefuse-v1 ratio=0.7 warm=continue warm_share=0.1 fraction=0.3",
         ),
     ]
     return cheaper + (pretrained if plan.data == "fashion-mnist" else [])  # MNIST's pictures have one channel
