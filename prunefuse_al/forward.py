@@ -43,9 +43,7 @@ class Forward:
     def inputs(self, x: Any) -> Any:
         """Return a batch as the network takes it."""
         x = map_leaves(x, lambda leaf: leaf.to(self.device, non_blocking=True))
-        if self.transform is not None:
-            x = self.transform(x)
-        return map_leaves(x, self._cast)
+        return map_leaves(self._transformed(x), self._cast)
 
     def __call__(self, model: nn.Module, inputs: Any) -> Any:
         """Return the network's raw output for prepared inputs."""
@@ -53,6 +51,22 @@ class Forward:
             return call(model, inputs)
         with torch.autocast(self.device.type, dtype=self.autocast):
             return call(model, inputs)
+
+    def _transformed(self, x: Any) -> Any:
+        if self.transform is None:
+            return x
+        try:
+            return self.transform(x)
+        except (PruneFuseError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+            if not isinstance(x, tuple | Mapping):
+                raise
+            raise InputError(
+                f"the transform failed on a batch of {len(x)} inputs, {describe(x)}: {error}. Each entry of a "
+                f"{type(x).__name__} is an input of the network: pass labels beside them, as in fit(X, y), and none in "
+                f"query(X, k); or give a transform that takes a {type(x).__name__}"
+            ) from error
 
     def _cast(self, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):

@@ -197,7 +197,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         if X is None:
             self.target_ = selector.fit_target()
             return self
-        data, labels = read_labelled(self, X, y)
+        data, labels = read_labelled(self, X, y, "fit_target")
         codes = encode(labels, self.classes_, "fit_target")
         self.target_ = selector.fit_target(data, codes, check_weights(sample_weight))
         return self
@@ -260,11 +260,12 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, classes: Any, *, continued: bool) -> PruneFuseEstimator:
         with unchanged_on_error(self):
-            data, labels = read_labelled(self, X, y, reset=not continued)
+            call = "partial_fit" if continued else "fit"
+            data, labels = read_labelled(self, X, y, call, reset=not continued)
             weights = check_weights(sample_weight)
             if not continued:
                 self._start(data, labels, weights, classes)
-            codes = encode(labels, self.classes_, "partial_fit" if continued else "fit")
+            codes = encode(labels, self.classes_, call)
             self.selector_.fit(data, codes, weights, warm_start=True if continued else self.warm_start)
             if hasattr(self, "target_"):
                 del self.target_

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..counting import Call, PassCounter
-from ..data import as_dataset, has_labels, subset
+from ..data import as_dataset, has_labels, subset, to_dataset
 from ..errors import InputError, NonFiniteError
 from ..forward import as_logits
 from ..storage import RowStore
@@ -264,8 +264,13 @@ def select_known(scorer: Scorer, signals: Signals, k: int, rng: RngLike) -> Sele
 
 
 def labelled_dataset(call: str, X: Any, y: Any, sample_weight: Any) -> Any:
-    """Return X and y as a dataset whose items have labels, or raise `InputError`."""
-    data = as_dataset(X, y, sample_weight=sample_weight)
+    """Return X and y as a dataset whose items have labels, or raise `InputError`; a tuple alone is (X, y[, w])."""
+    if y is None and isinstance(X, tuple):  # as inputs without labels it would be of no use
+        if len(X) == 3 and sample_weight is not None:
+            raise InputError(f"{call}: the tuple of 3 holds weights, and sample_weight= gives them twice; leave one")
+        data = to_dataset(X if sample_weight is None else (*X, sample_weight))
+    else:
+        data = as_dataset(X, y, sample_weight=sample_weight)
     if not has_labels(data):
         raise InputError(f"{call}: the data has no labels; pass y, or a Dataset whose items are (input, label)")
     return data
