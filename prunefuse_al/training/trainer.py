@@ -20,7 +20,8 @@ from ..rng import fresh_seed
 from ..signals import collect
 from ..types import Signals
 from .distillation import Distillation as Distillation
-from .fitting import Plan, Run
+from .fitting import Run
+from .plan import Plan
 from .presets import preset
 from .progressive import OnEpoch
 from .recording import Recorder
