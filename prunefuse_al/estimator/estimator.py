@@ -12,41 +12,19 @@ from torch import Tensor, nn
 
 from ..costs import CostLedger
 from ..data import as_dataset
-from ..errors import InputError, NotFittedError
+from ..errors import NotFittedError
 from ..pruning import GlobalScope
-from ..rng import isolated_rng
-from ..selector.options import WarmStart, entropy_of
+from ..selector.options import WarmStart
 from ..selector.ratios import PruningRatio
 from ..selector.scoring import LOGITS, Float64s, Int64s, call_rng, probabilities
 from ..selector.selector import PrunedProxySelector
 from ..training.distillation import Distillation
 from ..training.progressive import ProgressivePruning
-from ..training.trainer import TorchTrainer
 from ..types import RngLike, Scorer, Signals, Trainer
-from .inputs import count_outputs, read, read_labelled, row_shape
-from .tabular import mlp, table_trainer
-from .targets import check_weights, encode, known_classes
+from .inputs import read, read_labelled
+from .starting import start
+from .targets import check_weights, encode
 
-SELECTOR_OPTIONS = (
-    "pruning_ratio",
-    "scorer",
-    "importance",
-    "cross",
-    "distillation",
-    "target_trainer",
-    "fine_tune_lr_scale",
-    "sync_every",
-    "sync_importance",
-    "recalibrate",
-    "recalibration_data",
-    "progressive",
-    "keep",
-    "scope",
-    "round_to",
-    "candidate_fraction",
-    "features_dtype",
-    "features_path",
-)
 ModuleFactory = Callable[[tuple[int, ...], int], nn.Module]
 
 
@@ -264,48 +242,12 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
             data, labels = read_labelled(self, X, y, call, reset=not continued)
             weights = check_weights(sample_weight)
             if not continued:
-                self._start(data, labels, weights, classes)
+                start(self, data, labels, weights, classes)
             codes = encode(labels, self.classes_, call)
             self.selector_.fit(data, codes, weights, warm_start=True if continued else self.warm_start)
             if hasattr(self, "target_"):
                 del self.target_
         return self
-
-    def _start(self, data: Any, labels: Any, weights: Any, classes: Any) -> None:
-        """Set `classes_`, and a `selector_`: the present one if it was made with the same options."""
-        previous: PrunedProxySelector | None = getattr(self, "selector_", None)
-        trainer = self._default_trainer() if self.trainer is None else self.trainer
-        entropy = entropy_of(self.random_state)
-        outputs = count_outputs(trainer, self.module, data) if isinstance(self.module, nn.Module) else None
-        self.classes_ = known_classes(labels, classes, outputs)
-        shape = None if isinstance(self.module, nn.Module) else row_shape(data)  # a network's texts may vary in length
-        setup = {**self.get_params(deep=False), "shape": shape, "outputs": len(self.classes_)}
-        if previous is not None and self.module is not None and _same(self._setup, setup):
-            return
-        with isolated_rng(entropy % 2**63):
-            dense = self._build(data, weights)
-        options = {name: getattr(self, name) for name in SELECTOR_OPTIONS}
-        self.selector_ = PrunedProxySelector(dense, trainer=trainer, random_state=entropy, **options)
-        if previous is not None:
-            self.selector_.follow(previous)
-        self._setup: dict[str, Any] = setup
-
-    def _build(self, data: Any, weights: Any) -> nn.Module:
-        """Return the dense network."""
-        if isinstance(self.module, nn.Module):
-            return self.module
-        if self.module is None:
-            return mlp(data, len(self.classes_), weights)
-        built = self.module(row_shape(data), len(self.classes_))
-        if not isinstance(built, nn.Module):
-            raise InputError(
-                f"module={self.module!r} was called with (input_shape, n_classes) and returned a "
-                f"{type(built).__name__}; it must return an nn.Module (or pass an instance of one)"
-            )
-        return built
-
-    def _default_trainer(self) -> Trainer:
-        return table_trainer() if self.module is None else TorchTrainer()
 
     def _signals(self, X: Any, needs: frozenset[str], call: str) -> Signals:
         selector = self._fitted(call)
@@ -336,16 +278,6 @@ def _array(values: Tensor | None) -> np.ndarray[Any, Any]:
     assert values is not None  # what was asked for is there
     array: np.ndarray[Any, Any] = values.numpy()
     return array
-
-
-def _same(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Tell whether two sets of options are the same objects or equal plain values; what data X indexes may differ."""
-    plain = (str, int, float, bool, tuple, type(None))
-    free = {"dataset", "classes", "warm_start"}
-    return all(
-        now[name] is before[name] or (isinstance(now[name], plain) and now[name] == before[name])
-        for name in now.keys() - free
-    )
 
 
 @contextlib.contextmanager
