@@ -41,7 +41,11 @@ class Run:
         self.teacher = teacher if plan.distillation is not None else None
         self.params = [p for p in model.parameters() if p.requires_grad]
         if not self.params:
-            raise InputError("no parameter of the network requires a gradient: there is nothing to train")
+            count = len(list(model.parameters()))
+            raise InputError(
+                f"none of the {count} parameters of the network requires a gradient, so there is nothing to train: "
+                "unfreeze some with requires_grad_()"
+            )
         self.processes = Processes(plan.accelerator)
         if on_epoch is not None and self.processes.count > 1:
             raise InputError(
@@ -86,7 +90,7 @@ class Run:
         self.forward = self._forward(plan.transform)
         self.eval_forward = self._forward(plan.eval_transform)
         n_outputs, y = self._probe()
-        known = labels_of(self.dataset, read=plan.class_weight == "balanced")
+        known = labels_of(self.dataset, read=isinstance(plan.class_weight, str))  # "balanced"
         class_weights = class_weight_tensor(plan.class_weight, known, n_outputs or 0)
         self.objective, self.n_outputs = Objective(plan.loss, class_weights, plan.device), n_outputs
         self.objective.check_kind(y)
