@@ -26,7 +26,7 @@ from prunefuse_al.estimator.estimator import unchanged_on_error
 from prunefuse_al.pruning import Proxy
 from prunefuse_al.selector.options import State, entropy_of
 from prunefuse_al.selector.picking import pick
-from prunefuse_al.selector.scoring import call_rng
+from prunefuse_al.selector.scoring import call_rng, refuse_alone
 from prunefuse_al.types import RngLike, Scorer
 
 require_host("skorch", extra="skorch")
@@ -191,8 +191,11 @@ class PruneFuseNet(ProxyTraining):
 
         Raises:
             NotFittedError: before `fit`, or without data in a net that was loaded.
+            InputError: y is given without X.
         """
         state = self._trained("fit_target")
+        if X is None:
+            refuse_alone("fit_target", "X", y=y)
         there = X is None and not fit_params and state.synced not in (None, state.dense)
         if X is None and not there:
             X, y = self._require_labelled("fit_target")

@@ -248,6 +248,8 @@ def test_sample_weights_count() -> None:
     assert estimator().fit(both_X, both_y, weights).score(X, Y) > 0.8
     with pytest.raises(ValueError, match="zero or below"):
         estimator().fit(X, Y, np.zeros(150))
+    with pytest.raises(InputError, match="fit_target: sample_weight came without X"):
+        estimator().fit(X, Y).fit_target(sample_weight=np.ones(150))
 
 
 def test_copies_answer_alike() -> None:

@@ -133,6 +133,8 @@ def test_a_target_is_trained_once_not_twice_on_the_same_data() -> None:
     assert len(chosen.costs) == rows
     assert_same(target, chosen.fit_target(X[:40], Y[:40]))
     assert len(chosen.costs) > rows
+    with pytest.raises(InputError, match="fit_target: y and sample_weight came without labelled; pass labelled"):
+        chosen.fit_target(None, Y[:40], torch.ones(40))
     with torch.no_grad():
         target.get_parameter("0.weight").zero_()  # the user's own: the next proxy does not see it
     assert chosen.fit_target().get_parameter("0.weight").any()

@@ -16,7 +16,7 @@ from ..errors import NotFittedError
 from ..pruning import GlobalScope
 from ..selector.options import WarmStart
 from ..selector.ratios import PruningRatio
-from ..selector.scoring import LOGITS, Float64s, Int64s, call_rng, probabilities
+from ..selector.scoring import LOGITS, Float64s, Int64s, call_rng, probabilities, refuse_alone
 from ..selector.selector import PrunedProxySelector
 from ..training.distillation import Distillation
 from ..training.progressive import ProgressivePruning
@@ -173,6 +173,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         """
         selector = self._fitted("fit_target")
         if X is None:
+            refuse_alone("fit_target", "X", y=y, sample_weight=sample_weight)
             self.target_ = selector.fit_target()
             return self
         data, labels = read_labelled(self, X, y, "fit_target")

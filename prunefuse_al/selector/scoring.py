@@ -274,3 +274,13 @@ def labelled_dataset(call: str, X: Any, y: Any, sample_weight: Any) -> Any:
     if not has_labels(data):
         raise InputError(f"{call}: the data has no labels; pass y, or a Dataset whose items are (input, label)")
     return data
+
+
+def refuse_alone(call: str, data: str, **beside: Any) -> None:
+    """Raise `InputError` where labels or weights are given without the data they belong to, called `data`."""
+    given = [name for name, value in beside.items() if value is not None]
+    if given:
+        raise InputError(
+            f"{call}: {' and '.join(given)} came without {data}; pass {data} as well, or neither, for the data of the "
+            "last fit as it was"
+        )
