@@ -261,8 +261,7 @@ class PruneFuseNet(ProxyTraining):
             rng=None if random_state is None else call_rng(random_state, state.round, len(pool)),
             labelled=labelled,
         )
-        indices = picked.indices.numpy()
-        return (indices, None if picked.scores is None else picked.scores.numpy()) if return_scores else indices
+        return picked.arrays() if return_scores else picked.arrays()[0]
 
     # Saving
 

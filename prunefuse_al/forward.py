@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +117,13 @@ def call(model: Callable[..., Any], inputs: Any) -> Any:
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
+def as_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what `call` passes as these arguments: a tensor, or a tuple or dict of tensors."""
+    if kwargs:
+        return kwargs
+    return args[0] if len(args) == 1 else args
+
+
 def logits_of(output: Any) -> Tensor:
     """Return the logits in what a network returned.
 
@@ -186,20 +193,27 @@ def laid_out(model: nn.Module, *, channels_last: bool) -> Iterator[None]:
 
 
 @contextmanager
-def settled(*models: nn.Module | None, device: torch.device) -> Iterator[None]:
-    """Have networks in eval mode on `device` for the block; then put devices and modes back as they were."""
-    present = [model for model in models if model is not None]
-    homes = [home_device(model) for model in present]
-    modes = [[(module, module.training) for module in model.modules()] for model in present]
+def lent(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Have a network on `device` for the block, unless it is spread over several; then put it and its modes back."""
+    home = home_device(model)
+    modes = [(module, module.training) for module in model.modules()]
     try:
-        for model, home in zip(present, homes, strict=True):
-            if home is not None and home != device:
-                model.to(device)
-            model.eval()
+        if home is not None and home != device:
+            model.to(device)
         yield
     finally:
-        for model, home, mode in zip(present, homes, modes, strict=True):
-            for module, training in mode:
-                module.training = training
-            if home is not None and home != device:
-                model.to(home)
+        for module, training in modes:
+            module.training = training
+        if home is not None and home != device:
+            model.to(home)
+
+
+@contextmanager
+def settled(*models: nn.Module | None, device: torch.device) -> Iterator[None]:
+    """Have networks in eval mode on `device` for the block; then put devices and modes back as they were."""
+    with ExitStack() as stack:
+        for model in models:
+            if model is not None:
+                stack.enter_context(lent(model, device))
+                model.eval()
+        yield

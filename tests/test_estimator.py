@@ -246,7 +246,7 @@ def test_sample_weights_count() -> None:
     both_X, both_y = np.concatenate([X, X]), np.concatenate([Y, flipped])
     weights = np.repeat([1.0, 0.0], 150)
     assert estimator().fit(both_X, both_y, weights).score(X, Y) > 0.8
-    with pytest.raises(ValueError, match="zero or below"):
+    with pytest.raises(ValueError, match="sample_weight is zero in all 150 rows"):
         estimator().fit(X, Y, np.zeros(150))
     with pytest.raises(InputError, match="fit_target: sample_weight came without X"):
         estimator().fit(X, Y).fit_target(sample_weight=np.ones(150))

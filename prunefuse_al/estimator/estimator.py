@@ -10,20 +10,21 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from torch import Tensor, nn
 
+from ..arrays import as_weights
 from ..costs import CostLedger
 from ..data import as_dataset
 from ..errors import NotFittedError
 from ..pruning import GlobalScope
 from ..selector.options import WarmStart
 from ..selector.ratios import PruningRatio
-from ..selector.scoring import LOGITS, Float64s, Int64s, call_rng, probabilities, refuse_alone
+from ..selector.scoring import LOGITS, Float64s, call_rng, probabilities, refuse_alone
 from ..selector.selector import PrunedProxySelector
 from ..training.distillation import Distillation
 from ..training.progressive import ProgressivePruning
 from ..types import RngLike, Scorer, Signals, Trainer
 from .inputs import read, read_labelled
 from .starting import start
-from .targets import check_weights, encode
+from .targets import encode
 
 ModuleFactory = Callable[[tuple[int, ...], int], nn.Module]
 
@@ -178,7 +179,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
             return self
         data, labels = read_labelled(self, X, y, "fit_target")
         codes = encode(labels, self.classes_, "fit_target")
-        self.target_ = selector.fit_target(data, codes, check_weights(sample_weight))
+        self.target_ = selector.fit_target(data, codes, sample_weight)
         return self
 
     # Answers
@@ -227,8 +228,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         data = read(self, X_pool)
         rng = None if random_state is None else call_rng(random_state, selector.round, len(as_dataset(data)))
         picked = selector.select(data, n_instances, candidates, scorer=scorer, rng=rng)
-        indices: Int64s = picked.indices.numpy()
-        return (indices, None if picked.scores is None else picked.scores.numpy()) if return_scores else indices
+        return picked.arrays() if return_scores else picked.arrays()[0]
 
     @property
     def costs_(self) -> CostLedger:
@@ -241,7 +241,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         with unchanged_on_error(self):
             call = "partial_fit" if continued else "fit"
             data, labels = read_labelled(self, X, y, call, reset=not continued)
-            weights = check_weights(sample_weight)
+            weights = None if sample_weight is None else as_weights(sample_weight, len(labels)).numpy()
             if not continued:
                 start(self, data, labels, weights, classes)
             codes = encode(labels, self.classes_, call)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -17,7 +16,7 @@ from ..data import as_dataset, has_labels, subset, to_dataset
 from ..errors import InputError, NonFiniteError
 from ..forward import as_logits
 from ..storage import RowStore
-from ..types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
+from ..types import RngLike, Scorer, Selection, Signals, Trainer, altered, as_rng
 from .past import Past
 
 CHUNK = 16_384
@@ -244,9 +243,7 @@ def with_passes(trainer: Trainer, mc_samples: int | None) -> Trainer:
         return trainer
     if not hasattr(trainer, "mc_samples"):
         raise InputError(f"{mc_samples} passes are asked of {type(trainer).__name__}, which has no `mc_samples` to set")
-    passing: Any = copy.copy(trainer)  # its parts may hold open devices, so no deep copy
-    passing.mc_samples = mc_samples
-    return cast("Trainer", passing)
+    return cast("Trainer", altered(trainer, mc_samples=mc_samples))
 
 
 def select_known(scorer: Scorer, signals: Signals, k: int, rng: RngLike) -> Selection:
