@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -108,7 +109,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         round_to: int | None = None,
         candidate_fraction: float = 1.0,
         features_dtype: str = "float32",
-        features_path: str | None = None,
+        features_path: str | os.PathLike[str] | None = None,
         random_state: RngLike = None,
     ) -> None:
         self.module = module

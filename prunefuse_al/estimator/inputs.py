@@ -40,9 +40,9 @@ def read(estimator: Any, X: Any, *, reset: bool = False) -> Any:
     """Return X checked; row numbers become rows of `dataset`."""
     if estimator.dataset is not None:
         rows = np.asarray(X)
-        if rows.dtype.kind not in "iu" or rows.size != len(rows):
+        if rows.dtype.kind not in "iu" or rows.ndim == 0 or rows.size != len(rows):
             raise InputError(
-                f"with dataset=, X must be row numbers of it, [n] or [n 1]; found {rows.shape} of {rows.dtype}"
+                f"with dataset=, X must be row numbers of it, [n] or [n 1]; found {list(rows.shape)} of {rows.dtype}"
             )
         return subset(as_dataset(estimator.dataset), rows.reshape(-1))
     if _is_array(estimator, X):

@@ -66,10 +66,11 @@ def _build(module: Any, data: Any, weights: Any, n_classes: int) -> nn.Module:
         return module
     if module is None:
         return mlp(data, n_classes, weights)
-    built = module(row_shape(data), n_classes)
+    shape = row_shape(data)
+    built = module(shape, n_classes)
     if not isinstance(built, nn.Module):
         raise InputError(
-            f"module={module!r} was called with (input_shape, n_classes) and returned a "
+            f"module={module!r} was called with the shape {shape} of an input and {n_classes} classes, and returned a "
             f"{type(built).__name__}; it must return an nn.Module (or pass an instance of one)"
         )
     return built
