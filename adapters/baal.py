@@ -32,6 +32,7 @@ from prunefuse_al.errors import InputError
 from prunefuse_al.forward import as_logits
 from prunefuse_al.scorers import get_scorer
 from prunefuse_al.selector import PrunedProxySelector
+from prunefuse_al.selector.ratios import PruningRatio
 from prunefuse_al.selector.scoring import select_known
 from prunefuse_al.training import TorchTrainer
 from prunefuse_al.types import PointScorer, RngLike, Scorer, Signals, Trainer
@@ -52,7 +53,8 @@ class ProxyWrapper(ModelWrapper):
     Args:
         model: the dense network, without layers of `baal.bayesian`: `iterations` passes turn its own dropout on.
         args: what baal trains with. The optimiser is made anew for the proxy, of the same class and options.
-        pruning_ratio: fraction of channels removed.
+        pruning_ratio: fraction of channels removed, or a function of the number of labelled samples, see
+            `PrunedProxySelector`.
         trainer: any `Trainer`, instead of one made from `args`.
         options: of `PrunedProxySelector`.
 
@@ -68,7 +70,7 @@ class ProxyWrapper(ModelWrapper):
         self,
         model: nn.Module,
         args: TrainingArgs,
-        pruning_ratio: float = 0.5,
+        pruning_ratio: PruningRatio = 0.5,
         *,
         trainer: Trainer | None = None,
         **options: Any,

@@ -95,8 +95,7 @@ class QueryStrategy:
             return picked
         probabilities = np.asarray(learner.predict_proba(X_pool))
         rng = np.random.default_rng([self.random_state, len(probabilities)])
-        chosen = select_by_probability(self.scorer, probabilities, k, rng=rng)
-        return chosen.indices.numpy(), None if chosen.scores is None else chosen.scores.numpy()
+        return select_by_probability(self.scorer, probabilities, k, rng=rng).arrays()
 
 
 class DeepEstimator(PruneFuseEstimator):

@@ -214,8 +214,7 @@ class PruneFuseQuery(SingleAnnotatorPoolQueryStrategy):
             options = {"scorer": scorer, "candidates": rows, "random_state": rng, "return_scores": True}
             indices, scores = clf.estimator_.query(pool, k, **options)
             return indices, scores
-        picked = select_by_probability(scorer, clf.predict_proba(pool[rows]), k, indices=rows, rng=rng)
-        return picked.indices.numpy(), None if picked.scores is None else picked.scores.numpy()
+        return select_by_probability(scorer, clf.predict_proba(pool[rows]), k, indices=rows, rng=rng).arrays()
 
 
 def _own(random_state: RngLike, checked: np.random.RandomState) -> np.random.RandomState:

@@ -23,10 +23,11 @@ from prunefuse_al.adapters import require_host
 from prunefuse_al.costs import CostLedger
 from prunefuse_al.errors import InputError, NotFittedError
 from prunefuse_al.estimator.estimator import unchanged_on_error
-from prunefuse_al.pruning import Proxy
+from prunefuse_al.pruning import GlobalScope, Proxy
 from prunefuse_al.selector.options import State, entropy_of
 from prunefuse_al.selector.picking import pick
-from prunefuse_al.selector.scoring import call_rng
+from prunefuse_al.selector.ratios import PruningRatio
+from prunefuse_al.selector.scoring import call_rng, refuse_alone
 from prunefuse_al.types import RngLike, Scorer
 
 require_host("skorch", extra="skorch")
@@ -83,7 +84,7 @@ class PruneFuseNet(ProxyTraining):
         self,
         module: Any,
         *args: Any,
-        pruning_ratio: float = 0.5,
+        pruning_ratio: PruningRatio = 0.5,
         scorer: str | Scorer = "least_confidence",
         importance: Any = "l2",
         cross: str | float = "preserve",
@@ -91,7 +92,7 @@ class PruneFuseNet(ProxyTraining):
         fine_tune_lr_scale: float = 0.2,
         sync_every: int | None = None,
         keep: Any = (),
-        scope: str = "local",
+        scope: str | GlobalScope = "local",
         round_to: int | None = None,
         recalibrate: bool = True,
         example_inputs: Any = None,
@@ -115,7 +116,7 @@ class PruneFuseNet(ProxyTraining):
         self.costs_ = CostLedger()
 
     @classmethod
-    def from_net(cls, net: NeuralNetClassifier, pruning_ratio: float = 0.5, **options: Any) -> PruneFuseNet:
+    def from_net(cls, net: NeuralNetClassifier, pruning_ratio: PruningRatio = 0.5, **options: Any) -> PruneFuseNet:
         """Return a net with the settings of `net` and, if that is initialised, its present weights to start from.
 
         Args:
@@ -191,8 +192,11 @@ class PruneFuseNet(ProxyTraining):
 
         Raises:
             NotFittedError: before `fit`, or without data in a net that was loaded.
+            InputError: y is given without X.
         """
         state = self._trained("fit_target")
+        if X is None:
+            refuse_alone("fit_target", "X", y=y)
         there = X is None and not fit_params and state.synced not in (None, state.dense)
         if X is None and not there:
             X, y = self._require_labelled("fit_target")
@@ -258,8 +262,7 @@ class PruneFuseNet(ProxyTraining):
             rng=None if random_state is None else call_rng(random_state, state.round, len(pool)),
             labelled=labelled,
         )
-        indices = picked.indices.numpy()
-        return (indices, None if picked.scores is None else picked.scores.numpy()) if return_scores else indices
+        return picked.arrays() if return_scores else picked.arrays()[0]
 
     # Saving
 

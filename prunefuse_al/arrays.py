@@ -120,7 +120,8 @@ def as_labels(y: Any, n: int) -> Tensor:
 
 def as_weights(sample_weight: Any, n: int) -> Tensor:
     """Return sample weights as float64 [n], finite and >= 0."""
-    weights = torch.as_tensor(np.asarray(sample_weight, dtype=np.float64))
+    given = sample_weight.detach().cpu() if isinstance(sample_weight, Tensor) else sample_weight
+    weights = torch.as_tensor(np.asarray(given, dtype=np.float64))
     if weights.shape != (n,):
         raise InputError(f"sample_weight has shape {tuple(weights.shape)}; one weight for each of {n} rows is needed")
     bad = (~torch.isfinite(weights) | (weights < 0)).nonzero().flatten()
@@ -129,7 +130,9 @@ def as_weights(sample_weight: Any, n: int) -> Tensor:
             f"sample_weight is negative or not finite in {describe_rows(bad, n)}; weights must be finite and >= 0"
         )
     if not weights.any():
-        raise InputError("sample_weight is 0 everywhere; at least one row must count")
+        raise InputError(
+            f"sample_weight is zero in all {n:,} rows; at least one must be above 0"
+        )  # as scikit-learn asks
     return weights
 
 

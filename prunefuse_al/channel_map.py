@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import FusionError, InputError
+from .indexing import compose_index, read_entries, relative_index, same_index, write_entries
 
 State = Mapping[str, Tensor]
 
@@ -50,19 +51,19 @@ class TensorMap:
 
     def compose(self, inner: TensorMap) -> TensorMap:
         """Return the map of pruning by `self`, then pruning the result by `inner`."""
-        kept = tuple(_compose_index(a, b) for a, b in zip(self.kept, inner.kept, strict=True))
+        kept = tuple(compose_index(a, b) for a, b in zip(self.kept, inner.kept, strict=True))
         return TensorMap(self.shape, kept, tuple(sorted({*self.inputs, *inner.inputs})))
 
     def relative_to(self, outer: TensorMap) -> TensorMap:
         """Return the map that leads from what `outer` keeps to what `self` keeps, which must be a part of it."""
-        kept = tuple(_relative_index(n, a, b) for n, a, b in zip(self.shape, self.kept, outer.kept, strict=True))
+        kept = tuple(relative_index(n, a, b) for n, a, b in zip(self.shape, self.kept, outer.kept, strict=True))
         return TensorMap(outer.proxy_shape, kept, self.inputs)
 
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, TensorMap)
             and (self.shape, self.inputs) == (other.shape, other.inputs)
-            and all(_same_index(n, a, b) for n, a, b in zip(self.shape, self.kept, other.kept, strict=True))
+            and all(same_index(n, a, b) for n, a, b in zip(self.shape, self.kept, other.kept, strict=True))
         )
 
     __hash__ = None  # type: ignore[assignment]  # holds tensors
@@ -113,7 +114,7 @@ class ChannelMap:
             FusionError: a name or shape differs from the dense network the map was made for.
         """
         self._check(state, dense=True)
-        return {name: _read(value, self.tensors[name].thinned(value.device)) for name, value in state.items()}
+        return {name: read_entries(value, self.tensors[name].thinned(value.device)) for name, value in state.items()}
 
     def scatter(self, proxy_state: State, dense_state: State, *, cross: float = 1.0) -> dict[str, Tensor]:
         """Put the proxy's values back at the positions they came from.
@@ -151,8 +152,8 @@ class ChannelMap:
         dims = tensor_map.thinned(out.device)
         outputs = [(dim, index) for dim, index in dims if dim not in tensor_map.inputs]
         if cross != 1.0 and len(outputs) < len(dims):  # the kept columns among these rows are overwritten below
-            _write(out, outputs, _read(out, outputs) * cross)
-        _write(out, dims, proxy.detach().to(out))
+            write_entries(out, outputs, read_entries(out, outputs) * cross)
+        write_entries(out, dims, proxy.detach().to(out))
 
     def compose(self, inner: ChannelMap) -> ChannelMap:
         """Return the map dense -> second proxy, where `self` cut the first proxy and `inner` cut the second from it.
@@ -300,45 +301,3 @@ def check_cross(cross: str | float) -> float:
     if isinstance(cross, int | float) and not isinstance(cross, bool) and abs(cross) < float("inf"):
         return float(cross)
     raise InputError(f'cross={cross!r} is not known; pass "preserve", "copy" or a finite number')
-
-
-def _read(tensor: Tensor, dims: list[tuple[int, Tensor]]) -> Tensor:
-    """Return a new tensor of the entries at the given indices of some dimensions, all of the others."""
-    out = tensor
-    for dim, index in dims:
-        out = out.index_select(dim, index)
-    return out.clone() if out is tensor else out
-
-
-def _write(tensor: Tensor, dims: list[tuple[int, Tensor]], value: Tensor) -> None:
-    """Write `value` to the entries that `_read` reads, in place."""
-    if not dims:
-        tensor.copy_(value)
-        return
-    (dim, index), rest = dims[0], dims[1:]
-    if rest:
-        part = tensor.index_select(dim, index)
-        _write(part, rest, value)
-        value = part
-    tensor.index_copy_(dim, index, value)
-
-
-def _compose_index(outer: Tensor | None, inner: Tensor | None) -> Tensor | None:
-    if outer is None or inner is None:
-        return inner if outer is None else outer
-    return outer[inner]
-
-
-def _relative_index(size: int, kept: Tensor | None, outer: Tensor | None) -> Tensor | None:
-    if outer is None:
-        return kept
-    kept = torch.arange(size) if kept is None else kept
-    position = torch.searchsorted(outer, kept).clamp(max=len(outer) - 1)
-    if not torch.equal(outer[position], kept):
-        raise ValueError("not a part of the outer map")
-    return None if len(kept) == len(outer) else position
-
-
-def _same_index(size: int, a: Tensor | None, b: Tensor | None) -> bool:
-    whole = torch.arange(size)
-    return torch.equal(whole if a is None else a, whole if b is None else b)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-import time
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import torch
 from torch import nn
 
-from .counting import PassCounter, parameter_count
 from .counting import macs as macs
+from .counting import parameter_count
 from .errors import InputError
+from .measuring import Stage as Stage
+from .measuring import now as now
+from .measuring import peak_memory, reset_peak
 from .tables import aligned, si
 
 _SYNC_STAGES = frozenset({"sync_fuse", "sync_recalibrate", "sync"})
@@ -62,59 +62,11 @@ class CostRow:
         return self.forward_macs + self.backward_macs
 
 
-class Stage:
-    """What is being measured: networks are named with `watch` once they exist."""
-
-    def __init__(self, dense: nn.Module | None, cache: dict[tuple[str, str], tuple[float, float]]) -> None:
-        self.network: nn.Module | None = None
-        self.watched: list[tuple[nn.Module, PassCounter]] = []
-        self.samples = self.forward_macs = self.backward_macs = self.dense_macs = 0
-        self.excluded = 0.0
-        self._dense, self._cache = dense, cache
-        self._hooks: list[Any] = []
-
-    def watch(self, *modules: nn.Module) -> None:
-        """Count what passes through `modules` from now on; the first one's rows are the stage's samples."""
-        for module in modules:
-            counter = PassCounter()
-            self._hooks.append(module.register_forward_pre_hook(counter.hook(), with_kwargs=True))
-            self.watched.append((module, counter))
-        self.describe(self.watched[0][0])
-
-    def describe(self, module: nn.Module) -> None:
-        """State whose parameters the row reports, without counting rows."""
-        self.network = module
-
-    def settle(self) -> None:
-        """Count what has passed with the networks as they are now; to be called before their widths change."""
-        for position, (module, counter) in enumerate([(module, counter.taken()) for module, counter in self.watched]):
-            forward, backward = counter.total_macs(module, self._cache)
-            self.forward_macs, self.backward_macs = self.forward_macs + forward, self.backward_macs + backward
-            if position == 0:  # helpers, such as a teacher, have no counterpart in the dense loop
-                self.samples += counter.samples
-                self.dense_macs += sum(counter.total_macs(self._dense or module, self._cache))
-        for _, counter in self.watched:  # the copies that were run to count went through the hooks as well
-            counter.taken()
-
-    @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """Leave the seconds of a block out of this stage: it is not part of it, or has a row of its own."""
-        start = now()
-        try:
-            yield
-        finally:
-            self.excluded += now() - start
-
-    def close(self) -> None:
-        """Take the hooks off."""
-        for hook in self._hooks:
-            hook.remove()
-
-
 class CostLedger:
     """Rows of measured costs; prints as a table.
 
     Example:
+        >>> import torch
         >>> ledger = CostLedger()
         >>> net = nn.Linear(8, 2)
         >>> with ledger.stage("score", round=1, network="proxy", dense=net) as stage:
@@ -141,14 +93,14 @@ class CostLedger:
             dense: network whose cost for the same rows is stated beside; None: the watched network's own.
         """
         stage = Stage(dense, self._cache)
-        _reset_peak()
+        reset_peak()
         start = now()
         try:
             yield stage
             seconds = now() - start - stage.excluded
         finally:
             stage.close()
-        peak = _peak_memory()
+        peak = peak_memory()
         stage.settle()
         parameters = parameter_count(stage.network) if stage.network is not None else 0
         counted = (stage.samples, stage.forward_macs, stage.backward_macs, stage.dense_macs)
@@ -336,26 +288,3 @@ def _cells(row: CostRow) -> tuple[str, ...]:
 
 def _share(part: float, whole: float) -> str:
     return f"{part / whole:.3f}" if whole else "-"
-
-
-def now() -> float:
-    """Return the clock after everything queued on CUDA has run."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def _reset_peak() -> None:
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _peak_memory() -> int:
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return int(torch.cuda.max_memory_allocated())
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -81,7 +81,7 @@ class PairedDataset(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, row: int) -> Any:
-        x = split_item(self.dataset[row])[0]
+        x = split_row(self.dataset, row)[0]
         return (x, self.y[row]) if self.sample_weight is None else (x, self.y[row], self.sample_weight[row])
 
     def take(self, rows: Tensor) -> tuple[Any, Tensor | None, Tensor | None]:
@@ -197,7 +197,16 @@ def labels_of(dataset: Any, *, read: bool = True) -> Tensor | None:
 def has_labels(dataset: Any) -> bool:
     """Return whether the first item of a dataset has a label."""
     with isolated_rng(0):  # items may draw, as augmentation does
-        return split_item(dataset[0])[1] is not None
+        return split_row(dataset, 0)[1] is not None
+
+
+def split_row(dataset: Any, row: int) -> tuple[Any, Any, Any]:
+    """Return (x, y, w) of a row; of arrays without labels all is x, for two inputs would pass for a pair."""
+    arrays = dataset
+    while isinstance(arrays, RowSubset):
+        arrays = arrays.dataset
+    bare = isinstance(arrays, ArrayDataset) and arrays.y is None
+    return (dataset[row], None, None) if bare else split_item(dataset[row])
 
 
 class BatchLoader:

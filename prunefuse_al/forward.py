@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +43,7 @@ class Forward:
     def inputs(self, x: Any) -> Any:
         """Return a batch as the network takes it."""
         x = map_leaves(x, lambda leaf: leaf.to(self.device, non_blocking=True))
-        if self.transform is not None:
-            x = self.transform(x)
-        return map_leaves(x, self._cast)
+        return map_leaves(self._transformed(x), self._cast)
 
     def __call__(self, model: nn.Module, inputs: Any) -> Any:
         """Return the network's raw output for prepared inputs."""
@@ -53,6 +51,22 @@ class Forward:
             return call(model, inputs)
         with torch.autocast(self.device.type, dtype=self.autocast):
             return call(model, inputs)
+
+    def _transformed(self, x: Any) -> Any:
+        if self.transform is None:
+            return x
+        try:
+            return self.transform(x)
+        except (PruneFuseError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+            if not isinstance(x, tuple | Mapping):
+                raise
+            raise InputError(
+                f"the transform failed on a batch of {len(x)} inputs, {describe(x)}: {error}. Each entry of a "
+                f"{type(x).__name__} is an input of the network: pass labels beside them, as in fit(X, y), and none in "
+                f"query(X, k); or give a transform that takes a {type(x).__name__}"
+            ) from error
 
     def _cast(self, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -101,6 +115,13 @@ def call(model: Callable[..., Any], inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+def as_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what `call` passes as these arguments: a tensor, or a tuple or dict of tensors."""
+    if kwargs:
+        return kwargs
+    return args[0] if len(args) == 1 else args
 
 
 def logits_of(output: Any) -> Tensor:
@@ -172,20 +193,27 @@ def laid_out(model: nn.Module, *, channels_last: bool) -> Iterator[None]:
 
 
 @contextmanager
-def settled(*models: nn.Module | None, device: torch.device) -> Iterator[None]:
-    """Have networks in eval mode on `device` for the block; then put devices and modes back as they were."""
-    present = [model for model in models if model is not None]
-    homes = [home_device(model) for model in present]
-    modes = [[(module, module.training) for module in model.modules()] for model in present]
+def lent(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Have a network on `device` for the block, unless it is spread over several; then put it and its modes back."""
+    home = home_device(model)
+    modes = [(module, module.training) for module in model.modules()]
     try:
-        for model, home in zip(present, homes, strict=True):
-            if home is not None and home != device:
-                model.to(device)
-            model.eval()
+        if home is not None and home != device:
+            model.to(device)
         yield
     finally:
-        for model, home, mode in zip(present, homes, modes, strict=True):
-            for module, training in mode:
-                module.training = training
-            if home is not None and home != device:
-                model.to(home)
+        for module, training in modes:
+            module.training = training
+        if home is not None and home != device:
+            model.to(home)
+
+
+@contextmanager
+def settled(*models: nn.Module | None, device: torch.device) -> Iterator[None]:
+    """Have networks in eval mode on `device` for the block; then put devices and modes back as they were."""
+    with ExitStack() as stack:
+        for model in models:
+            if model is not None:
+                stack.enter_context(lent(model, device))
+                model.eval()
+        yield

@@ -77,6 +77,8 @@ def collect(
             "mc_logits" and the network has no dropout that can be switched on.
     """
     wanted = _check_needs(needs)
+    if "mc_logits" in wanted and mc_samples < 1:
+        raise InputError(f"mc_samples={mc_samples}; 'mc_logits' takes at least 1 pass with dropout on")
     check_model(model)
     data = to_dataset(dataset)
     if features_path is not None and accelerator is not None and accelerator.num_processes > 1:

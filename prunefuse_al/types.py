@@ -5,6 +5,7 @@ Shape letters: n samples, c classes, d feature width, t stochastic passes, k pic
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -65,6 +66,10 @@ class Selection:
     labels: str | None = None
     considered: int | None = None
 
+    def arrays(self) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, Any] | None]:
+        """Return indices and scores, or None, as NumPy arrays."""
+        return self.indices.numpy(), None if self.scores is None else self.scores.numpy()
+
 
 @runtime_checkable
 class Scorer(Protocol):
@@ -111,6 +116,14 @@ class Trainer(Protocol):
     def infer(self, model: nn.Module, data: Any, needs: frozenset[str]) -> Signals:
         """Return the signals in `needs` for every row of `data`, in order, without changing `model`."""
         ...
+
+
+def altered(trainer: Any, **changes: Any) -> Any:
+    """Return a shallow copy of a trainer with other attributes; its parts may hold open devices and are shared."""
+    other = copy.copy(trainer)
+    for name, value in changes.items():
+        setattr(other, name, value)
+    return other
 
 
 def as_rng(rng: RngLike) -> np.random.Generator:

@@ -190,7 +190,7 @@ class Endless(IterableDataset[Any]):
         (lambda: as_dataset(X, ["a"] * 11), "LabelEncoder"),
         (lambda: as_dataset(X, Y, sample_weight=[1.0]), r"shape \(1,\)"),
         (lambda: as_dataset(X, Y, sample_weight=-np.ones(11)), r"rows 0, 1, 2, 3, 4, \.\.\. \(11 of 11\)"),
-        (lambda: as_dataset(X, Y, sample_weight=np.zeros(11)), "0 everywhere"),
+        (lambda: as_dataset(X, Y, sample_weight=np.zeros(11)), "zero in all 11 rows"),
         (lambda: as_dataset(X, sample_weight=np.ones(11)), "without y"),
         (lambda: as_dataset(Squares(11), sample_weight=np.ones(11)), "without y"),
         (lambda: to_dataset((X, Y, None, None)), "tuple of 4"),

@@ -132,8 +132,9 @@ def test_row_numbers_of_a_dataset() -> None:
     picked = est.fit(labelled[:, None], Y[:30]).query(pool, 4)
     direct = estimator().fit(X[:30], Y[:30]).query(X[30:], 4)
     np.testing.assert_array_equal(picked, direct)
-    with pytest.raises(InputError, match="row numbers"):
-        est.predict(X)
+    for rows, found in ((X, r"\[150, 6\] of float32"), (5, r"\[\] of int64")):
+        with pytest.raises(InputError, match=f"row numbers of it.* found {found}"):
+            est.predict(rows)
     with pytest.raises(InputError, match="row 150"):
         est.predict([150])
 
@@ -150,7 +151,7 @@ def test_a_factory_is_told_shape_and_classes() -> None:
     first = est.predict_proba(IMAGES)
     np.testing.assert_array_equal(est.fit(IMAGES, DIGITS).predict_proba(IMAGES), first)
     np.testing.assert_array_equal(clone(est).fit(IMAGES, DIGITS).predict_proba(IMAGES), first)
-    with pytest.raises(InputError, match=r"must return an nn\.Module"):
+    with pytest.raises(InputError, match=r"shape \(6,\) of an input and 3 classes, .* must return an nn\.Module"):
         estimator(module=lambda shape, classes: None).fit(X, Y)
 
 
@@ -246,8 +247,10 @@ def test_sample_weights_count() -> None:
     both_X, both_y = np.concatenate([X, X]), np.concatenate([Y, flipped])
     weights = np.repeat([1.0, 0.0], 150)
     assert estimator().fit(both_X, both_y, weights).score(X, Y) > 0.8
-    with pytest.raises(ValueError, match="zero or below"):
+    with pytest.raises(ValueError, match="sample_weight is zero in all 150 rows"):
         estimator().fit(X, Y, np.zeros(150))
+    with pytest.raises(InputError, match="fit_target: sample_weight came without X"):
+        estimator().fit(X, Y).fit_target(sample_weight=np.ones(150))
 
 
 def test_copies_answer_alike() -> None:

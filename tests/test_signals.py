@@ -140,6 +140,7 @@ def test_embeddings_get_integers_and_others_get_floats() -> None:
         (lambda: collect(network(), X, {"aum"}), InputError, r"\['aum'\].*mc_logits"),
         (lambda: collect(network(), X, device="nowhere"), InputError, "device='nowhere'"),
         (lambda: collect(made(lambda: nn.Linear(4, 2)), X, {"mc_logits"}), UnsupportedModelError, "no dropout"),
+        (lambda: collect(network(), X, {"mc_logits"}, mc_samples=0), InputError, "mc_samples=0; .* at least 1 pass"),
         (lambda: collect(NO_HEAD, X, {"features"}), UnsupportedModelError, "take a scorer that needs only logits"),
         (
             lambda: collect(made(lambda: nn.Sequential(nn.Linear(4, 2), nn.Flatten(0))), X),

@@ -133,6 +133,8 @@ def test_a_target_is_trained_once_not_twice_on_the_same_data() -> None:
     assert len(chosen.costs) == rows
     assert_same(target, chosen.fit_target(X[:40], Y[:40]))
     assert len(chosen.costs) > rows
+    with pytest.raises(InputError, match="fit_target: y and sample_weight came without labelled; pass labelled"):
+        chosen.fit_target(None, Y[:40], torch.ones(40))
     with torch.no_grad():
         target.get_parameter("0.weight").zero_()  # the user's own: the next proxy does not see it
     assert chosen.fit_target().get_parameter("0.weight").any()
@@ -216,6 +218,9 @@ def test_a_sync_that_fails_leaves_the_round_undone() -> None:
 
 
 def test_v2_options_that_contradict() -> None:
+    for every in (True, 0, 1.5):
+        with pytest.raises(InputError, match=rf"sync_every={every}; pass None \(V1\) or a number of rounds"):
+            selector(sync_every=every)
     with pytest.raises(InputError, match="sync_importance='same' says how V2 prunes again"):
         selector(sync_every=None, sync_importance="same")
     with pytest.raises(InputError, match="one of the two"):

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..costs import CostLedger
 from ..counting import macs, parameter_count
+from ..forward import as_inputs
 from ..model_checks import check_model
 from ..pruning import prune
 from ..pruning.example import as_arguments, with_rows
@@ -17,7 +18,7 @@ from ..training import TorchTrainer
 from ..types import Scorer, Trainer
 from .advice import Advice
 from .agreement import Agreement, try_out
-from .inputs import check_numbers, check_ratios, device_of, example, resolved, sample, stand_in, without_transforms
+from .inputs import check_numbers, check_ratios, device_of, resolved, sample, stand_in, without_transforms
 from .plan import EPOCHS, LoopPlan, Rates, dense_cost, proxy_cost, svp_cost
 from .rows import AdviceRow, Prediction, Target
 from .timing import Timing, time_networks
@@ -98,7 +99,7 @@ def advise(
     if proxy is not None:
         candidates.append(_Candidate(SVP, None, proxy))
     networks = {candidate.name: candidate.network for candidate in candidates}
-    called_with = example(with_rows(arguments, 2))
+    called_with = as_inputs(*with_rows(arguments, 2))
     timed_by = without_transforms(chosen) if data is None else chosen
     timed_on = stand_in(timed_by, model, arguments, random_state) if data is None else data
     timings = time_networks(networks, timed_by, timed_on, example=called_with, repeats=repeats, ledger=ledger)

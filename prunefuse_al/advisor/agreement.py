@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +16,7 @@ from ..errors import InputError
 from ..scorers import get_scorer
 from ..selector import PrunedProxySelector
 from ..training.stopping import EarlyStopping
-from ..types import PointScorer, Scorer, Selection, Trainer
+from ..types import PointScorer, Scorer, Selection, Trainer, altered
 
 
 @dataclass(frozen=True)
@@ -118,9 +117,7 @@ def shortened(trainer: Any, epochs: int) -> Any:
     own = getattr(trainer, "epochs", None)
     if not isinstance(own, int) or own <= epochs:
         return trainer
-    short = copy.copy(trainer)  # its parts may hold open devices, so no deep copy
-    short.epochs = epochs
-    return short
+    return altered(trainer, epochs=epochs)
 
 
 def _by_row(selection: Selection) -> Any:

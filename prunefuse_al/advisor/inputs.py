@@ -14,9 +14,10 @@ from torch.utils._pytree import tree_map
 
 from ..data import as_dataset, has_labels, to_dataset
 from ..errors import InputError
+from ..forward import as_inputs
 from ..precision import home_device, resolve_device
 from ..pruning.example import Arguments, with_rows
-from ..types import Scorer, Trainer
+from ..types import Scorer, Trainer, altered
 from .agreement import check_ranking
 from .plan import LoopPlan
 from .rows import Target
@@ -77,14 +78,6 @@ def sample(labelled: Any, scorer: str | Scorer, target: Target) -> tuple[Scorer 
     return check_ranking(scorer), data
 
 
-def example(arguments: Arguments) -> Any:
-    """Return what a network is called with: a tensor, or a tuple or dict of them."""
-    args, kwargs = arguments
-    if kwargs:
-        return kwargs
-    return args[0] if len(args) == 1 else args
-
-
 def stand_in(trainer: Trainer, model: nn.Module, arguments: Arguments, seed: int) -> Any:
     """Return a dataset of rows like the example's, no two alike, with labels that the network has outputs for."""
     generator = torch.Generator().manual_seed(seed)
@@ -97,7 +90,7 @@ def stand_in(trainer: Trainer, model: nn.Module, arguments: Arguments, seed: int
             return leaf
         return leaf + torch.randn(leaf.shape, generator=generator, dtype=torch.float32).to(leaf.dtype)
 
-    x = example(tree_map(vary, with_rows(arguments, 256)))
+    x = as_inputs(*tree_map(vary, with_rows(arguments, 256)))
     logits = trainer.infer(copy.deepcopy(model), as_dataset(x), frozenset({"logits"})).logits
     assert logits is not None  # they were asked for
     return as_dataset(x, logits.argmax(1))
@@ -105,11 +98,8 @@ def stand_in(trainer: Trainer, model: nn.Module, arguments: Arguments, seed: int
 
 def without_transforms(trainer: Any) -> Any:
     """Return a copy of a trainer that takes inputs as the network does."""
-    plain = copy.copy(trainer)  # its parts may hold open devices, so no deep copy
-    for name in ("transform", "eval_transform"):
-        if getattr(plain, name, None) is not None:
-            setattr(plain, name, None)
-    return plain
+    given = [name for name in ("transform", "eval_transform") if getattr(trainer, name, None) is not None]
+    return altered(trainer, **dict.fromkeys(given))
 
 
 def device_of(trainer: Any, model: nn.Module) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,43 +11,22 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from torch import Tensor, nn
 
+from ..arrays import as_weights
 from ..costs import CostLedger
 from ..data import as_dataset
-from ..errors import InputError, NotFittedError
+from ..errors import NotFittedError
 from ..pruning import GlobalScope
-from ..rng import isolated_rng
-from ..selector.options import WarmStart, entropy_of
+from ..selector.options import WarmStart
 from ..selector.ratios import PruningRatio
-from ..selector.scoring import LOGITS, Float64s, Int64s, call_rng, probabilities
+from ..selector.scoring import LOGITS, Float64s, call_rng, probabilities, refuse_alone
 from ..selector.selector import PrunedProxySelector
 from ..training.distillation import Distillation
 from ..training.progressive import ProgressivePruning
-from ..training.trainer import TorchTrainer
 from ..types import RngLike, Scorer, Signals, Trainer
-from .inputs import count_outputs, read, read_labelled, row_shape
-from .tabular import mlp, table_trainer
-from .targets import check_weights, encode, known_classes
+from .inputs import read, read_labelled
+from .starting import start
+from .targets import encode
 
-SELECTOR_OPTIONS = (
-    "pruning_ratio",
-    "scorer",
-    "importance",
-    "cross",
-    "distillation",
-    "target_trainer",
-    "fine_tune_lr_scale",
-    "sync_every",
-    "sync_importance",
-    "recalibrate",
-    "recalibration_data",
-    "progressive",
-    "keep",
-    "scope",
-    "round_to",
-    "candidate_fraction",
-    "features_dtype",
-    "features_path",
-)
 ModuleFactory = Callable[[tuple[int, ...], int], nn.Module]
 
 
@@ -129,7 +109,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         round_to: int | None = None,
         candidate_fraction: float = 1.0,
         features_dtype: str = "float32",
-        features_path: str | None = None,
+        features_path: str | os.PathLike[str] | None = None,
         random_state: RngLike = None,
     ) -> None:
         self.module = module
@@ -195,11 +175,12 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         """
         selector = self._fitted("fit_target")
         if X is None:
+            refuse_alone("fit_target", "X", y=y, sample_weight=sample_weight)
             self.target_ = selector.fit_target()
             return self
-        data, labels = read_labelled(self, X, y)
+        data, labels = read_labelled(self, X, y, "fit_target")
         codes = encode(labels, self.classes_, "fit_target")
-        self.target_ = selector.fit_target(data, codes, check_weights(sample_weight))
+        self.target_ = selector.fit_target(data, codes, sample_weight)
         return self
 
     # Answers
@@ -248,8 +229,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         data = read(self, X_pool)
         rng = None if random_state is None else call_rng(random_state, selector.round, len(as_dataset(data)))
         picked = selector.select(data, n_instances, candidates, scorer=scorer, rng=rng)
-        indices: Int64s = picked.indices.numpy()
-        return (indices, None if picked.scores is None else picked.scores.numpy()) if return_scores else indices
+        return picked.arrays() if return_scores else picked.arrays()[0]
 
     @property
     def costs_(self) -> CostLedger:
@@ -260,51 +240,16 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, classes: Any, *, continued: bool) -> PruneFuseEstimator:
         with unchanged_on_error(self):
-            data, labels = read_labelled(self, X, y, reset=not continued)
-            weights = check_weights(sample_weight)
+            call = "partial_fit" if continued else "fit"
+            data, labels = read_labelled(self, X, y, call, reset=not continued)
+            weights = None if sample_weight is None else as_weights(sample_weight, len(labels)).numpy()
             if not continued:
-                self._start(data, labels, weights, classes)
-            codes = encode(labels, self.classes_, "partial_fit" if continued else "fit")
+                start(self, data, labels, weights, classes)
+            codes = encode(labels, self.classes_, call)
             self.selector_.fit(data, codes, weights, warm_start=True if continued else self.warm_start)
             if hasattr(self, "target_"):
                 del self.target_
         return self
-
-    def _start(self, data: Any, labels: Any, weights: Any, classes: Any) -> None:
-        """Set `classes_`, and a `selector_`: the present one if it was made with the same options."""
-        previous: PrunedProxySelector | None = getattr(self, "selector_", None)
-        trainer = self._default_trainer() if self.trainer is None else self.trainer
-        entropy = entropy_of(self.random_state)
-        outputs = count_outputs(trainer, self.module, data) if isinstance(self.module, nn.Module) else None
-        self.classes_ = known_classes(labels, classes, outputs)
-        shape = None if isinstance(self.module, nn.Module) else row_shape(data)  # a network's texts may vary in length
-        setup = {**self.get_params(deep=False), "shape": shape, "outputs": len(self.classes_)}
-        if previous is not None and self.module is not None and _same(self._setup, setup):
-            return
-        with isolated_rng(entropy % 2**63):
-            dense = self._build(data, weights)
-        options = {name: getattr(self, name) for name in SELECTOR_OPTIONS}
-        self.selector_ = PrunedProxySelector(dense, trainer=trainer, random_state=entropy, **options)
-        if previous is not None:
-            self.selector_.follow(previous)
-        self._setup: dict[str, Any] = setup
-
-    def _build(self, data: Any, weights: Any) -> nn.Module:
-        """Return the dense network."""
-        if isinstance(self.module, nn.Module):
-            return self.module
-        if self.module is None:
-            return mlp(data, len(self.classes_), weights)
-        built = self.module(row_shape(data), len(self.classes_))
-        if not isinstance(built, nn.Module):
-            raise InputError(
-                f"module={self.module!r} was called with (input_shape, n_classes) and returned a "
-                f"{type(built).__name__}; it must return an nn.Module (or pass an instance of one)"
-            )
-        return built
-
-    def _default_trainer(self) -> Trainer:
-        return table_trainer() if self.module is None else TorchTrainer()
 
     def _signals(self, X: Any, needs: frozenset[str], call: str) -> Signals:
         selector = self._fitted(call)
@@ -335,16 +280,6 @@ def _array(values: Tensor | None) -> np.ndarray[Any, Any]:
     assert values is not None  # what was asked for is there
     array: np.ndarray[Any, Any] = values.numpy()
     return array
-
-
-def _same(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Tell whether two sets of options are the same objects or equal plain values; what data X indexes may differ."""
-    plain = (str, int, float, bool, tuple, type(None))
-    free = {"dataset", "classes", "warm_start"}
-    return all(
-        now[name] is before[name] or (isinstance(now[name], plain) and now[name] == before[name])
-        for name in now.keys() - free
-    )
 
 
 @contextlib.contextmanager

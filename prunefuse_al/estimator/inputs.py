@@ -20,15 +20,19 @@ from .sparse import SparseRows
 from .targets import read_labels
 
 
-def read_labelled(estimator: Any, X: Any, y: Any, *, reset: bool = False) -> tuple[Any, np.ndarray[Any, Any]]:
+def read_labelled(
+    estimator: Any, X: Any, y: Any, call: str, *, reset: bool = False
+) -> tuple[Any, np.ndarray[Any, Any]]:
     """Return X checked, and labels [n]."""
+    if y is None and isinstance(X, tuple) and estimator.dataset is None:
+        raise InputError(f"{call}: X is a tuple of {len(X)} and y is None; labels go beside it: {call}(X, y)")
     if _is_array(estimator, X):
         x, labels = validate_data(estimator, X, y, reset=reset, **_array_rules(estimator))
         return _rows(x), read_labels(labels)
     data = as_dataset(read(estimator, X, reset=reset))
     labels = labels_of(data) if y is None else y
     if labels is None:
-        raise InputError("fit: the data has no labels; pass y, or a Dataset whose items are (input, label)")
+        raise InputError(f"{call}: the data has no labels; pass y, or a Dataset whose items are (input, label)")
     return data, read_labels(labels)
 
 
@@ -36,17 +40,18 @@ def read(estimator: Any, X: Any, *, reset: bool = False) -> Any:
     """Return X checked; row numbers become rows of `dataset`."""
     if estimator.dataset is not None:
         rows = np.asarray(X)
-        if rows.dtype.kind not in "iu" or rows.size != len(rows):
+        if rows.dtype.kind not in "iu" or rows.ndim == 0 or rows.size != len(rows):
             raise InputError(
-                f"with dataset=, X must be row numbers of it, [n] or [n 1]; found {rows.shape} of {rows.dtype}"
+                f"with dataset=, X must be row numbers of it, [n] or [n 1]; found {list(rows.shape)} of {rows.dtype}"
             )
         return subset(as_dataset(estimator.dataset), rows.reshape(-1))
     if _is_array(estimator, X):
         return _rows(validate_data(estimator, X, reset=reset, **_array_rules(estimator)))
     if estimator.module is None:
+        shapes = " and ".join(str(list(np.shape(part))) for part in X) if isinstance(X, tuple) else ""
+        found = type(X).__name__ + (f" of arrays {shapes}" if shapes else "")
         raise InputError(
-            f"X is a {type(X).__name__}; without module= a perceptron for tables is built: "
-            "pass an array [n d], or a module"
+            f"X is a {found}; without module= a perceptron for tables is built: pass an array [n d], or a module"
         )
     return X
 
@@ -58,7 +63,8 @@ def _is_array(estimator: Any, X: Any) -> bool:
     if issparse(X):
         return True
     if estimator.module is None:
-        return not isinstance(X, Dataset | Mapping)
+        several = isinstance(X, tuple) and any(getattr(part, "ndim", 0) > 1 for part in X)
+        return not several and not isinstance(X, Dataset | Mapping)
     return isinstance(X, list) or (hasattr(X, "__array__") and not isinstance(X, Tensor | np.memmap))
 
 

@@ -79,19 +79,5 @@ def encode(labels: np.ndarray[Any, Any], classes: np.ndarray[Any, Any], call: st
     return torch.from_numpy(codes.astype(np.int64))
 
 
-def check_weights(sample_weight: Any) -> np.ndarray[Any, Any] | None:
-    """Return weights as float64 [n], or None.
-
-    Raises:
-        InputError: none of them is above 0.
-    """
-    if sample_weight is None:
-        return None
-    weights = np.asarray(sample_weight.cpu() if isinstance(sample_weight, Tensor) else sample_weight, dtype=np.float64)
-    if not np.any(weights > 0):
-        raise InputError(f"sample_weight: all {weights.size:,} weights are zero or below; at least one must be above 0")
-    return weights
-
-
 def _some(values: np.ndarray[Any, Any]) -> str:
     return ", ".join(map(str, values[:_SHOWN].tolist())) + (", ..." if len(values) > _SHOWN else "")

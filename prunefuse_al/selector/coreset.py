@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..costs import CostLedger
-from ..data import labels_of, to_dataset
+from ..data import labels_of
 from ..errors import InputError
 from ..scorers._ccs import dynamics_of
 from ..scorers._select import check_k
@@ -17,16 +17,9 @@ from ..training.recording import RECORDED
 from ..types import RngLike, Scorer, Selection
 from .options import Options, State
 from .past import Past
-from .scoring import check_needs, labelled_dataset
+from .scoring import check_needs
 from .steps import rank, train_proxy
 from .tracing import past_of, recorder_for, traced
-
-
-def labelled_data(call: str, dataset: Any, y: Any, sample_weight: Any) -> Any:
-    """Return what `coreset` is given as a dataset with labels; a tuple alone is (X, y), as for a trainer."""
-    if y is None and isinstance(dataset, tuple):
-        return labelled_dataset(call, to_dataset(dataset), None, sample_weight)
-    return labelled_dataset(call, dataset, y, sample_weight)
 
 
 def budget(fraction: float, n: int) -> int:
@@ -74,7 +67,7 @@ def choose(
 
 def _class_numbers(data: Any) -> Tensor:
     labels = labels_of(data)
-    assert labels is not None  # `labelled_data` has looked
+    assert labels is not None  # `labelled_dataset` has looked
     if labels.ndim != 1 or labels.is_floating_point():
         raise InputError(
             f"coreset: labels are {labels.dtype} {list(labels.shape)}; the number of a class for each sample is needed"

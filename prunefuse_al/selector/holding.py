@@ -15,7 +15,7 @@ from ..errors import FusionError, NotFittedError
 from ..pruning import Proxy
 from ..types import Signals
 from .options import Options, State
-from .scoring import LOGITS, Float64s, labelled_dataset, probabilities, read_signals, with_passes
+from .scoring import LOGITS, Float64s, labelled_dataset, probabilities, read_signals, refuse_alone, with_passes
 from .target import fused_target, fusing_recalibrates, make_target
 
 _ANOTHER = (
@@ -121,8 +121,11 @@ class Holder:
 
         Raises:
             NotFittedError: before `fit`, or without data in a selector that was loaded or unpickled.
+            InputError: the data cannot be used, or labels or weights come without it.
         """
         state = self._fitted("fit_target")
+        if labelled is None:
+            refuse_alone("fit_target", "labelled", y=y, sample_weight=sample_weight)
         if labelled is None and state.synced is not None:
             return copy.deepcopy(state.synced)
         given = self._require_labelled("fit_target") if labelled is None else labelled

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from ..arrays import common_length
 from ..data import labels_of, subset
 from ..errors import InputError
 from ..pruning.importance import WITH_DATA
-from ..types import Trainer
+from ..types import Trainer, altered
 from .options import Options
 from .scoring import LOGITS
 
@@ -69,9 +68,7 @@ def _alone(trainer: Any) -> Any:
     """Return a trainer that reads all rows in this process: every process must choose the same channels."""
     if getattr(trainer, "accelerator", None) is None:
         return trainer
-    alone = copy.copy(trainer)
-    alone.device, alone.accelerator = trainer.accelerator.device, None
-    return alone
+    return altered(trainer, device=trainer.accelerator.device, accelerator=None)
 
 
 def _cannot(trainer: Any, why: str) -> InputError:

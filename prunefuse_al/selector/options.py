@@ -60,8 +60,9 @@ class Options:
         share = self.candidate_fraction
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
             raise InputError(f"candidate_fraction={share!r}; it is the share of the candidates scored, 0 < share <= 1")
-        if self.sync_every is not None and (not isinstance(self.sync_every, int) or self.sync_every < 1):
-            raise InputError(f"sync_every={self.sync_every!r}; pass None (V1) or a number of rounds from 1")
+        every = self.sync_every
+        if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+            raise InputError(f"sync_every={every!r}; pass None (V1) or a number of rounds from 1")
         if self.sync_importance is not None and self.sync_every is None:
             raise InputError(
                 f"sync_importance={self.sync_importance!r} says how V2 prunes again; give sync_every= as well"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -13,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..counting import Call, PassCounter
-from ..data import as_dataset, has_labels, subset
+from ..data import as_dataset, has_labels, subset, to_dataset
 from ..errors import InputError, NonFiniteError
 from ..forward import as_logits
 from ..storage import RowStore
-from ..types import RngLike, Scorer, Selection, Signals, Trainer, as_rng
+from ..types import RngLike, Scorer, Selection, Signals, Trainer, altered, as_rng
 from .past import Past
 
 CHUNK = 16_384
@@ -244,9 +243,7 @@ def with_passes(trainer: Trainer, mc_samples: int | None) -> Trainer:
         return trainer
     if not hasattr(trainer, "mc_samples"):
         raise InputError(f"{mc_samples} passes are asked of {type(trainer).__name__}, which has no `mc_samples` to set")
-    passing: Any = copy.copy(trainer)  # its parts may hold open devices, so no deep copy
-    passing.mc_samples = mc_samples
-    return cast("Trainer", passing)
+    return cast("Trainer", altered(trainer, mc_samples=mc_samples))
 
 
 def select_known(scorer: Scorer, signals: Signals, k: int, rng: RngLike) -> Selection:
@@ -264,8 +261,23 @@ def select_known(scorer: Scorer, signals: Signals, k: int, rng: RngLike) -> Sele
 
 
 def labelled_dataset(call: str, X: Any, y: Any, sample_weight: Any) -> Any:
-    """Return X and y as a dataset whose items have labels, or raise `InputError`."""
-    data = as_dataset(X, y, sample_weight=sample_weight)
+    """Return X and y as a dataset whose items have labels, or raise `InputError`; a tuple alone is (X, y[, w])."""
+    if y is None and isinstance(X, tuple):  # as inputs without labels it would be of no use
+        if len(X) == 3 and sample_weight is not None:
+            raise InputError(f"{call}: the tuple of 3 holds weights, and sample_weight= gives them twice; leave one")
+        data = to_dataset(X if sample_weight is None else (*X, sample_weight))
+    else:
+        data = as_dataset(X, y, sample_weight=sample_weight)
     if not has_labels(data):
         raise InputError(f"{call}: the data has no labels; pass y, or a Dataset whose items are (input, label)")
     return data
+
+
+def refuse_alone(call: str, data: str, **beside: Any) -> None:
+    """Raise `InputError` where labels or weights are given without the data they belong to, called `data`."""
+    given = [name for name, value in beside.items() if value is not None]
+    if given:
+        raise InputError(
+            f"{call}: {' and '.join(given)} came without {data}; pass {data} as well, or neither, for the data of the "
+            "last fit as it was"
+        )

@@ -23,7 +23,7 @@ from ..training.distillation import Distillation
 from ..training.progressive import ProgressivePruning
 from ..training.trainer import TorchTrainer
 from ..types import RngLike, Scorer, Selection, Trainer, as_rng
-from .coreset import budget, choose, labelled_data
+from .coreset import budget, choose
 from .holding import Holder
 from .options import Options, State, WarmStart, check_warm, entropy_of
 from .picking import pick
@@ -193,7 +193,8 @@ class PrunedProxySelector(Holder):
         """Prune if needed, then train the proxy, and in V2's turn the target; returns the selector.
 
         Args:
-            labelled: arrays, tensors, memmaps or a map-style Dataset, with labels in it or in `y`.
+            labelled: arrays, tensors, memmaps or a map-style Dataset, with labels in it or in `y`; or the tuple (X, y)
+                or (X, y, sample_weight). With `y`, a tuple is several inputs of the network.
             y: labels, int64 [n].
             sample_weight: weights [n].
             warm_start: overrides the selector's own for this call.
@@ -218,7 +219,8 @@ class PrunedProxySelector(Holder):
         """Return the k samples to label next.
 
         Args:
-            pool: arrays, tensors, memmaps or a map-style Dataset; read in chunks, labels in it are ignored.
+            pool: arrays, tensors, memmaps or a map-style Dataset; read in chunks, labels in a Dataset are ignored. A
+                tuple is several inputs of the network.
             k: how many, 1 to the number of candidates.
             candidates: row numbers of `pool`, or a boolean mask, of what may be picked; None: all of it.
 
@@ -271,7 +273,7 @@ class PrunedProxySelector(Holder):
         Counts as a `fit`, on the part that is kept: `fit_target()` fuses the proxy and trains the target on that.
 
         Args:
-            dataset: arrays, tensors, memmaps or a map-style Dataset, with labels in it or in `y`; or the tuple (X, y).
+            dataset: with labels in it or in `y`, see `fit`.
             fraction: share to keep, 0 < fraction <= 1.
             y: labels, int64 [n].
             sample_weight: weights [n].
@@ -284,7 +286,7 @@ class PrunedProxySelector(Holder):
         Raises:
             InputError: the data, the fraction, or the scorer with this trainer cannot be used.
         """
-        data = labelled_data("coreset", dataset, y, sample_weight)
+        data = labelled_dataset("coreset", dataset, y, sample_weight)
         chosen = self.options.scorer if scorer is None else get_scorer(scorer)
         k = budget(fraction, len(data))
         generator = as_rng(self.options.seed("query", self.round + 1) if rng is None else rng)

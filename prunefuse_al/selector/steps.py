@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 
 from ..costs import CostLedger
 from ..errors import CostWarning
+from ..forward import as_inputs
 from ..pruning import Proxy, PruningReport, prune, rebuild
 from ..scorers import ClassBalanced
 from ..scorers._combine import Composed
@@ -262,7 +263,4 @@ def called_with(trainer: Trainer, model: nn.Module, data: Any) -> Any:
     """Return what the trainer calls `model` with for two rows: a tensor, a tuple or a dict, on the model's device."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     call = first_call(trainer, model, data)
-    args, kwargs = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, call)
-    if kwargs:
-        return kwargs
-    return args[0] if len(args) == 1 else args
+    return as_inputs(*tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, call))

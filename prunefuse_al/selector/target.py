@@ -12,6 +12,7 @@ from ..costs import CostLedger
 from ..errors import FallbackWarning, InputError
 from ..fusion import fuse
 from ..pruning import Proxy
+from ..types import altered
 from .options import Options, State
 from .statistics import batchnorms, recalibrate
 
@@ -87,7 +88,4 @@ def _target_trainer(options: Options, fused: bool) -> Any:
         return trainer
     if "lr_scale" in changes:
         changes["lr_scale"] *= trainer.lr_scale
-    trainer = copy.copy(trainer)  # its parts may hold open devices, so no deep copy
-    for name, value in changes.items():
-        setattr(trainer, name, value)
-    return trainer
+    return altered(trainer, **changes)

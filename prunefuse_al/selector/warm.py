@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..training.warm import ShrinkPerturb, shrink_perturb
-from ..types import Trainer
+from ..types import Trainer, altered
 from .options import Options, State, WarmStart
 
 
@@ -29,6 +29,5 @@ def beginning(options: Options, state: State, warm: WarmStart) -> tuple[nn.Modul
     shrink_perturb(network, state.start, warm, options.seed("perturb", state.round + 1))
     if warm.epochs is None:
         return network, options.trainer
-    trainer: Any = copy.copy(options.trainer)  # its parts may hold open devices, so no deep copy
-    trainer.epochs = warm.epochs_of(trainer.epochs)
-    return network, trainer
+    own: Any = options.trainer
+    return network, altered(own, epochs=warm.epochs_of(own.epochs))

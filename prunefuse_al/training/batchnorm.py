@@ -73,8 +73,11 @@ def recalibrate_batchnorm(
                 raise NonFiniteError(f"inputs hold NaN or infinity in {describe_rows(rows[bad], len(dataset))}")
             with explained(model, x):
                 forward(model, forward.inputs(x))
-        if not all(bool(buffer.isfinite().all()) for layer in layers for buffer in layer.buffers()):
-            raise NonFiniteError("batch norm statistics became NaN or infinite: the network's weights have diverged")
+        if wrong := sum(not all(bool(buffer.isfinite().all()) for buffer in layer.buffers()) for layer in layers):
+            raise NonFiniteError(
+                f"the statistics of {wrong} of {len(layers)} batch norms became NaN or infinite: the network's weights "
+                "have diverged"
+            )
     return len(order)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,56 +15,14 @@ from ..arrays import nonfinite_rows
 from ..data import BatchLoader, check_finite, labels_of, subset
 from ..errors import InputError, NonFiniteError
 from ..forward import Forward, explained, forward_for, logits_of, settled
-from ..items import Collate
 from ..rng import isolated_rng
 from .distillation import Distillation, distillation_loss
 from .losses import Objective, check_labels, class_weight_tensor, hits_of, weighted_mean
 from .placement import Processes, Weights, in_training, repeatable
+from .plan import Outcome, Plan
 from .progressive import OnEpoch
 from .recording import Recorder
-from .stopping import EarlyStopping, Watch
-
-MakeSchedule = Callable[[torch.optim.Optimizer], Any]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything a run needs, resolved and checked; see `TorchTrainer` for what the options mean."""
-
-    epochs: int
-    batch_size: int
-    eval_batch_size: int
-    make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-    make_schedule: MakeSchedule
-    loss: Any
-    class_weight: Any
-    transform: Any
-    eval_transform: Any
-    early_stopping: EarlyStopping | None
-    validation: Any
-    device: torch.device
-    autocast: torch.dtype | None
-    channels_last: bool
-    compile_options: dict[str, Any] | None
-    progress: bool
-    distillation: Distillation | None
-    accelerator: Any
-    num_workers: int
-    grad_clip: float | None
-    deterministic: bool
-    seed: int
-    collate: Collate | None
-
-
-@dataclass
-class Outcome:
-    """What a run leaves behind, besides the trained network."""
-
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int | None = None
-    stopped_early: bool = False
-    samples: int = 0
-    seconds: float = 0.0
+from .stopping import Watch
 
 
 class Run:
@@ -85,7 +41,11 @@ class Run:
         self.teacher = teacher if plan.distillation is not None else None
         self.params = [p for p in model.parameters() if p.requires_grad]
         if not self.params:
-            raise InputError("no parameter of the network requires a gradient: there is nothing to train")
+            count = len(list(model.parameters()))
+            raise InputError(
+                f"none of the {count} parameters of the network requires a gradient, so there is nothing to train: "
+                "unfreeze some with requires_grad_()"
+            )
         self.processes = Processes(plan.accelerator)
         if on_epoch is not None and self.processes.count > 1:
             raise InputError(
@@ -130,7 +90,7 @@ class Run:
         self.forward = self._forward(plan.transform)
         self.eval_forward = self._forward(plan.eval_transform)
         n_outputs, y = self._probe()
-        known = labels_of(self.dataset, read=plan.class_weight == "balanced")
+        known = labels_of(self.dataset, read=isinstance(plan.class_weight, str))  # "balanced"
         class_weights = class_weight_tensor(plan.class_weight, known, n_outputs or 0)
         self.objective, self.n_outputs = Objective(plan.loss, class_weights, plan.device), n_outputs
         self.objective.check_kind(y)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ..data import split_row
 from ..errors import InputError
 from ..forward import Transform
-from ..items import Collate, split_item
+from ..items import Collate
 from ..precision import home_device
 from ..rng import isolated_rng
 from ..signals import collect
@@ -136,7 +137,7 @@ class _Inputs(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, row: int) -> Any:
-        return split_item(self.dataset[row])[0]
+        return split_row(self.dataset, row)[0]
 
 
 def _as_signals(logits: Any, n: int) -> Signals:

@@ -52,7 +52,7 @@ class Objective:
         value = self.each(logits, y)
         if value.ndim == 0 and len(y) > 1:
             raise InputError(
-                "the loss returns one number for a batch, so class or sample weights cannot enter it: "
+                f"the loss returns one number for a batch of {len(y)}, so class or sample weights cannot enter it: "
                 "return one value for each row, [n]"
             )
         return weighted_mean(value.reshape(len(y), -1).mean(dim=1), weights)
@@ -122,8 +122,8 @@ def check_labels(labels: Any, n_outputs: int, ignored: int | None = None) -> Non
         raise InputError("labels are needed for training and the data has none: pass (X, y), or a Dataset of (x, y)")
     labels = torch.as_tensor(labels)
     if labels.is_floating_point():
-        if labels.ndim == 1 and not bool(labels.isfinite().all()):
-            raise InputError("labels hold NaN or infinity: train only on labelled rows")
+        if labels.ndim == 1 and (bad := int((~labels.isfinite()).sum())):
+            raise InputError(f"{bad:,} of {len(labels):,} labels are NaN or infinite: train only on labelled rows")
         return
     if labels.ndim != 1 or len(labels) == 0:
         return

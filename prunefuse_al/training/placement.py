@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..forward import laid_out
-from ..precision import home_device
+from ..forward import laid_out, lent
 
 
 @contextmanager
@@ -19,19 +18,12 @@ def in_training(model: nn.Module, device: torch.device, *, channels_last: bool) 
 
     Gradients are dropped at the end: they belong to a training that is over.
     """
-    home = home_device(model)
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        if home is not None and home != device:
-            model.to(device)
-        with laid_out(model, channels_last=channels_last):
-            yield
-    finally:
-        model.zero_grad(set_to_none=True)
-        for module, training in modes:
-            module.training = training
-        if home is not None and home != device:
-            model.to(home)
+    with lent(model, device):
+        try:
+            with laid_out(model, channels_last=channels_last):
+                yield
+        finally:
+            model.zero_grad(set_to_none=True)
 
 
 @contextmanager

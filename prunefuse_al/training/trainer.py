@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import nn
@@ -20,7 +21,8 @@ from ..rng import fresh_seed
 from ..signals import collect
 from ..types import Signals
 from .distillation import Distillation as Distillation
-from .fitting import Plan, Run
+from .fitting import Run
+from .plan import Plan
 from .presets import preset
 from .progressive import OnEpoch
 from .recording import Recorder
@@ -244,10 +246,15 @@ class TorchTrainer(BaseEstimator):
 
     def _check_options(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("num_workers", 0)):
-            if not getattr(self, name) >= least:
-                raise InputError(f"{name}={getattr(self, name)!r}; it must be at least {least}")
-        if not self.lr_scale > 0:
-            raise InputError(f"lr_scale={self.lr_scale!r}; it must be positive")
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or value < least:
+                raise InputError(f"{name}={value!r}; a whole number from {least} is needed")
+        for name, what in (("lr_scale", "a factor above 0"), ("grad_clip", "a largest norm above 0, or None")):
+            value = getattr(self, name)
+            if name == "grad_clip" and value is None:
+                continue
+            if not isinstance(value, int | float | np.number) or not value > 0:
+                raise InputError(f"{name}={value!r}; pass {what}")
         if self.early_stopping is not None and not isinstance(self.early_stopping, EarlyStopping):
             raise InputError(f"early_stopping={self.early_stopping!r}; pass EarlyStopping(...) or None")
         if self.distillation is not None and not isinstance(self.distillation, Distillation):

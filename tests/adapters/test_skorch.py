@@ -212,6 +212,8 @@ def test_partial_fit_and_warm_start_go_on_with_the_proxy_also_after_the_target()
     assert not torch.equal(before["layers.0.weight"], proxy.state_dict()["layers.0.weight"])
     assert len(model.history) == 16
     model.fit_target().fit_target(epochs=3)
+    with pytest.raises(InputError, match="fit_target: y came without X"):
+        model.fit_target(y=Y[FEW])
     assert (len(model.history), len(model.proxy_history_)) == (3, 16)
     model.fit(X[FEW], Y[FEW])
     assert len(model.history) == 24

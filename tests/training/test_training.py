@@ -334,7 +334,12 @@ class Unlabelled(Counting):
         (X, {}, InputError, "labels are needed for training"),
         (Unlabelled(), {}, InputError, "labels are needed for training"),
         ((X[:, :4], Y), {}, InputError, r"float32 \[2, 4\].*in_features=5"),
-        ((X, np.where(Y > 1, np.nan, Y)), {}, InputError, "labels hold NaN|target|expected"),
+        (
+            (X, np.where(Y > 1, np.nan, Y)),
+            {"loss": F.cross_entropy},
+            InputError,
+            "32 of 90 labels are NaN or infinite",
+        ),
         ((X, Y.astype(np.float32)), {}, InputError, r"labels are float32, one number per row.*pass integers"),
         ((X * np.float32("inf"), Y), {}, NonFiniteError, r"\(90 of 90\)"),
         ((NAN, Y), {}, NonFiniteError, r"rows 7, 47, 87 \(3 of 90\)"),
@@ -347,10 +352,17 @@ class Unlabelled(Counting):
         ((X, Y), {"scheduler": "linear"}, InputError, "warmup_cosine"),
         ((X, Y), {"epochs": 0}, InputError, "epochs=0"),
         ((X, Y), {"batch_size": 0}, InputError, "batch_size=0"),
+        ((X, Y), {"epochs": None}, InputError, "epochs=None; a whole number from 1"),
+        ((X, Y), {"epochs": 2.5}, InputError, r"epochs=2\.5; a whole number from 1"),
+        ((X, Y), {"batch_size": "8"}, InputError, "batch_size='8'; a whole number from 1"),
+        ((X, Y), {"num_workers": -1}, InputError, "num_workers=-1; a whole number from 0"),
         ((X, Y), {"lr_scale": 0}, InputError, "lr_scale=0"),
+        ((X, Y), {"grad_clip": 0}, InputError, "grad_clip=0; .* above 0, or None"),
+        ((X, Y), {"lr_scale": "low"}, InputError, "lr_scale='low'"),
         ((X, Y), {"precision": "fp8"}, InputError, "fp32, bf16, fp16, auto"),
         ((X, Y), {"device": "cuda:99"}, InputError, "device='cuda:99'"),
         ((X, Y), {"class_weight": [1.0]}, InputError, "3 finite weights"),
+        (Counting(X, Y), {"class_weight": np.ones(2)}, InputError, "3 finite weights"),
         ((X, Y), {"class_weight": {7: 1.0}}, InputError, r"class 7; the network has outputs 0\.\.2"),
         ((X, Y), {"class_weight": "even"}, InputError, "balanced"),
         ((X, Y), {"class_weight": "balanced", "loss": F.cross_entropy}, InputError, "one value for each row"),
@@ -387,7 +399,7 @@ def test_early_stopping_that_contradicts_itself(options: dict[str, Any], says: s
 def test_networks_that_cannot_be_trained_are_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="lazy"):
         trainer().fit(nn.LazyLinear(3), (X, Y))
-    with pytest.raises(InputError, match="no parameter of the network requires a gradient"):
+    with pytest.raises(InputError, match="none of the 6 parameters of the network requires a gradient"):
         trainer().fit(network().requires_grad_(False), (X, Y))
 
 
