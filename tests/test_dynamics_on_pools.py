@@ -12,7 +12,7 @@ from fakes import PlainTrainer, blobs, mlp
 from oracles import aum, el2n, forgetting, grand, moso
 
 from prunefuse_al.errors import FallbackWarning, InputError
-from prunefuse_al.scorers import CCS, SCORERS, get_scorer
+from prunefuse_al.scorers import CCS, SCORERS, ClassBalanced, CostAware, Mixture, TwoStage, get_scorer
 from prunefuse_al.selector import PrunedProxySelector, scoring
 from prunefuse_al.training import TorchTrainer
 from prunefuse_al.types import Selection
@@ -120,6 +120,45 @@ def test_the_replayed_passes_are_in_the_ledger() -> None:
         chosen.query(X, 5, POOL)
     macs = [next(row.macs for row in s.costs.rows() if row.stage == "score") for s in (watched, plain)]
     assert macs[0] == 11 * macs[1]  # ten states and the trained network
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        TwoStage("moderate", "margin"),
+        TwoStage("margin", "aum"),
+        TwoStage("aum", "k_center"),
+        TwoStage(Mixture("margin", "aum"), "random"),
+        Mixture("moderate"),
+        Mixture("random", "el2n"),
+        ClassBalanced("k_center"),
+    ],
+    ids=repr,
+)
+def test_combined_scorers_say_which_labels_any_of_their_parts_went_by(scorer: Any) -> None:
+    assert fitted().select(X, 9, POOL, scorer=scorer).labels == "predicted"
+    assert selector().coreset((X, Y), 0.1, scorer=scorer).labels == "given"
+    assert fitted().select(X, 9, POOL, scorer=TwoStage("margin", Mixture("k_center"))).labels is None
+
+
+def test_combined_scorers_ask_the_training_for_what_their_parts_read() -> None:
+    costs = [1.0] * 120
+    assert TwoStage("aum", Mixture("el2n")).dynamics == {"aum", "el2n"}
+    assert ClassBalanced(CostAware("forgetting", costs)).dynamics == {"forgetting"}
+    assert ClassBalanced("margin").dynamics == frozenset()
+    macs = {}
+    for name, scorer in {
+        "aum": "aum",
+        "balanced": ClassBalanced("aum"),
+        "mixed": Mixture("aum"),
+        "cheap first": TwoStage("random", "moso", keep=1),
+        "cheap last": TwoStage("moso", "random", keep=1),
+    }.items():
+        chosen = fitted(scorer)
+        chosen.query(X, 20, POOL)
+        macs[name] = sum(row.macs for row in chosen.costs.rows() if row.stage == "score")
+    assert macs["aum"] == macs["balanced"] == macs["mixed"]  # ten states and the trained network, once
+    assert macs["cheap first"] < macs["cheap last"] / 2  # of the twenty rows that are left
 
 
 def test_a_trainer_that_records_nothing_is_told_before_it_trains() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import BudgetError
 from ..types import PointScorer, RngLike, Selection, Signals, as_rng
 from ._combine import one_rng, part_of
+from ._dynamics import dynamics_of
 from ._select import check_k, read_labels, rows_of, select_top
 
 
@@ -69,6 +70,11 @@ class ClassBalanced:
     def needs(self) -> frozenset[str]:
         """What the scorer reads, and labels."""
         return frozenset(self.scorer.needs | {"labels"})
+
+    @property
+    def dynamics(self) -> frozenset[str]:
+        """The training dynamics that the scorer reads."""
+        return dynamics_of(self.scorer)
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the picks of each class in turn, without scores."""
