@@ -170,6 +170,49 @@ def test_a_scorer_that_draws_must_draw_all_rows_alike():
         check_scorer(Fickle())
 
 
+@dataclass(frozen=True)
+class Underflowing:
+    """An entropy without a guard: 0 * log(0) is NaN, which is sorted somewhere and still gives k samples."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+
+    def score(self, signals):
+        q = signals.logits.softmax(1)
+        return -(q * q.log()).sum(1)
+
+    def select(self, signals, k, *, rng=None):
+        LeastConfidence().select(signals, k, rng=rng)  # refuses what has to be refused
+        return Selection(signals.indices[self.score(signals).argsort(descending=True)[:k]])
+
+
+def test_scores_must_be_finite_at_the_edges_too():
+    with pytest.raises(
+        AssertionError, match=r"^handles_degenerate_inputs: .*logits of \+-1e4: .* of \d+ samples are not finite"
+    ):
+        check_scorer(Underflowing())
+
+
+@dataclass(frozen=True)
+class Mislaid:
+    """Gives scores with its picks that are not theirs."""
+
+    changed: str
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+
+    def score(self, signals):
+        return LeastConfidence().score(signals)
+
+    def select(self, signals, k, *, rng=None):
+        picked = LeastConfidence().select(signals, k, rng=rng)
+        return replace(picked, scores=picked.scores.flip(0) if self.changed == "order" else picked.scores * torch.nan)
+
+
+@pytest.mark.parametrize(("changed", "phrase"), [("order", "scores_rank.* are not those"), ("value", "must be finite")])
+def test_scores_that_come_with_picks_must_be_theirs(changed, phrase):
+    with pytest.raises(AssertionError, match=phrase):
+        check_scorer(Mislaid(changed))
+
+
 def test_the_rng_guard_and_undeclared_needs_can_fail():
     class Undeclared(LeastConfidence):
         needs = frozenset({"pixels"})
