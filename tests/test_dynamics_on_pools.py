@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from oracles import aum, el2n, forgetting, grand, moso
 
 from prunefuse_al.errors import FallbackWarning, InputError
 from prunefuse_al.scorers import CCS, SCORERS, ClassBalanced, CostAware, Mixture, TwoStage, get_scorer
+from prunefuse_al.scorers._about import ABOUT
 from prunefuse_al.selector import PrunedProxySelector, scoring
 from prunefuse_al.training import TorchTrainer
 from prunefuse_al.types import Selection
@@ -159,6 +161,19 @@ def test_combined_scorers_ask_the_training_for_what_their_parts_read() -> None:
         macs[name] = sum(row.macs for row in chosen.costs.rows() if row.stage == "score")
     assert macs["aum"] == macs["balanced"] == macs["mixed"]  # ten states and the trained network, once
     assert macs["cheap first"] < macs["cheap last"] / 2  # of the twenty rows that are left
+
+
+@pytest.mark.parametrize("name", [*DYNAMIC, "moderate"])
+def test_passes_are_as_many_as_the_documentation_says(name: str) -> None:
+    """Of thirty epochs ten states are kept, three of them of the first ten epochs."""
+    written = re.sub(r"(\d)([se])", r"\1*\2", ABOUT[name].passes).split(";")
+    want = [eval(count, {"s": 10, "e": 3}) for count in written]
+    in_core_set, on_pool, one = selector(name), fitted(name), fitted("entropy")
+    in_core_set.coreset((X, Y), 0.2)
+    for chosen in (on_pool, one):
+        chosen.query(X, 5)
+    passed = [next(r.macs for r in s.costs.rows() if r.stage == "score") for s in (in_core_set, on_pool, one)]
+    assert [passed[0] / passed[2], passed[1] / passed[2]] == [want[0], want[-1]]
 
 
 def test_a_trainer_that_records_nothing_is_told_before_it_trains() -> None:

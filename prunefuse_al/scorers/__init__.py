@@ -65,6 +65,7 @@ SCORERS: dict[str, type[Scorer]] = {
     "batchbald": BatchBALD,
     "class_balanced": ClassBalanced,
     "mixture": Mixture,
+    "two_stage": TwoStage,
     "k_center": KCenter,
     "badge": Badge,
     "typiclust": TypiClust,
@@ -88,7 +89,7 @@ def get_scorer(scorer: str | Scorer) -> Scorer:
         scorer: a key of `SCORERS`, or any object with `needs` and `select`.
 
     Raises:
-        InputError: unknown name (with the nearest known one), or an object that is no scorer.
+        InputError: unknown name (with the nearest known one), one that needs more than a name, or no scorer.
 
     Examples:
         >>> get_scorer("entropy")
@@ -97,6 +98,8 @@ def get_scorer(scorer: str | Scorer) -> Scorer:
     if isinstance(scorer, str):
         if scorer in SCORERS:
             return SCORERS[scorer]()
+        if scorer == "cost_aware":
+            raise InputError(f"{scorer!r} cannot go by name alone: say what labels cost, CostAware('entropy', costs)")
         near = difflib.get_close_matches(scorer, SCORERS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"unknown scorer {scorer!r}; {hint}known: {', '.join(sorted(SCORERS))}")

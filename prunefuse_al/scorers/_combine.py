@@ -69,8 +69,8 @@ class TwoStage:
         TwoStage(first=Margin(), second=Random(), keep=5)
     """
 
-    first: Any
-    second: Any
+    first: Any = "margin"
+    second: Any = "k_center"
     keep: float = 10
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from ..training.recording import Snapshot, Tally
 from ..types import Signals, Trainer
 
 _LAST_LAYER = frozenset({"grand", "moso"})  # dynamics that read the input of the last layer
+_OF_EARLY_STATES = frozenset({"el2n", "grand"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ class Past:
             part = subset(data, rows)
             logits = trainer.infer(model, part, frozenset({"logits"})).logits if self.labels is None else None
             labels = self.labels_of(rows, logits)
-            for position, (_, outputs, features) in enumerate(self._ask(trainer, part, _LAST_LAYER)):
+            for position, (_, outputs, features) in enumerate(self._ask(trainer, part, frozenset({"moso"}))):
                 sums[position] += gradient_sum(outputs, features, labels)
         n = sum(map(len, chunks))
         return replace(self, gradients=tuple(total / n for total in sums), n=n)
@@ -93,10 +94,11 @@ class Past:
         return {name: found[name] for name in names}
 
     def _ask(self, trainer: Trainer, data: Any, names: frozenset[str]) -> Iterator[tuple[Snapshot, Tensor, Tensor]]:
-        """Yield each state, with logits and, where `names` read them, features of `data` in it."""
+        """Yield each state that `names` look at, with logits and, where they read them, features of `data` in it."""
         needs = frozenset({"logits", "features"} if names & _LAST_LAYER else {"logits"})
         assert self.network is not None
-        for snapshot in self.snapshots:
+        count = early_ones(self.snapshots) if names <= _OF_EARLY_STATES else len(self.snapshots)
+        for snapshot in self.snapshots[:count]:
             self.network.load_state_dict(snapshot.weights)
             said = trainer.infer(self.network, data, needs)
             assert said.logits is not None

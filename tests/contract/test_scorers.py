@@ -32,7 +32,7 @@ from prunefuse_al.types import PointScorer, Selection
 ORACLES = Path(__file__).parents[1] / "oracles"
 
 
-NO_DEFAULT = {"two_stage": TwoStage, "cost_aware": CostAware}  # what they are made of has to be said
+NO_DEFAULT = {"cost_aware": CostAware}  # what labels cost has to be said
 COMBINED = [
     TwoStage("least_confidence", "bald", keep=3),
     TwoStage("entropy", ClassBalanced("random"), keep=2.5),
@@ -90,6 +90,7 @@ def test_a_scorer_is_found_by_name_and_passed_through():
         ("entrophy", r"unknown scorer 'entrophy'; did you mean 'entropy'\? known: .*entropy, .*random"),
         ("zzz", "unknown scorer 'zzz'; known: "),
         (Margin, r"pass an instance: Margin\(\)"),
+        ("cost_aware", r"'cost_aware' cannot go by name alone: .* CostAware\('entropy', costs\)"),
         (3, "scorer=3 has no usable `needs` and `select"),
     ],
 )
