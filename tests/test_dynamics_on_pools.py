@@ -12,7 +12,7 @@ import torch
 from fakes import PlainTrainer, blobs, mlp
 from oracles import aum, el2n, forgetting, grand, moso
 
-from prunefuse_al.errors import FallbackWarning, InputError
+from prunefuse_al.errors import FallbackWarning, InputError, NonFiniteError
 from prunefuse_al.scorers import CCS, SCORERS, ClassBalanced, CostAware, Mixture, TwoStage, get_scorer
 from prunefuse_al.scorers._about import ABOUT
 from prunefuse_al.selector import PrunedProxySelector, scoring
@@ -174,6 +174,14 @@ def test_passes_are_as_many_as_the_documentation_says(name: str) -> None:
         chosen.query(X, 5)
     passed = [next(r.macs for r in s.costs.rows() if r.stage == "score") for s in (in_core_set, on_pool, one)]
     assert [passed[0] / passed[2], passed[1] / passed[2]] == [want[0], want[-1]]
+
+
+@pytest.mark.parametrize("name", ["moso", "grand", "aum"])
+def test_rows_that_are_not_finite_are_named_as_the_pool_numbers_them(name: str) -> None:
+    damaged = X.clone()
+    damaged[77, 2] = torch.nan
+    with pytest.raises(NonFiniteError, match=r"rows \[77\] of the data are the first that give NaN"):
+        fitted(name).select(damaged, 5, POOL)
 
 
 def test_a_trainer_that_records_nothing_is_told_before_it_trains() -> None:
