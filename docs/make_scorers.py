@@ -28,8 +28,9 @@ is `n`, the pool is read in parts and one score a row is kept, however many clas
 COMBINED = """
 ## Scorers made of scorers
 
-`ClassBalanced(scorer)`, `Mixture(first, second, share)` and `TwoStage(first, second, keep)` are in the table with what
-they are made of by default. One more has no default, for what labels cost has to be said: `CostAware(scorer, costs)`.
+`ClassBalanced(scorer)`, `ClassStandardised(scorer)`, `Mixture(first, second, share)` and
+`TwoStage(first, second, keep)` are in the table with what they are made of by default. One more has no default, for
+what labels cost has to be said: `CostAware(scorer, costs)`.
 
 """
 SIGNALS = """

@@ -14,7 +14,9 @@ from ..types import Scorer
 from ._badge import Badge as Badge
 from ._badge import badge as badge
 from ._balance import ClassBalanced as ClassBalanced
+from ._balance import ClassStandardised as ClassStandardised
 from ._balance import class_budgets as class_budgets
+from ._balance import standardised_by_class as standardised_by_class
 from ._bald import BALD as BALD
 from ._bald import bald as bald
 from ._batchbald import BatchBALD as BatchBALD
@@ -64,6 +66,7 @@ SCORERS: dict[str, type[Scorer]] = {
     "bald": BALD,
     "batchbald": BatchBALD,
     "class_balanced": ClassBalanced,
+    "class_standardised": ClassStandardised,
     "mixture": Mixture,
     "two_stage": TwoStage,
     "k_center": KCenter,

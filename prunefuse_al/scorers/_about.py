@@ -102,6 +102,9 @@ ABOUT: dict[str, About] = {
         "Classes differ much in size, and rare ones matter.",
         "Zheng 2023 (rule)",
     ),
+    "class_standardised": About(
+        "yes", "those of its part", "n", "Scores of some classes are all low, and none may be left out.", "Tan 2024"
+    ),
     "mixture": About(
         "as its parts",
         "those of its parts",

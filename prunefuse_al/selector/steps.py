@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 from ..costs import CostLedger
 from ..errors import CostWarning
 from ..pruning import Proxy, PruningReport, prune, rebuild
-from ..scorers import ClassBalanced
+from ..scorers import ClassBalanced, ClassStandardised
 from ..scorers._combine import Composed
 from ..scorers._dynamics import dynamics_of
 from ..scorers._select import select_top
@@ -34,6 +34,9 @@ from .scoring import CHUNK, LOGITS, check_needs, first_call, labelled_signals, p
 from .statistics import batchnorms, recalibrate, trained_statistics
 from .target import make_target
 from .warm import beginning
+
+_BY_CLASS = (ClassBalanced, ClassStandardised)
+"""Scorers of the scores that another one gives each sample, which are worked out first, part by part."""
 
 
 def train_proxy(
@@ -226,7 +229,7 @@ def rank(
         with ledger.stage(stage, round=state.round, network="proxy"):
             if scores is None:
                 picked = scorer.select(signals, k, rng=rng)
-            elif isinstance(scorer, ClassBalanced):
+            elif isinstance(scorer, _BY_CLASS):
                 picked = scorer.select_scored(scores, signals, k, rng=rng)
             else:
                 picked = select_top(type(scorer).__name__, scores, signals, k, rng)
@@ -246,7 +249,7 @@ def _read(
     past: Past | None,
 ) -> tuple[Signals, Tensor | None]:
     """Return the signals of `rows` and None; or, of a scorer of single samples, labels alone and scores, float [m]."""
-    needs, point = check_needs(scorer), scorer.scorer if isinstance(scorer, ClassBalanced) else scorer
+    needs, point = check_needs(scorer), scorer.scorer if isinstance(scorer, _BY_CLASS) else scorer
     if not needs:
         return Signals(rows), None
     with scoring(options, ledger, state, data, needs, past) as network:

@@ -18,6 +18,7 @@ from prunefuse_al.scorer_checks import CHECKS
 from prunefuse_al.scorers import (
     SCORERS,
     ClassBalanced,
+    ClassStandardised,
     CostAware,
     LeastConfidence,
     Margin,
@@ -41,6 +42,7 @@ COMBINED = [
     ClassBalanced("random"),
     ClassBalanced(Mixture("margin", "random")),
     CostAware("entropy", [2.0] * 400),
+    ClassStandardised("entropy"),
 ]
 
 
