@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from prunefuse_al.scorers import SCORERS, CostAware, TwoStage
+from prunefuse_al.scorers import SCORERS, CostAware
 from prunefuse_al.scorers._about import ABOUT
 
 PATH = Path(__file__).with_name("scorers.md")
@@ -17,17 +17,20 @@ Written by `python docs/make_scorers.py` from the code; a test compares.
 Every name is a key of `SCORERS` and goes wherever a scorer is asked for: `PrunedProxySelector(..., scorer="margin")`,
 `selector.select(X, k, scorer="bald")`, `query_strategy("entropy")`. Options are those of the class of the same name.
 
-Letters: `n` candidates, `m` labelled, `c` classes, `d` feature width, `t` dropout passes, `k` picks.
-**Reads**: what a network is asked for. **Labels**: *no*, valid on an unlabelled pool; *predicted*, those of the network
-where none are known; *given*, known ones. **Passes**: over the candidates, with the network that scores, beside its
-training. **Memory**: numbers held at once beside the data; where it is `n`, the pool is read in parts and one score a
-row is kept, however many classes there are.
+Letters: `n` candidates, `m` labelled, `c` classes, `d` feature width, `t` dropout passes, `k` picks, `s` states kept of
+the proxy's training (at most 10), `e` those of its first 10 epochs (at least 1).
+**Reads**: what a network is asked for. **Labels**: *yes*, the scorer goes by labels: given ones in core-set mode,
+those that the proxy predicts on an unlabelled pool; `Selection.labels` says which. **Passes**: over the candidates,
+with the network that scores, beside its training; two numbers are for core-set mode, where the training itself is
+recorded, and for a pool, of which the kept states are asked. **Memory**: numbers held at once beside the data; where it
+is `n`, the pool is read in parts and one score a row is kept, however many classes there are.
 """
 COMBINED = """
 ## Scorers made of scorers
 
-`ClassBalanced(scorer)` and `Mixture(first, second, share)` are in the table with what they are made of by default.
-Two more have no default, and are passed as objects:
+`ClassBalanced(scorer)`, `ClassStandardised(scorer)`, `Mixture(first, second, share)` and
+`TwoStage(first, second, keep)` are in the table with what they are made of by default. One more has no default, for
+what labels cost has to be said: `CostAware(scorer, costs)`.
 
 """
 SIGNALS = """
@@ -44,13 +47,18 @@ SIGNALS = """
   thinned network: all samples of all batches get the same masks. Functional dropout is switched on as well, whatever
   its `training=` says. Dropout inside one call (attention probabilities, between the layers of an `nn.LSTM`) and
   stochastic depth stay off; a network that has nothing else is refused. `TorchTrainer(mc_samples=t)` sets `t`.
-* **labels** `[n]`: on a pool, the classes that the network predicts.
+* **labels** `[n]`: in core-set mode the given ones; on a pool, the classes that the trained proxy predicts.
+* **dynamics**: how each sample was answered while the proxy was trained. In core-set mode correctness, margins and
+  errors are those of the training's own passes, one a presentation. A pool cannot be trained on: there the states kept
+  at the ends of up to 10 evenly spaced epochs are asked, with the predicted labels. The gradients of `grand` and `moso`
+  are those of the *last layer*, at the kept states of the one training, in both modes; `scorers.grand` takes those of
+  several short trainings where they are at hand.
 """
 
 
 def page() -> str:
     """Return the whole page."""
-    others = {"two_stage": TwoStage, "cost_aware": CostAware}
+    others = {"cost_aware": CostAware}
     rows = ([name, reads(SCORERS[name]().needs), *facts(name)] for name in SCORERS)
     more = ([f"`{cls.__name__}`", "what its parts read", *facts(name)] for name, cls in others.items())
     return HEAD + "\n" + table(rows) + COMBINED + table(more) + SIGNALS

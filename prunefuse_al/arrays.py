@@ -93,12 +93,13 @@ def take(array: Any, rows: Tensor) -> Tensor:
 
 
 def _native(array: np.ndarray[Any, Any]) -> Tensor:
-    """Return a tensor of an array, in a type that torch has."""
+    """Return a tensor of an array, in a type that torch has; a copy of what may not be written to."""
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         array = array.astype(np.int64)
     elif array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    return torch.from_numpy(np.require(array, requirements="W"))
 
 
 def as_labels(y: Any, n: int) -> Tensor:
@@ -121,7 +122,7 @@ def as_labels(y: Any, n: int) -> Tensor:
 def as_weights(sample_weight: Any, n: int) -> Tensor:
     """Return sample weights as float64 [n], finite and >= 0."""
     given = sample_weight.detach().cpu() if isinstance(sample_weight, Tensor) else sample_weight
-    weights = torch.as_tensor(np.asarray(given, dtype=np.float64))
+    weights = torch.from_numpy(np.require(given, np.float64, "W"))
     if weights.shape != (n,):
         raise InputError(f"sample_weight has shape {tuple(weights.shape)}; one weight for each of {n} rows is needed")
     bad = (~torch.isfinite(weights) | (weights < 0)).nonzero().flatten()

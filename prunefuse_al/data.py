@@ -159,7 +159,7 @@ def subset(dataset: Any, indices: Any) -> Any:
     Raises:
         InputError: a row number outside the dataset, or a mask of another length.
     """
-    rows, n = torch.as_tensor(np.asarray(indices)), len(dataset)
+    rows, n = torch.from_numpy(np.require(indices, requirements="W")), len(dataset)
     if rows.dtype == torch.bool:
         if rows.shape != (n,):
             raise InputError(f"a boolean mask of shape {tuple(rows.shape)} was given for {n} rows")

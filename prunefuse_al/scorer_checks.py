@@ -43,6 +43,8 @@ def _picks_exactly_k(scorer: Scorer) -> None:
 
 def _handles_degenerate_inputs(scorer: Scorer) -> None:
     for what, signals in degenerate_signals(scorer.needs, _N).items():
+        if isinstance(scorer, PointScorer):
+            _expect_scores(scorer.score(signals), what)
         for k in (1, _K, _N):
             _expect_k_of(scorer, signals, k, f"{what}, k={k} of n={_N}")
 
@@ -145,10 +147,13 @@ def _scores_rank(scorer: Scorer) -> None:
         return
     signals = example_signals(scorer.needs)
     scores = scorer.score(signals)
-    expect(scores.shape == (_N,), f"score gave shape {list(scores.shape)} for {_N} samples")
-    expect(scores.is_floating_point() and bool(torch.isfinite(scores).all()), "scores must be finite floats")
-    best = signals.indices[scores.argsort(descending=True)][:_K].tolist()
-    expect(_picks(scorer, signals) == best, "select must return the highest scores, best first")
+    _expect_scores(scores, "an ordinary pool")
+    order = scores.argsort(descending=True)[:_K]
+    picked = scorer.select(signals, _K, rng=0)
+    expect(torch.equal(picked.indices, signals.indices[order]), "select must return the highest scores, best first")
+    if picked.scores is not None:
+        same = torch.allclose(picked.scores.double(), scores[order].double())
+        expect(same, f"the scores that come with the picks are not those of `score`: {picked.scores.tolist()}")
 
 
 def _scores_are_of_the_row_alone(scorer: Scorer) -> None:
@@ -204,9 +209,17 @@ def _picks(scorer: Scorer, signals: Signals, k: int = _K, *, rng: RngLike = 0) -
     selection = scorer.select(signals, k, rng=rng)
     expect(isinstance(selection, Selection), f"select must return a Selection, got {type(selection).__name__}")
     expect(selection.indices.dtype == torch.int64, f"indices must be int64, got {selection.indices.dtype}")
-    expect(selection.scores is None or selection.scores.shape == selection.indices.shape, "one score for each index")
+    if selection.scores is not None:
+        expect(selection.scores.shape == selection.indices.shape, "one score for each index")
+        expect(bool(torch.isfinite(selection.scores).all()), "the scores of picks must be finite")
     picked: list[int] = selection.indices.tolist()
     return picked
+
+
+def _expect_scores(scores: Tensor, what: str) -> None:
+    expect(scores.shape == (_N,), f"{what}: score gave shape {list(scores.shape)} for {_N} samples")
+    bad = _N if not scores.is_floating_point() else int((~torch.isfinite(scores)).sum())
+    expect(not bad, f"{what}: the scores of {bad} samples are not finite floats")
 
 
 def _expect_k_of(scorer: Scorer, signals: Signals, k: int, what: str, *, rng: RngLike = 0) -> None:

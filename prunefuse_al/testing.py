@@ -45,7 +45,7 @@ def check_scorer(scorer: Scorer, *, expected_failed_checks: Mapping[str, str] | 
     the same picks, whatever kind of generator it is in. Nothing is written to, only declared signals are read. NaN,
     infinity and k > n are refused with an error that names them. Single and double precision agree; global random
     states are left alone; the scorer pickles and its `repr` evaluates back. Scorers with `score` must give finite
-    scores that do not depend on the other rows, and pick the highest, best first.
+    scores, at the edges too, that do not depend on the other rows, and pick the highest, best first.
 
     Any scorer can be checked: those that read labels, training dynamics or labelled features are given random ones.
 

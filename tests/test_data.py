@@ -257,3 +257,20 @@ def test_datasets_that_draw_do_not_move_the_global_state() -> None:
         assert labels_of(Augmented()).tolist() == [0, 1, 2] * 4
         selector.fit(Augmented()).query(Augmented(), 2)
         selector.fit_target()
+
+
+def test_read_only_arrays_are_taken_and_never_written_through() -> None:
+    """torch warns of tensors over memory that it may not write to, once a process, and would write to it."""
+
+    def locked(values: Any) -> Any:
+        array = np.array(values)
+        array.setflags(write=False)
+        return array
+
+    y, weights, rows = locked([0, 1, 0]), locked([1.0, 2.0, 3.0]), locked([2, 0])
+    data = as_dataset(locked(np.ones((3, 2))), y, sample_weight=weights)
+    part = subset(data, rows)
+    for tensor, array in ((data.y, y), (data.sample_weight, weights), (part.rows, rows)):
+        before = array.copy()
+        tensor.add_(1)
+        assert (array == before).all()

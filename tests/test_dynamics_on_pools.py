@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ import torch
 from fakes import PlainTrainer, blobs, mlp
 from oracles import aum, el2n, forgetting, grand, moso
 
-from prunefuse_al.errors import FallbackWarning, InputError
-from prunefuse_al.scorers import CCS, SCORERS, get_scorer
+from prunefuse_al.errors import FallbackWarning, InputError, NonFiniteError
+from prunefuse_al.scorers import CCS, SCORERS, ClassBalanced, CostAware, Mixture, TwoStage, get_scorer
+from prunefuse_al.scorers._about import ABOUT
 from prunefuse_al.selector import PrunedProxySelector, scoring
 from prunefuse_al.training import TorchTrainer
 from prunefuse_al.types import Selection
@@ -120,6 +122,66 @@ def test_the_replayed_passes_are_in_the_ledger() -> None:
         chosen.query(X, 5, POOL)
     macs = [next(row.macs for row in s.costs.rows() if row.stage == "score") for s in (watched, plain)]
     assert macs[0] == 11 * macs[1]  # ten states and the trained network
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        TwoStage("moderate", "margin"),
+        TwoStage("margin", "aum"),
+        TwoStage("aum", "k_center"),
+        TwoStage(Mixture("margin", "aum"), "random"),
+        Mixture("moderate"),
+        Mixture("random", "el2n"),
+        ClassBalanced("k_center"),
+    ],
+    ids=repr,
+)
+def test_combined_scorers_say_which_labels_any_of_their_parts_went_by(scorer: Any) -> None:
+    assert fitted().select(X, 9, POOL, scorer=scorer).labels == "predicted"
+    assert selector().coreset((X, Y), 0.1, scorer=scorer).labels == "given"
+    assert fitted().select(X, 9, POOL, scorer=TwoStage("margin", Mixture("k_center"))).labels is None
+
+
+def test_combined_scorers_ask_the_training_for_what_their_parts_read() -> None:
+    costs = [1.0] * 120
+    assert TwoStage("aum", Mixture("el2n")).dynamics == {"aum", "el2n"}
+    assert ClassBalanced(CostAware("forgetting", costs)).dynamics == {"forgetting"}
+    assert ClassBalanced("margin").dynamics == frozenset()
+    macs = {}
+    for name, scorer in {
+        "aum": "aum",
+        "balanced": ClassBalanced("aum"),
+        "mixed": Mixture("aum"),
+        "cheap first": TwoStage("random", "moso", keep=1),
+        "cheap last": TwoStage("moso", "random", keep=1),
+    }.items():
+        chosen = fitted(scorer)
+        chosen.query(X, 20, POOL)
+        macs[name] = sum(row.macs for row in chosen.costs.rows() if row.stage == "score")
+    assert macs["aum"] == macs["balanced"] == macs["mixed"]  # ten states and the trained network, once
+    assert macs["cheap first"] < macs["cheap last"] / 2  # of the twenty rows that are left
+
+
+@pytest.mark.parametrize("name", [*(name for name in DYNAMIC if "part" not in ABOUT[name].passes), "moderate"])
+def test_passes_are_as_many_as_the_documentation_says(name: str) -> None:
+    """Of thirty epochs ten states are kept, three of them of the first ten epochs."""
+    written = re.sub(r"(\d)([se])", r"\1*\2", ABOUT[name].passes).split(";")
+    want = [eval(count, {"s": 10, "e": 3}) for count in written]
+    in_core_set, on_pool, one = selector(name), fitted(name), fitted("entropy")
+    in_core_set.coreset((X, Y), 0.2)
+    for chosen in (on_pool, one):
+        chosen.query(X, 5)
+    passed = [next(r.macs for r in s.costs.rows() if r.stage == "score") for s in (in_core_set, on_pool, one)]
+    assert [passed[0] / passed[2], passed[1] / passed[2]] == [want[0], want[-1]]
+
+
+@pytest.mark.parametrize("name", ["moso", "grand", "aum"])
+def test_rows_that_are_not_finite_are_named_as_the_pool_numbers_them(name: str) -> None:
+    damaged = X.clone()
+    damaged[77, 2] = torch.nan
+    with pytest.raises(NonFiniteError, match=r"rows \[77\] of the data are the first that give NaN"):
+        fitted(name).select(damaged, 5, POOL)
 
 
 def test_a_trainer_that_records_nothing_is_told_before_it_trains() -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from prunefuse_al import PrunedProxySelector, PruneFuseEstimator, TorchTrainer
 from prunefuse_al.errors import InputError
-from prunefuse_al.scorers import ClassBalanced, CostAware, Mixture, TwoStage
+from prunefuse_al.scorers import ClassBalanced, ClassStandardised, CostAware, Mixture, TwoStage
 from prunefuse_al.selector import scoring
 from prunefuse_al.types import Selection
 
@@ -56,6 +56,7 @@ class Wide:
         Mixture("entropy", "random"),
         ClassBalanced("margin"),
         ClassBalanced(Wide()),
+        ClassStandardised("entropy"),
         CostAware("margin", np.linspace(1, 2, 400)),
     ],
     ids=repr,

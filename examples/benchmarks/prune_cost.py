@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import memory
 import torch
 from torch import nn
 
@@ -74,7 +74,7 @@ def main() -> None:
     if args.peak:
         network, example = NETWORKS[args.networks[0]]()
         WORK[args.peak](network, example)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+        print(round(memory.peak() * 2**20))
         return
     print("network     parameters  copy + pass, s  prune + fuse, s  ratio  memory in copies: copy + pass  prune + fuse")
     for name in args.networks:

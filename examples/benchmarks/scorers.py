@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from memory import peak, reset_peak
 from peer_access import AbsentError, Peer, quiet
 from peers_of_features import DELTA
 from scorer_peers import PEERS
@@ -128,11 +128,6 @@ def timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def peak() -> float:
-    """Return the highest resident memory of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def work(args: argparse.Namespace) -> dict[str, Any]:
     """Run one implementation in this process and return what it took, or what is missing."""
     name, who = args.worker
@@ -146,6 +141,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     read = read_by(name, signals)
     with quiet():
         run = prepared(name, who, signals, k)
+        reset_peak()
         before, start = peak(), time.perf_counter()
         picked = [int(row) for row in run()]
         seconds = [time.perf_counter() - start]

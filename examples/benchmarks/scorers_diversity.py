@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import time
 from typing import Any
 
 import torch
+from memory import peak, reset_peak
 from peer_access import AbsentError, quiet
 from peers_of_features import DELTA
 from scorer_peers import PEERS
@@ -79,16 +79,12 @@ def work(args: argparse.Namespace) -> None:
     except AbsentError as error:
         print(json.dumps({"absent": str(error)}))
         return
+    reset_peak()
     before, start, processor = peak(), time.perf_counter(), time.process_time()
     with quiet():
         picks = [int(pick) for pick in call()]
     spent = {"seconds": time.perf_counter() - start, "processor": time.process_time() - processor}
     print(json.dumps({**spent, "grown": peak() - before, "peak": peak(), "picks": picks}))
-
-
-def peak() -> float:
-    """Return the highest resident memory of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def run_once(args: argparse.Namespace, name: str, who: str, k: int) -> dict[str, Any] | None:

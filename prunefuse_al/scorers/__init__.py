@@ -14,7 +14,9 @@ from ..types import Scorer
 from ._badge import Badge as Badge
 from ._badge import badge as badge
 from ._balance import ClassBalanced as ClassBalanced
+from ._balance import ClassStandardised as ClassStandardised
 from ._balance import class_budgets as class_budgets
+from ._balance import standardised_by_class as standardised_by_class
 from ._bald import BALD as BALD
 from ._bald import bald as bald
 from ._batchbald import BatchBALD as BatchBALD
@@ -64,7 +66,9 @@ SCORERS: dict[str, type[Scorer]] = {
     "bald": BALD,
     "batchbald": BatchBALD,
     "class_balanced": ClassBalanced,
+    "class_standardised": ClassStandardised,
     "mixture": Mixture,
+    "two_stage": TwoStage,
     "k_center": KCenter,
     "badge": Badge,
     "typiclust": TypiClust,
@@ -88,7 +92,7 @@ def get_scorer(scorer: str | Scorer) -> Scorer:
         scorer: a key of `SCORERS`, or any object with `needs` and `select`.
 
     Raises:
-        InputError: unknown name (with the nearest known one), or an object that is no scorer.
+        InputError: unknown name (with the nearest known one), one that needs more than a name, or no scorer.
 
     Examples:
         >>> get_scorer("entropy")
@@ -97,6 +101,8 @@ def get_scorer(scorer: str | Scorer) -> Scorer:
     if isinstance(scorer, str):
         if scorer in SCORERS:
             return SCORERS[scorer]()
+        if scorer == "cost_aware":
+            raise InputError(f"{scorer!r} cannot go by name alone: say what labels cost, CostAware('entropy', costs)")
         near = difflib.get_close_matches(scorer, SCORERS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"unknown scorer {scorer!r}; {hint}known: {', '.join(sorted(SCORERS))}")

@@ -1,6 +1,7 @@
 """What users choose a scorer by, in one table; what a scorer reads stands in its own `needs`.
 
-Letters: n candidates, m labelled, c classes, d feature width, t passes, k picks, e epochs.
+Letters: n candidates, m labelled, c classes, d feature width, t passes, k picks, s states kept of a
+training, e those of them that are early.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ class About:
     """Facts about one scorer.
 
     Attributes:
-        labels: "no" (works on a pool as it is), "predicted" (given labels, or those the network predicts), "given"
-            (labels that are known, or training-time records of predicted ones).
-        passes: forward passes over the candidates, beside training.
+        labels: "no" (goes by none), "yes" (by given ones in core-set mode, else by those the network predicts), or "as
+            its parts".
+        passes: forward passes over the candidates, beside training; "core set; pool" where these differ.
         memory: what has to be held at once, beside the data.
         use: when to take it, in one sentence.
         paper: first author and year.
@@ -80,46 +81,43 @@ ABOUT: dict[str, About] = {
         "Near what is labelled, yet predicted otherwise.",
         "Margatina 2021",
     ),
-    "forgetting": About(
-        "given", "0, recorded while training", "n", "Core sets: keep what is unlearned again and again.", "Toneva 2019"
-    ),
-    "aum": About(
-        "given", "0, recorded while training", "n", "Core sets; low values are hard or mislabelled.", "Pleiss 2020"
-    ),
-    "el2n": About("given", "0, recorded while training", "n", "Core sets, from the first epochs alone.", "Paul 2021"),
-    "grand": About(
-        "given", "1 for each short training", "n", "As el2n, with the features' length counted.", "Paul 2021"
-    ),
-    "moderate": About(
-        "predicted", "1", "n d", "Core sets from noisy data: neither the easiest nor the oddest.", "Xia 2023"
-    ),
+    "forgetting": About("yes", "0; 1 + s", "n", "Core sets: keep what is unlearned again and again.", "Toneva 2019"),
+    "aum": About("yes", "0; 1 + s", "n", "Core sets; low values are hard or mislabelled.", "Pleiss 2020"),
+    "el2n": About("yes", "0; 1 + e", "n", "Core sets, from the first epochs alone.", "Paul 2021"),
+    "grand": About("yes", "e; 1 + e", "n", "As el2n, with the features' length counted.", "Paul 2021"),
+    "moderate": About("yes", "1", "n d", "Core sets from noisy data: neither the easiest nor the oddest.", "Xia 2023"),
     "ccs": About(
-        "given",
-        "0, recorded while training",
+        "yes",
+        "0; 1 + s",
         "n",
         "Core sets of a small fraction: hard ones alone fail there.",
         "Zheng 2023",
     ),
-    "d2": About("given", "1", "n d", "Core sets: difficulty spread over a graph of neighbours.", "Maharana 2024"),
-    "moso": About(
-        "given", "1 for each checkpoint", "n", "Core sets by what leaving a sample out would do.", "Tan 2024"
-    ),
+    "d2": About("yes", "1; 1 + s", "n d", "Core sets: difficulty spread over a graph of neighbours.", "Maharana 2024"),
+    "moso": About("yes", "2s; 2 + 2s", "n", "Core sets by what leaving a sample out would do.", "Tan 2024"),
     "class_balanced": About(
-        "predicted",
+        "yes",
         "those of its part",
         "n, or what its part holds",
         "Classes differ much in size, and rare ones matter.",
         "Zheng 2023 (rule)",
     ),
+    "class_standardised": About(
+        "yes", "those of its part", "n", "Scores of some classes are all low, and none may be left out.", "Tan 2024"
+    ),
     "mixture": About(
-        "no", "those of its parts", "what its parts hold", "Uncertain samples alone are outliers, or drift.", "none"
+        "as its parts",
+        "those of its parts",
+        "what its parts hold",
+        "Uncertain samples alone are outliers, or drift.",
+        "none",
     ),
     "two_stage": About(
-        "no",
+        "as its parts",
         "the first part's; the second's over k keep",
         "n, and the second part's for k keep",
         "A diverse scorer on a pool it would not get through.",
         "Wei 2015",
     ),
-    "cost_aware": About("no", "those of its part", "n", "Labels do not all cost the same.", "Settles 2008"),
+    "cost_aware": About("as its parts", "those of its part", "n", "Labels do not all cost the same.", "Settles 2008"),
 }

@@ -1,4 +1,4 @@
-"""The same number of samples from each class, for any scorer."""
+"""Classes on one footing: the same number of samples from each, or scores that are measured by those of the class."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import BudgetError
+from ..errors import BudgetError, InputError
 from ..types import PointScorer, RngLike, Selection, Signals, as_rng
 from ._combine import one_rng, part_of
+from ._dynamics import dynamics_of
 from ._select import check_k, read_labels, rows_of, select_top
 
 
@@ -70,6 +71,11 @@ class ClassBalanced:
         """What the scorer reads, and labels."""
         return frozenset(self.scorer.needs | {"labels"})
 
+    @property
+    def dynamics(self) -> frozenset[str]:
+        """The training dynamics that the scorer reads."""
+        return dynamics_of(self.scorer)
+
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the picks of each class in turn, without scores."""
         k = check_k("ClassBalanced", k, len(signals))
@@ -101,3 +107,77 @@ def _by_class(signals: Signals, k: int, rng: RngLike, pick: Callable[[Tensor, in
     picks = [pick(rows, b, rng).indices for rows, b in zip(members, budgets, strict=True) if b]
     turns = torch.cat([torch.arange(len(picked)) for picked in picks])
     return Selection(torch.cat(picks)[turns.argsort(stable=True)])
+
+
+def standardised_by_class(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return scores less their class's mean, over its standard deviation; 0 where a class has one score only.
+
+    Args:
+        scores: finite float [n].
+        labels: int64 [n].
+
+    Returns:
+        float64 [n]; of each class the mean is 0 and the mean square 1.
+
+    Examples:
+        >>> standardised_by_class(torch.tensor([1.0, 3.0, 10.0, 30.0, 7.0]), torch.tensor([0, 0, 1, 1, 2])).tolist()
+        [-1.0, 1.0, -1.0, 1.0, 0.0]
+    """
+    values, found = scores.double(), torch.zeros(len(scores), dtype=torch.float64)
+    _, own, sizes = labels.unique(return_inverse=True, return_counts=True)  # [n], [c]
+    for rows in own.argsort(stable=True).split(sizes.tolist()):
+        some = values[rows]
+        if some.max() > some.min():
+            off = some - some.mean()
+            off /= off.abs().max()  # so that no square over- or underflows
+            found[rows] = off / off.square().mean().sqrt()
+    return found
+
+
+@dataclass(frozen=True)
+class ClassStandardised:
+    """Ranks samples by how far their score lies above the mean of their class, in its standard deviations.
+
+    So no class is left out because all its scores are low, as in the class-standardised variant of MoSo (Tan et al.,
+    2024). On a pool the classes are those the network predicts.
+
+    Args:
+        scorer: a name or object of a scorer with `score`.
+
+    Raises:
+        InputError: the scorer has no `score`.
+
+    Examples:
+        >>> ClassStandardised("el2n")
+        ClassStandardised(scorer=EL2N())
+    """
+
+    scorer: Any = "moso"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scorer", part_of(self.scorer))
+        if not isinstance(self.scorer, PointScorer):
+            raise InputError(
+                f"ClassStandardised: {self.scorer!r} gives picks and no score for each sample, so there is nothing to "
+                "standardise; take a scorer with `score`, such as moso"
+            )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the scorer reads, and labels."""
+        return frozenset(self.scorer.needs | {"labels"})
+
+    @property
+    def dynamics(self) -> frozenset[str]:
+        """The training dynamics that the scorer reads."""
+        return dynamics_of(self.scorer)
+
+    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
+        """Return the k best, best first, with standardised scores; `rng` breaks ties (None: the lower row first)."""
+        check_k("ClassStandardised", k, len(signals))
+        return self.select_scored(self.scorer.score(signals), signals, k, rng=rng)
+
+    def select_scored(self, scores: Tensor, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
+        """Return what `select` does where the scores, float [n], are known already; only labels are read."""
+        scores = standardised_by_class(scores.detach().cpu(), read_labels("ClassStandardised", signals))
+        return select_top("ClassStandardised", scores, signals, k, rng)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, SupportsIndex
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..types import PointScorer, RngLike, Selection, Signals, as_rng
-from ._dynamics import DYNAMICS
+from ._dynamics import dynamics_of
 from ._select import check_finite, check_k, top_k
 
 
@@ -116,13 +116,6 @@ def read_difficulty(name: str, scorer: PointScorer, signals: Signals) -> Tensor:
     values = scorer.score(signals).detach().cpu().double()
     check_finite(name, "difficulties", values, signals.indices)
     return values
-
-
-def dynamics_of(scorer: Any) -> frozenset[str]:
-    """Return the names of the training dynamics that a scorer says it reads; all where it says nothing."""
-    if "dynamics" not in scorer.needs:
-        return frozenset()
-    return frozenset(getattr(scorer, "dynamics", DYNAMICS))
 
 
 def check_mislabelled(mislabelled: float) -> None:

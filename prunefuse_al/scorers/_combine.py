@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..types import RngLike, Scorer, Selection, Signals, as_rng
+from ._dynamics import dynamics_of
 from ._select import check_k, rows_of
 
 Pick = Callable[[Scorer, Tensor, int, RngLike], Selection]
@@ -68,8 +69,8 @@ class TwoStage:
         TwoStage(first=Margin(), second=Random(), keep=5)
     """
 
-    first: Any
-    second: Any
+    first: Any = "margin"
+    second: Any = "k_center"
     keep: float = 10
 
     def __post_init__(self) -> None:
@@ -82,6 +83,11 @@ class TwoStage:
     def needs(self) -> frozenset[str]:
         """What either stage reads."""
         return frozenset(self.first.needs | self.second.needs)
+
+    @property
+    def dynamics(self) -> frozenset[str]:
+        """The training dynamics that either part reads."""
+        return dynamics_of(self.first, self.second)
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the second scorer's picks among the first's; `rng` is used by the first, then by the second."""
@@ -128,6 +134,11 @@ class Mixture:
     def needs(self) -> frozenset[str]:
         """What either part reads."""
         return frozenset(self.first.needs | self.second.needs)
+
+    @property
+    def dynamics(self) -> frozenset[str]:
+        """The training dynamics that either part reads."""
+        return dynamics_of(self.first, self.second)
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the first scorer's picks, then the second's, without scores: theirs are on different scales."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..types import PointScorer, RngLike, Selection, Signals
 from ._combine import part_of
+from ._dynamics import dynamics_of
 from ._select import check_k, select_top
 
 _SHOWN = 1000  # costs that a repr spells out
@@ -78,6 +79,11 @@ class CostAware:
     def needs(self) -> frozenset[str]:
         """What the scorer reads."""
         return frozenset(self.scorer.needs)
+
+    @property
+    def dynamics(self) -> frozenset[str]:
+        """The training dynamics that the scorer reads."""
+        return dynamics_of(self.scorer)
 
     def score(self, signals: Signals) -> Tensor:
         """Return float [n]; higher means label it sooner."""

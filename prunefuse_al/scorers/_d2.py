@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..types import PointScorer, RngLike, Selection, Signals, as_rng
-from ._ccs import budgets, check_mislabelled, difficulty_scorer, dynamics_of, read_difficulty, without_hardest
+from ._ccs import budgets, check_mislabelled, difficulty_scorer, read_difficulty, without_hardest
+from ._dynamics import dynamics_of
 from ._features import check_features, read_features
 from ._neighbours import knn
 from ._select import check_k, read_labels

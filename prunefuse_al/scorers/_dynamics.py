@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -242,6 +242,12 @@ class MoSo:
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
         return _best("MoSo", self.score, signals, k, rng)
+
+
+def dynamics_of(*scorers: Any) -> frozenset[str]:
+    """Return the names of the training dynamics that any of the scorers reads; all of one that names none."""
+    reading = (scorer for scorer in scorers if "dynamics" in scorer.needs)
+    return frozenset().union(*(getattr(scorer, "dynamics", DYNAMICS) for scorer in reading))
 
 
 def _best(name: str, score: Callable[[Signals], Tensor], signals: Signals, k: int, rng: RngLike) -> Selection:

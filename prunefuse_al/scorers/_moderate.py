@@ -16,6 +16,7 @@ from ._select import check_k, read_labels
 Floats = np.ndarray[Any, Any]
 _ROWS = 512  # converted to double precision at once, few enough to stay in the cache
 _TURNED = 256  # rows made columns at once, likewise
+_CONVERTED = 2**14  # rows of half precision made single at once
 _HELD = 2**23  # numbers laid out as columns at once
 
 
@@ -65,7 +66,9 @@ def distances_to_medians(features: Tensor, labels: Tensor) -> Tensor:
     for rows in order.split(sizes):
         members = features if len(gathered) == 0 else gathered[: len(rows)]  # [m d]
         if features.dtype != dtype:
-            members.copy_(features[rows])
+            for start in range(0, len(rows), _CONVERTED):
+                some = rows[start : start + _CONVERTED]
+                members[start : start + len(some)] = features[some]
         elif len(gathered):
             torch.index_select(features, 0, rows, out=members)
         centre = np.concatenate([_medians(part, columns) for part in members.split(width, 1)])

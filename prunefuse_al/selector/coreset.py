@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..costs import CostLedger
 from ..data import labels_of
 from ..errors import InputError
-from ..scorers._ccs import dynamics_of
+from ..scorers._dynamics import dynamics_of
 from ..scorers._select import check_k
 from ..training.recording import RECORDED
 from ..types import RngLike, Scorer, Selection

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import subset
 from ..scorers._dynamics import EARLY, answers, gradient_norms, gradient_products, gradient_sum
 from ..training.recording import Snapshot, Tally
 from ..types import Signals, Trainer
+from .asking import ask
 
 _LAST_LAYER = frozenset({"grand", "moso"})  # dynamics that read the input of the last layer
+_OF_EARLY_STATES = frozenset({"el2n", "grand"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +53,9 @@ class Past:
 
     def dynamics(self, trainer: Trainer, data: Any, signals: Signals) -> dict[str, Tensor]:
         """Return the dynamics asked for, float64 [b] each, of the rows of `data` and with the labels in `signals`."""
-        rows, labels = signals.indices, signals.labels
-        assert labels is not None
-        found = {name: self.recorded[name][rows] for name in self.names & self.recorded.keys()}
+        found = {name: self.recorded[name][signals.indices] for name in self.names & self.recorded.keys()}
         missing = self.names - found.keys()
-        return found | (self._replay(trainer, subset(data, rows), labels, missing) if missing else {})
+        return found | (self._replay(trainer, data, signals, missing) if missing else {})
 
     def with_gradients(self, trainer: Trainer, model: nn.Module, data: Any, chunks: tuple[Tensor, ...]) -> Past:
         """Return the same with `gradients` over all rows in `chunks`, where moso is asked for.
@@ -71,19 +70,20 @@ class Past:
             return self
         sums: list[Any] = [0] * len(self.snapshots)
         for rows in chunks:
-            part = subset(data, rows)
-            logits = trainer.infer(model, part, frozenset({"logits"})).logits if self.labels is None else None
+            logits = ask(trainer, model, data, rows, frozenset({"logits"})).logits if self.labels is None else None
             labels = self.labels_of(rows, logits)
-            for position, (_, outputs, features) in enumerate(self._ask(trainer, part, _LAST_LAYER)):
+            for position, (_, outputs, features) in enumerate(self._ask(trainer, data, rows, frozenset({"moso"}))):
                 sums[position] += gradient_sum(outputs, features, labels)
         n = sum(map(len, chunks))
         return replace(self, gradients=tuple(total / n for total in sums), n=n)
 
-    def _replay(self, trainer: Trainer, data: Any, labels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
+    def _replay(self, trainer: Trainer, data: Any, signals: Signals, names: frozenset[str]) -> dict[str, Tensor]:
+        rows, labels = signals.indices, signals.labels
+        assert labels is not None
         tally, every = Tally(len(labels)), torch.arange(len(labels))
         norms, gains = torch.zeros(len(labels), dtype=torch.float64), torch.zeros(len(labels), dtype=torch.float64)
         early = early_ones(self.snapshots)
-        for position, (snapshot, logits, features) in enumerate(self._ask(trainer, data, names)):
+        for position, (snapshot, logits, features) in enumerate(self._ask(trainer, data, rows, names)):
             tally.add(every, answers(logits, labels), early=position < early)
             if "grand" in names and position < early:
                 norms += gradient_norms(logits, features, labels) / early
@@ -92,13 +92,16 @@ class Past:
         found = {**tally.dynamics(), "grand": norms, "moso": gains}
         return {name: found[name] for name in names}
 
-    def _ask(self, trainer: Trainer, data: Any, names: frozenset[str]) -> Iterator[tuple[Snapshot, Tensor, Tensor]]:
-        """Yield each state, with logits and, where `names` read them, features of `data` in it."""
+    def _ask(
+        self, trainer: Trainer, data: Any, rows: Tensor, names: frozenset[str]
+    ) -> Iterator[tuple[Snapshot, Tensor, Tensor]]:
+        """Yield each state that `names` look at, with logits and, where they read them, features of the rows in it."""
         needs = frozenset({"logits", "features"} if names & _LAST_LAYER else {"logits"})
         assert self.network is not None
-        for snapshot in self.snapshots:
+        count = early_ones(self.snapshots) if names <= _OF_EARLY_STATES else len(self.snapshots)
+        for snapshot in self.snapshots[:count]:
             self.network.load_state_dict(snapshot.weights)
-            said = trainer.infer(self.network, data, needs)
+            said = ask(trainer, self.network, data, rows, needs)
             assert said.logits is not None
             logits = said.logits.cpu()
             yield snapshot, logits, logits if said.features is None else said.features.cpu()

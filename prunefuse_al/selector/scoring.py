@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -13,10 +12,11 @@ from torch import Tensor, nn
 
 from ..counting import Call, PassCounter
 from ..data import as_dataset, has_labels, subset, to_dataset
-from ..errors import InputError, NonFiniteError
+from ..errors import InputError
 from ..forward import as_logits
 from ..storage import RowStore
 from ..types import RngLike, Scorer, Selection, Signals, Trainer, altered, as_rng
+from .asking import ask
 from .past import Past
 
 CHUNK = 16_384
@@ -135,8 +135,8 @@ def select_by_probability(
     Raises:
         InputError: the scorer reads more than logits.
     """
-    p = torch.from_numpy(np.asarray(probabilities, dtype=np.float64))  # [n c]
-    names = torch.arange(len(p)) if indices is None else torch.as_tensor(np.asarray(indices))
+    p = torch.from_numpy(np.require(probabilities, np.float64, "W"))  # [n c]
+    names = torch.arange(len(p)) if indices is None else torch.from_numpy(np.require(indices, requirements="W"))
     return select_known(scorer, Signals(names, logits=as_logits(p)), k, rng)
 
 
@@ -179,13 +179,7 @@ def _chunks(
     start, size = 0, min(CHUNK, 1024)  # few at first, to see how many numbers a row takes
     while start < len(rows):
         chunk = rows[start : start + size]
-        try:
-            signals = (
-                replace(trainer.infer(model, subset(data, chunk), asked), indices=chunk) if asked else Signals(chunk)
-            )
-        except NonFiniteError as error:  # the trainer counts rows within the chunk; name them as the caller does
-            bad = list(islice(_nonfinite(trainer, model, data, chunk, asked), 5))
-            raise NonFiniteError(f"rows {bad} of the data are the first that give NaN or infinity; {error}") from error
+        signals = ask(trainer, model, data, chunk, asked) if asked else Signals(chunk)
         missing = sorted(name for name in asked if getattr(signals, name) is None)
         if missing:
             raise InputError(
@@ -201,18 +195,6 @@ def _chunks(
         read = (getattr(signals, name) for name in asked)
         numbers = sum(values.numel() for values in read if values is not None)
         size = max(1, min(CHUNK, VALUES * len(chunk) // max(1, numbers)))
-
-
-def _nonfinite(trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: frozenset[str]) -> Iterator[int]:
-    """Yield the rows for which the network cannot be used, by halving."""
-    try:
-        trainer.infer(model, subset(data, rows), needs)
-    except NonFiniteError:
-        if len(rows) == 1:
-            yield int(rows)
-            return
-        for half in rows.tensor_split(2):
-            yield from _nonfinite(trainer, model, data, half, needs)
 
 
 def first_call(trainer: Trainer, model: nn.Module, data: Any) -> Call:

@@ -20,8 +20,9 @@ from ..costs import CostLedger
 from ..errors import CostWarning
 from ..forward import as_inputs
 from ..pruning import Proxy, PruningReport, prune, rebuild
-from ..scorers import ClassBalanced
+from ..scorers import ClassBalanced, ClassStandardised
 from ..scorers._combine import Composed
+from ..scorers._dynamics import dynamics_of
 from ..scorers._select import select_top
 from ..training.batchnorm import fold_batchnorm
 from ..training.recording import Recorder, Snapshot
@@ -34,6 +35,9 @@ from .scoring import CHUNK, LOGITS, check_needs, first_call, labelled_signals, p
 from .statistics import batchnorms, recalibrate, trained_statistics
 from .target import make_target
 from .warm import beginning
+
+_BY_CLASS = (ClassBalanced, ClassStandardised)
+"""Scorers of the scores that another one gives each sample, which are worked out first, part by part."""
 
 
 def train_proxy(
@@ -213,36 +217,52 @@ def rank(
         stage: what the ledger calls ranking: "rank", or "coreset" of labelled data.
     """
     (data, rows, k), needs = candidates, check_needs(scorer)
+    if past is not None:
+        past = replace(past, names=dynamics_of(scorer))
     if isinstance(scorer, Composed):  # each stage reads what it needs, of the rows that it sees
 
         def pick(part: Scorer, rows: Tensor, k: int, rng: RngLike) -> Selection:
             return rank(options, ledger, state, part, (data, rows, k), labelled, rng, past, stage=stage)
 
-        return scorer.compose(pick, rows, k, rng)
-    signals, scores = Signals(rows), None
-    point = scorer.scorer if isinstance(scorer, ClassBalanced) else scorer
-    if needs:
-        stored: dict[str, Any] = {"features_dtype": options.features_dtype, "features_path": options.features_path}
-        with scoring(options, ledger, state, data, needs, past) as network:
-            read = (options.trainer, network)
-            known = labelled_signals(*read, labelled, needs, data, features_dtype=options.features_dtype)
-            if past is not None:
-                past = past.with_gradients(*read, data, rows.split(CHUNK))
-            if isinstance(point, PointScorer):  # a score per row, and perhaps a label, is all that stays in memory
-                scores, labels = point_scores(point, *read, data, rows, needs, known, past)
-                signals = Signals(rows, labels=labels)
+        picked = scorer.compose(pick, rows, k, rng)
+    else:
+        signals, scores = _read(options, ledger, state, scorer, data, rows, labelled, past)
+        with ledger.stage(stage, round=state.round, network="proxy"):
+            if scores is None:
+                picked = scorer.select(signals, k, rng=rng)
+            elif isinstance(scorer, _BY_CLASS):
+                picked = scorer.select_scored(scores, signals, k, rng=rng)
             else:
-                signals = replace(read_signals(*read, data, rows, needs, past, **stored), **known)
-    with ledger.stage(stage, round=state.round, network="proxy"):
-        if scores is None:
-            picked = scorer.select(signals, k, rng=rng)
-        elif isinstance(scorer, ClassBalanced):
-            picked = scorer.select_scored(scores, signals, k, rng=rng)
-        else:
-            picked = select_top(type(scorer).__name__, scores, signals, k, rng)
+                picked = select_top(type(scorer).__name__, scores, signals, k, rng)
     if not needs & {"labels", "dynamics"}:
         return picked
     return replace(picked, labels="predicted" if past is None or past.labels is None else "given")
+
+
+def _read(
+    options: Options,
+    ledger: CostLedger,
+    state: State,
+    scorer: Scorer,
+    data: Any,
+    rows: Tensor,
+    labelled: Any,
+    past: Past | None,
+) -> tuple[Signals, Tensor | None]:
+    """Return the signals of `rows` and None; or, of a scorer of single samples, labels alone and scores, float [m]."""
+    needs, point = check_needs(scorer), scorer.scorer if isinstance(scorer, _BY_CLASS) else scorer
+    if not needs:
+        return Signals(rows), None
+    with scoring(options, ledger, state, data, needs, past) as network:
+        read = (options.trainer, network)
+        known = labelled_signals(*read, labelled, needs, data, features_dtype=options.features_dtype)
+        if past is not None:
+            past = past.with_gradients(*read, data, rows.split(CHUNK))
+        if isinstance(point, PointScorer):  # a score per row, and perhaps a label, is all that stays in memory
+            scores, labels = point_scores(point, *read, data, rows, needs, known, past)
+            return Signals(rows, labels=labels), scores
+        stored: dict[str, Any] = {"features_dtype": options.features_dtype, "features_path": options.features_path}
+        return replace(read_signals(*read, data, rows, needs, past, **stored), **known), None
 
 
 @contextlib.contextmanager

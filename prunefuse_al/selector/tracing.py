@@ -10,7 +10,7 @@ from typing import Any
 
 from ..costs import CostLedger
 from ..errors import FallbackWarning, InputError
-from ..scorers._ccs import dynamics_of
+from ..scorers._dynamics import dynamics_of
 from ..training.recording import Recorder
 from ..types import Scorer, Trainer
 from .options import Options, State

@@ -18,6 +18,7 @@ from prunefuse_al.scorer_checks import CHECKS
 from prunefuse_al.scorers import (
     SCORERS,
     ClassBalanced,
+    ClassStandardised,
     CostAware,
     LeastConfidence,
     Margin,
@@ -32,7 +33,7 @@ from prunefuse_al.types import PointScorer, Selection
 ORACLES = Path(__file__).parents[1] / "oracles"
 
 
-NO_DEFAULT = {"two_stage": TwoStage, "cost_aware": CostAware}  # what they are made of has to be said
+NO_DEFAULT = {"cost_aware": CostAware}  # what labels cost has to be said
 COMBINED = [
     TwoStage("least_confidence", "bald", keep=3),
     TwoStage("entropy", ClassBalanced("random"), keep=2.5),
@@ -41,6 +42,7 @@ COMBINED = [
     ClassBalanced("random"),
     ClassBalanced(Mixture("margin", "random")),
     CostAware("entropy", [2.0] * 400),
+    ClassStandardised("entropy"),
 ]
 
 
@@ -90,6 +92,7 @@ def test_a_scorer_is_found_by_name_and_passed_through():
         ("entrophy", r"unknown scorer 'entrophy'; did you mean 'entropy'\? known: .*entropy, .*random"),
         ("zzz", "unknown scorer 'zzz'; known: "),
         (Margin, r"pass an instance: Margin\(\)"),
+        ("cost_aware", r"'cost_aware' cannot go by name alone: .* CostAware\('entropy', costs\)"),
         (3, "scorer=3 has no usable `needs` and `select"),
     ],
 )
@@ -168,6 +171,49 @@ class Fickle:
 def test_a_scorer_that_draws_must_draw_all_rows_alike():
     with pytest.raises(AssertionError, match=r"^row_order_is_irrelevant.* more often in one order of the rows"):
         check_scorer(Fickle())
+
+
+@dataclass(frozen=True)
+class Underflowing:
+    """An entropy without a guard: 0 * log(0) is NaN, which is sorted somewhere and still gives k samples."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+
+    def score(self, signals):
+        q = signals.logits.softmax(1)
+        return -(q * q.log()).sum(1)
+
+    def select(self, signals, k, *, rng=None):
+        LeastConfidence().select(signals, k, rng=rng)  # refuses what has to be refused
+        return Selection(signals.indices[self.score(signals).argsort(descending=True)[:k]])
+
+
+def test_scores_must_be_finite_at_the_edges_too():
+    with pytest.raises(
+        AssertionError, match=r"^handles_degenerate_inputs: .*logits of \+-1e4: .* of \d+ samples are not finite"
+    ):
+        check_scorer(Underflowing())
+
+
+@dataclass(frozen=True)
+class Mislaid:
+    """Gives scores with its picks that are not theirs."""
+
+    changed: str
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+
+    def score(self, signals):
+        return LeastConfidence().score(signals)
+
+    def select(self, signals, k, *, rng=None):
+        picked = LeastConfidence().select(signals, k, rng=rng)
+        return replace(picked, scores=picked.scores.flip(0) if self.changed == "order" else picked.scores * torch.nan)
+
+
+@pytest.mark.parametrize(("changed", "phrase"), [("order", "scores_rank.* are not those"), ("value", "must be finite")])
+def test_scores_that_come_with_picks_must_be_theirs(changed, phrase):
+    with pytest.raises(AssertionError, match=phrase):
+        check_scorer(Mislaid(changed))
 
 
 def test_the_rng_guard_and_undeclared_needs_can_fail():

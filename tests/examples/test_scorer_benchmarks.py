@@ -65,3 +65,21 @@ def test_the_loop_of_the_textbook_picks_the_same(tmp_path: Path) -> None:
     assert any(line.startswith("k_center: SVP: no peers/selection-via-proxy: git clone") for line in lines)
     (plain,) = [line for line in lines if line.startswith("k_center   plain")]
     assert plain.endswith("all of 9")
+
+
+def test_memory_is_what_a_process_took_itself_and_only_from_then_on() -> None:
+    """A child starts with its parent's `ru_maxrss`, and what it took and gave back would hide what it takes later."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("only Linux can tell")
+    program = (
+        "import memory; start = memory.peak(); block = b'1' * 2**27; high = memory.peak(); del block; "
+        "memory.reset_peak(); low = memory.peak(); block = b'1' * 2**26; print(start, high, low, memory.peak())"
+    )
+    ballast = b"1" * 2**28
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=FOLDER, capture_output=True, text=True, check=True
+    ).stdout
+    assert len(ballast) == 2**28
+    start, high, low, later = map(float, done.split())
+    assert start < 64
+    assert (high - start, low - start, later - low) == pytest.approx((128, 0, 64), abs=8)

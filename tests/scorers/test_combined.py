@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import class_balanced, cost_aware, mixture, two_stage
+from oracles import class_balanced, class_standardised, cost_aware, mixture, two_stage
 
 from prunefuse_al.errors import BudgetError, InputError
 from prunefuse_al.scorers import (
     ClassBalanced,
+    ClassStandardised,
     CostAware,
     Mixture,
     TwoStage,
@@ -20,6 +21,7 @@ from prunefuse_al.scorers import (
     get_scorer,
     margin,
     score_per_cost,
+    standardised_by_class,
 )
 from prunefuse_al.types import Signals
 
@@ -57,6 +59,26 @@ def test_class_balanced_takes_the_best_of_each_class_in_turn(logits, data):
     assert {label: [i for i in picked if labels[i] == label] for label in want} == want
     turns = [sum(labels[j] == labels[i] for j in picked[: picked.index(i)]) for i in picked]
     assert turns == sorted(turns)
+
+
+@given(
+    scores=st.lists(st.one_of(st.integers(-9, 9), st.sampled_from([-1e4, 1e4])), min_size=1, max_size=14),
+    size=st.sampled_from([1e-200, 1.0, 1e200]),
+    data=st.data(),
+)
+def test_class_standardised(scores, size, data):
+    labels = data.draw(st.lists(st.integers(0, 3), min_size=len(scores), max_size=len(scores)))
+    got = standardised_by_class(torch.tensor(scores, dtype=torch.float64) * size, torch.tensor(labels))
+    np.testing.assert_allclose(got, class_standardised.score([float(s) for s in scores], labels), rtol=1e-9, atol=1e-9)
+
+
+def test_a_class_of_low_scores_is_not_left_out():
+    dynamics = {"moso": torch.tensor([100.0, 101.0, 102.0, 1.0, 2.0, 9.0])}
+    signals = Signals(torch.arange(6) + 3, labels=torch.tensor([0, 0, 0, 1, 1, 1]), dynamics=dynamics)
+    picked = ClassStandardised().select(signals, 2)
+    assert picked.indices.tolist() == [8, 5]
+    assert picked.scores.tolist() == pytest.approx([5 / (38 / 3) ** 0.5, 1.5**0.5])
+    assert get_scorer("moso").select(signals, 2).indices.tolist() == [5, 4]
 
 
 @given(logits=tied_logits, share=st.floats(0, 1), data=st.data())
@@ -110,6 +132,7 @@ def test_costs_of_any_kind_make_equal_scorers():
         (lambda: TwoStage("margin", "entrophy"), "did you mean 'entropy'"),
         (lambda: Mixture(share=1.2), "share=1.2; .* 0 to 1"),
         (lambda: ClassBalanced(3), "scorer=3 has no usable"),
+        (lambda: ClassStandardised("k_center"), r"KCenter\(\) gives picks and no score"),
         (lambda: CostAware("random", [1.0]), r"Random\(\) gives picks and no score"),
         (lambda: CostAware("margin", [1.0, 0.0, -1.0]), r"costs of shape \(3,\); entry 1 is 0, 2 are bad"),
         (lambda: CostAware("margin", [1.0, float("nan")]), "entry 1 is nan"),

@@ -19,7 +19,7 @@ def test_every_scorer_has_its_facts():
 @pytest.mark.parametrize("name", ABOUT)
 def test_facts_fit_a_table(name):
     about = ABOUT[name]
-    assert about.labels in ("no", "predicted", "given")
+    assert about.labels in ("no", "yes", "as its parts")
     assert all(value and "|" not in value and "\n" not in value for value in dataclasses.astuple(about))
     assert about.use.endswith(".")
 
@@ -27,7 +27,7 @@ def test_facts_fit_a_table(name):
 def test_labels_are_read_where_the_table_says_so():
     for name, cls in SCORERS.items():
         reads = bool(cls().needs & {"labels", "dynamics"})
-        assert reads == (ABOUT[name].labels != "no"), name
+        assert reads == (ABOUT[name].labels == "yes"), name
 
 
 def test_the_page_is_what_the_code_says():
