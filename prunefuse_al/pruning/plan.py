@@ -27,15 +27,24 @@ class Group:
     Attributes:
         axes: the axes each channel owns positions of, with how many.
         channels: int64 [n], component of each channel, in order of position.
+        read: numbers of those of the axes that are summed over; none where that is not known.
     """
 
     axes: tuple[tuple[Axis, int], ...]
     channels: np.ndarray
+    read: tuple[int, ...] = ()
 
     @property
     def positions(self) -> int:
-        """Positions of an axis that one of these channels stands for: several for an attention head, else 1."""
-        return min(count for _, count in self.axes)
+        """Positions of an axis that one of these channels stands for: several for an attention head, else 1.
+
+        A head may also own a single position of a table, which says nothing of its width.
+        """
+        counts = [count for _, count in self.axes]
+        if not self.read:
+            return min(counts)
+        written = [count for number, count in enumerate(counts) if number not in self.read]
+        return min(max(written), *(counts[number] for number in self.read))
 
     @property
     def block(self) -> bool:
@@ -86,7 +95,8 @@ def structure(trace: Trace, protected: Mapping[int, str]) -> Structure:
         elif len(channels) == 1:
             reasons.update({n: reasons.get(n, "has a single channel that can leave only as a whole") for n in numbers})
         else:
-            groups.append(Group(tuple((atoms.axes[n], c) for n, c in signature), np.array(channels)))
+            read = tuple(i for i, n in enumerate(numbers) if n in atoms.contracted)
+            groups.append(Group(tuple((atoms.axes[n], c) for n, c in signature), np.array(channels), read))
     return Structure(trace, components, groups, reasons)
 
 
