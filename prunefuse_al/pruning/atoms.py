@@ -40,6 +40,7 @@ class Atoms:
         self._shared: list[tuple[Tensor, Tensor]] = []  # labels [lines, m] and [m], see tie_if_free
         self._frozen: list[tuple[np.ndarray, str | None]] = []  # labels, and why (None: it is their nature)
         self.contracted: set[int] = set()  # axis numbers that are summed over
+        self.written: set[int] = set()  # axis numbers along which a layer gives out
         self.debts: list[tuple[Tensor, str]] = []  # labels to freeze if what was computed from them is used
         self.affine: set[int] = set()  # axis numbers of the scale and shift of a normalisation
         self.total = 1
@@ -104,6 +105,10 @@ class Atoms:
     def contract(self, labels: Tensor) -> None:
         """Note that the axes these labels belong to are summed over."""
         self.contracted.update(self.owners(labels))
+
+    def write(self, labels: Tensor) -> None:
+        """Note that the axes these labels belong to are given out by a layer."""
+        self.written.update(self.owners(labels))
 
     def owners(self, labels: Tensor) -> set[int]:
         """Return the numbers of the axes that positive labels belong to."""

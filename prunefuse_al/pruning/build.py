@@ -21,7 +21,7 @@ WIDTH_NAMES = re.compile(
 )
 HEAD_COUNTS = re.compile(r"heads?$", re.IGNORECASE)
 OTHER_NAMES = re.compile(
-    r"shift|window|patch|kernel|image|img|input_size|vocab|max|seq|class|label|posit|stride|batch|pool|pad|grid|resol",
+    r"shift|window|patch|kernel|image|img|input_size|vocab|max|seq|class|label|posit|stride|batch|pool|pad|grid|resol|rep",
     re.IGNORECASE,
 )
 

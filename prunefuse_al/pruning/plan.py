@@ -44,7 +44,7 @@ class Group:
         if not self.read:
             return min(counts)
         written = [count for number, count in enumerate(counts) if number not in self.read]
-        return min(max(written), *(counts[number] for number in self.read))
+        return min(max(written, default=1), *(counts[number] for number in self.read))
 
     @property
     def block(self) -> bool:
@@ -90,12 +90,14 @@ def structure(trace: Trace, protected: Mapping[int, str]) -> Structure:
     groups = []
     for signature, channels in by_signature.items():
         numbers = [number for number, _ in signature]
-        if not any(n in atoms.contracted for n in numbers) or all(n in atoms.contracted for n in numbers):
+        read = tuple(i for i, n in enumerate(numbers) if n in atoms.contracted)
+        # A weight that is used both ways round, as in a tied autoencoder, is written by what it reads.
+        written = len(read) < len(numbers) or any(n in atoms.written for n in numbers)
+        if not read or not written:
             reasons.update({n: reasons.get(n, "is not both written and read by a layer") for n in numbers})
         elif len(channels) == 1:
             reasons.update({n: reasons.get(n, "has a single channel that can leave only as a whole") for n in numbers})
         else:
-            read = tuple(i for i, n in enumerate(numbers) if n in atoms.contracted)
             groups.append(Group(tuple((atoms.axes[n], c) for n, c in signature), np.array(channels), read))
     return Structure(trace, components, groups, reasons)
 

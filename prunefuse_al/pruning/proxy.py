@@ -179,7 +179,10 @@ def _widths(
 ) -> Iterator[LayerWidth]:
     """Yield the output width of every weight: the thinned dimension that is not summed over, else the first such."""
     for name, tensor_map in maps.items():
-        outputs = [d for d, size in enumerate(tensor_map.shape) if d not in tensor_map.inputs and size > 1]
+        wide = [d for d, size in enumerate(tensor_map.shape) if size > 1]
+        outputs = [d for d in wide if d not in tensor_map.inputs]
+        if {0, 1} <= {*tensor_map.inputs}:  # a weight used both ways round
+            outputs = wide
         if len(tensor_map.shape) > 1 and outputs:
             dim = next((d for d in outputs if tensor_map.kept[d] is not None), outputs[0])
             dense = tensor_map.shape[dim]

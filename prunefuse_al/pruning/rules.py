@@ -69,10 +69,14 @@ class Call:
                 return given
         return None
 
+    def debt(self, labels: Tensor, reason: str) -> int:
+        """Return the number of a new debt: labels to freeze if what owes it is ever used in an output."""
+        self.atoms.debts.append((labels, reason))
+        return len(self.atoms.debts) - 1
+
     def owe(self, labels: Tensor, reason: str) -> None:
         """Freeze labels if a result of this operation is ever used in an output of the network."""
-        self.new_debts.add(len(self.atoms.debts))
-        self.atoms.debts.append((labels, reason))
+        self.new_debts.add(self.debt(labels, reason))
 
     def tensors(self) -> list[Tensor]:
         """Return all tensor arguments, lists of tensors opened."""
@@ -112,11 +116,11 @@ POINTWISE = {  # not tagged as such by torch
 }  # fmt: skip
 FILLS = {"bernoulli_", "uniform_", "normal_", "random_", "zero_", "fill_", "exponential_"}
 STATISTICS = {
-    "mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "prod", "logsumexp", "norm",
+    "mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod", "logsumexp", "norm",
     "linalg_vector_norm",
 }  # fmt: skip
 REDUCTIONS = STATISTICS | {
-    "max", "min", "argmax", "argmin", "any", "all", "_softmax", "_log_softmax", "_safe_softmax", "cumsum",
+    "argmax", "argmin", "any", "all", "_softmax", "_log_softmax", "_safe_softmax", "cumsum",
 }  # fmt: skip
 
 
@@ -155,6 +159,14 @@ def pointwise(call: Call) -> list[Labels]:
         # The tensor that is written through the view does not learn of these labels.
         return unknown(call)
     return [merge(call.atoms, operands, tuple(result.shape), call.name) for result in call.results]
+
+
+def gated(call: Call) -> list[Labels]:
+    """`glu`: one half of a dimension times the sigmoid of the other."""
+    source, result = call.labels_of(call.args[0]), call.results[0]
+    halves = restructure(lambda plane: plane.chunk(2, call.argument("dim")), source) or [[], []]
+    operands = [Labels(tuple(result.shape), planes, source.parameter, source.free) for planes in halves]
+    return [merge(call.atoms, operands, tuple(result.shape), call.name)]
 
 
 def restrided(call: Call) -> list[Labels]:
@@ -218,7 +230,11 @@ def reduction(call: Call) -> list[Labels]:
         call.statistics.append(Statistic(call.name, call.module, tuple(over)))
     if call.results and call.results[0].ndim != ndim:
         passed = [p.reshape([n for d, n in enumerate(p.shape) if d not in dims]) for p in passed]
-    return [_like(result, list(passed), source) for result in call.results]
+    results = [_like(result, list(passed), source) for result in call.results]
+    if call.name in ("max", "min"):
+        for places in results[1:]:
+            places.debts = frozenset(call.debt(plane, f"is counted along by {call.name}") for plane in over)
+    return results
 
 
 def spatial(call: Call) -> list[Labels]:
@@ -242,14 +258,15 @@ def pad(call: Call) -> list[Labels]:
 
 
 def embedding(call: Call) -> list[Labels]:
-    """Table look-up: the vocabulary stays, the width passes on."""
+    """Table look-up, also of whole bags: the vocabulary stays, the width passes on."""
     table = call.labels_of(call.args[0])
     for plane in table.planes:
         if plane.shape[0] > 1:
             call.atoms.freeze(plane, None)
     lead = (1,) * (call.results[0].ndim - 1)
     planes = [p.reshape((*lead, -1)) for p in table.planes if p.shape[0] == 1]
-    return [Labels(tuple(call.results[0].shape), planes)]  # what is looked up depends on the data
+    found = Labels(tuple(call.results[0].shape), planes)  # what is looked up depends on the data
+    return [found] + [Labels(tuple(r.shape), free=True) for r in call.results[1:]]
 
 
 def indexed(call: Call) -> list[Labels]:

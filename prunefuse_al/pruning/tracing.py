@@ -44,7 +44,9 @@ RULES: dict[str, Rule] = {
     "native_layer_norm": contractions.layer_norm,
     "native_group_norm": contractions.group_norm,
     "constant_pad_nd": rules.pad,
-    "embedding": rules.embedding,
+    **dict.fromkeys(("embedding", "_embedding_bag"), rules.embedding),
+    "glu": rules.gated,
+    "_trilinear": contractions.trilinear,
 }
 
 
@@ -118,7 +120,7 @@ class Tracer(TorchDispatchMode):
             *(self._seen[id(t)][1].debts for t in call.tensors() if id(t) in self._seen)
         )
         for result, labels in zip(results, found, strict=True):
-            labels.debts = debts
+            labels.debts |= debts
             self._seen[id(result)] = (result, labels)
             self._sight(labels, self.modules[-1])
         return out

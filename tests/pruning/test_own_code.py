@@ -1,4 +1,4 @@
-"""Networks as people write them: widths under any name, heads counted in any place, layers of torch used in odd ways."""
+"""Networks as people write them: widths under any name, heads counted in any place, layers in odd ways."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunefuse_al import prune
+from prunefuse_al.errors import NoEffectWarning
 from tests.pruning.test_breadth import assert_exact
 from tests.pruning.test_prune import Wrapped, widths
 
@@ -118,4 +119,208 @@ def test_a_recurrent_layer_with_a_projection(bidirectional: bool) -> None:
     )
     proxy = prune(network, TOKENS, 0.5)
     assert (proxy.module.cell.hidden_size, proxy.module.cell.proj_size) == (12, 4)
+    assert_exact(network, proxy, TOKENS)
+
+
+def test_attention_by_einsum_with_a_dimension_for_heads() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = m.enter(x)
+        q, k, v = (torch.einsum("bnd,dhe->bhne", x, weight) for weight in (m.q, m.k, m.v))
+        y = torch.einsum("bhnm,bhme->bnhe", torch.einsum("bhne,bhme->bhnm", q, k).softmax(-1), v)
+        return m.head((x + torch.einsum("bnhe,hed->bnd", y, m.out)).mean(1))
+
+    network = Wrapped(forward, enter=nn.Linear(16, 32), head=nn.Linear(32, 3))
+    for name in ("q", "k", "v"):
+        network.register_parameter(name, nn.Parameter(torch.randn(32, 4, 8) / 6))
+    network.out = nn.Parameter(torch.randn(4, 8, 32) / 6)
+    thin = prune(network, TOKENS, 0.5)
+    assert thin.module.q.shape == (16, 2, 8)  # without a scale by its width, which nothing divides, q and k keep theirs
+    assert thin.module.v.shape == (16, 2, 4)
+    assert thin.module.out.shape == (2, 4, 16)
+    assert_exact(network, thin, TOKENS)
+
+
+def test_gated_units() -> None:
+    network = nn.Sequential(
+        nn.Linear(16, 48), nn.GLU(), nn.Linear(24, 20), nn.GLU(), nn.Flatten(), nn.Linear(60, 3)
+    )  # fmt: skip
+    proxy = prune(network, TOKENS, 0.5)
+    assert widths(proxy) == [24, 10, 3]
+    assert_exact(network, proxy, TOKENS)
+
+
+def test_a_bilinear_layer_of_two_inputs() -> None:
+    network = Wrapped(
+        lambda m, x, y: m.head(torch.relu(m.both(torch.relu(m.a(x)), torch.relu(m.b(y))))), a=nn.Linear(8, 12),
+        b=nn.Linear(6, 10), both=nn.Bilinear(12, 10, 14), head=nn.Linear(14, 3),
+    )  # fmt: skip
+    inputs = torch.randn(2, 8), torch.randn(2, 6)
+    proxy = prune(network, inputs, 0.5)
+    thin = proxy.module.both
+    assert (thin.in1_features, thin.in2_features, thin.out_features) == (6, 5, 7)
+    assert thin.weight.shape == (7, 6, 5)
+    assert_exact(network, proxy, inputs)
+
+
+def test_a_bilinear_layer_that_reads_an_input() -> None:
+    network = Wrapped(
+        lambda m, x, y: m.head(m.both(torch.relu(m.a(x)), y)), a=nn.Linear(8, 12), both=nn.Bilinear(12, 6, 14),
+        head=nn.Linear(14, 3),
+    )  # fmt: skip
+    inputs = torch.randn(2, 8), torch.randn(2, 6)
+    proxy = prune(network, inputs, 0.5)
+    assert proxy.module.both.weight.shape == (7, 6, 6)
+    assert proxy.report().kept_whole["both.weight, dimension 2"] == "reads an input of fixed size"
+    assert_exact(network, proxy, inputs)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bags_of_words(mode: str) -> None:
+    network = nn.Sequential(nn.EmbeddingBag(30, 16, mode=mode), nn.ReLU(), nn.Linear(16, 3))
+    words = torch.randint(0, 30, (2, 7), generator=torch.Generator().manual_seed(0))
+    proxy = prune(network, words, 0.5)
+    assert (proxy.module[0].num_embeddings, proxy.module[0].embedding_dim) == (30, 8)
+    assert_exact(network, proxy, words)
+
+
+IMAGES = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_largest_channel_may_be_one_of_fewer() -> None:
+    """Attention to places as in CBAM: the mean and the largest of all channels."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = torch.relu(m.a(x))
+        places = m.places(torch.cat([x.mean(1, keepdim=True), x.max(1, keepdim=True)[0]], 1))
+        return m.head((x * places.sigmoid()).mean((2, 3)))
+
+    network = Wrapped(forward, a=nn.Conv2d(3, 16, 3), places=nn.Conv2d(2, 1, 7, padding=3), head=nn.Linear(16, 3))
+    proxy = prune(network, IMAGES, 0.5)
+    assert proxy.module.a.out_channels == 8
+    assert_exact(network, proxy, IMAGES)
+
+
+def test_the_number_of_the_largest_channel_keeps_them() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        _, number = torch.relu(m.a(x)).mean((2, 3)).max(1)
+        return m.head(torch.relu(m.b(x)).mean((2, 3))) + number[:, None]
+
+    network = Wrapped(forward, a=nn.Conv2d(3, 16, 3), b=nn.Conv2d(3, 16, 3), head=nn.Linear(16, 3))
+    with pytest.warns(NoEffectWarning, match="a.weight, dimension 0: is counted along by max"):
+        assert widths(prune(network, IMAGES, 0.5)) == [16, 8, 3]
+
+
+def test_a_weight_used_both_ways_round() -> None:
+    """An autoencoder whose decoder is its encoder, transposed."""
+    network = Wrapped(
+        lambda m, x: m.head(torch.relu(F.linear(torch.relu(m.code(torch.relu(m.enter(x)))), m.code.weight.T))),
+        enter=nn.Linear(16, 24), code=nn.Linear(24, 12), head=nn.Linear(24, 3),
+    )  # fmt: skip
+    proxy = prune(network, TOKENS, 0.5)
+    assert proxy.module.code.weight.shape == (6, 12)
+    assert_exact(network, proxy, TOKENS)
+
+
+def test_a_convolution_used_both_ways_round() -> None:
+    network = Wrapped(
+        lambda m, x: m.head(F.conv_transpose2d(torch.relu(m.code(x)), m.code.weight).mean((2, 3))),
+        code=nn.Conv2d(3, 12, 3), head=nn.Linear(3, 3),
+    )  # fmt: skip
+    proxy = prune(network, IMAGES, 0.5)
+    assert proxy.module.code.weight.shape == (6, 3, 3, 3)
+    assert [(w.dense, w.proxy) for w in proxy.report().widths] == [(12, 6), (3, 3)]
+    assert_exact(network, proxy, IMAGES)
+
+
+def test_branches_weighed_by_a_softmax_over_them() -> None:
+    """As in selective kernels: a channel of every branch leaves together."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        branches = torch.stack([m.a(x), m.b(x)], 1)
+        shares = m.grow(torch.relu(m.squeeze(branches.sum(1).mean((2, 3))))).view(len(x), 2, -1).softmax(1)
+        return m.head((branches * shares[..., None, None]).sum(1).mean((2, 3)))
+
+    network = Wrapped(
+        forward, a=nn.Conv2d(3, 16, 3, padding=1), b=nn.Conv2d(3, 16, 5, padding=2), squeeze=nn.Linear(16, 8),
+        grow=nn.Linear(8, 32), head=nn.Linear(16, 3),
+    )  # fmt: skip
+    proxy = prune(network, IMAGES, 0.5)
+    assert widths(proxy) == [8, 8, 4, 16, 3]
+    assert_exact(network, proxy, IMAGES)
+
+
+def test_attention_between_channels_thins_whole_heads() -> None:
+    """As in XCiT: scores are as wide as a head, and their softmax means something else with fewer."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = m.enter(x)
+        b, t, c = x.shape
+        q, k, v = m.qkv(x).reshape(b, t, 3, m.num_heads, c // m.num_heads).permute(2, 0, 3, 4, 1)
+        scores = (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-1, -2) * m.temperature).softmax(-1)
+        return m.head((x + m.out((scores @ v).permute(0, 3, 1, 2).reshape(b, t, c))).mean(1))
+
+    network = Wrapped(
+        forward, enter=nn.Linear(16, 32), qkv=nn.Linear(32, 96), out=nn.Linear(32, 32), head=nn.Linear(32, 3)
+    )
+    network.num_heads, network.temperature = 4, nn.Parameter(torch.ones(4, 1, 1))
+    proxy = prune(network, TOKENS, 0.5)
+    assert (proxy.module.num_heads, proxy.module.temperature.shape) == (2, (2, 1, 1))
+    assert widths(proxy) == [2, 16, 48, 16, 3]
+    assert_exact(network, proxy, TOKENS)
+
+
+def test_group_norm_of_what_was_shuffled_into_pixels() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 48, 3), nn.PixelShuffle(2), nn.GroupNorm(3, 12), nn.ReLU(), nn.Conv2d(12, 8, 3), nn.Flatten(),
+        nn.Linear(8 * 18 * 18, 3),
+    )  # fmt: skip
+    proxy = prune(network, IMAGES, 0.5)
+    assert (proxy.module[0].out_channels, proxy.module[2].num_channels, proxy.module[2].num_groups) == (24, 6, 3)
+    assert_exact(network, proxy, IMAGES)
+
+
+def test_weights_standardised_over_kernel_positions_too() -> None:
+    class Standardised(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+            return F.conv2d(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
+
+    network = nn.Sequential(
+        Standardised(3, 16, 3), nn.ReLU(), Standardised(16, 12, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(12, 3),
+    )  # fmt: skip
+    proxy = prune(network, IMAGES, 0.5)
+    assert widths(proxy) == [8, 6, 3]
+    assert proxy.report().preserve_distance > 1e-3  # `std` counts one entry less than there are
+
+
+def test_grouped_queries_with_rotated_positions() -> None:
+    class Llama(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.n_heads, self.n_kv_heads, self.n_rep, self.head_dim = 8, 4, 2, 4
+            self.enter, self.q, self.out = nn.Linear(16, 24), nn.Linear(24, 32), nn.Linear(32, 24)
+            self.k, self.v, self.head = nn.Linear(24, 16), nn.Linear(24, 16), nn.Linear(24, 3)
+            angles = torch.outer(torch.arange(6), torch.tensor([1.0, 0.1]))
+            self.register_buffer("angles", angles)
+
+        def rotated(self, x: Tensor) -> Tensor:
+            cos, sin = (f(self.angles)[None, :, None] for f in (torch.cos, torch.sin))
+            even, odd = x[..., ::2], x[..., 1::2]
+            return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.enter(x)
+            b, t, _ = x.shape
+            q = self.rotated(self.q(x).view(b, t, self.n_heads, self.head_dim))
+            k = self.rotated(self.k(x).view(b, t, self.n_kv_heads, self.head_dim))
+            v = self.v(x).view(b, t, self.n_kv_heads, self.head_dim)
+            k, v = (part.repeat_interleave(self.n_rep, 2) for part in (k, v))
+            y = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (q, k, v)), is_causal=True)
+            return self.head((x + self.out(y.transpose(1, 2).reshape(b, t, -1))).mean(1))
+
+    network = Llama()
+    proxy = prune(network, TOKENS, 0.5)
+    thin = proxy.module
+    assert (thin.n_heads, thin.n_kv_heads, thin.n_rep, thin.head_dim) == (4, 2, 2, 4)
     assert_exact(network, proxy, TOKENS)
