@@ -23,10 +23,14 @@ def matmul(call: Call) -> list[Labels]:
     _note_sum(call, {-2: -1, -1: -2})
     out = contract(call, left, right, shape)
     planes = [p.reshape(_match(p.shape, shape, result)) for p in out.planes]
-    out = Labels(tuple(result.shape), planes, out.parameter, out.free)
-    if len(tensors) == 3:  # addmm, baddbmm: the first tensor is added
-        out = merge(call.atoms, [call.labels_of(tensors[0]), out], tuple(result.shape), call.name)
-    return [out]
+    given = Labels(tuple(result.shape), planes, out.parameter, out.free)
+    added = [call.labels_of(tensors[0])] if len(tensors) == 3 else []  # addmm, baddbmm: the first tensor is added
+    if added:
+        given = merge(call.atoms, [*added, given], tuple(result.shape), call.name)
+    if left.parameter != right.parameter and all(labels.parameter for labels in added):
+        weight = left if left.parameter else right
+        given.layer = call.atoms.names([p for labels in (weight, *added) for p in labels.planes])
+    return [given]
 
 
 def _note_sum(call: Call, summed: Mapping[int, int]) -> None:
@@ -158,7 +162,9 @@ def convolution(call: Call) -> list[Labels]:
         labels = merge(
             call.atoms, [labels, _channel_vector(call.labels_of(bias), result.ndim)], labels.shape, call.name
         )
-    return [Labels(labels.shape, labels.planes)]
+    weights = [weight, *([call.labels_of(bias)] if bias is not None else [])]
+    names = call.atoms.names([p for given in weights for p in given.planes])
+    return [Labels(labels.shape, labels.planes, layer=names)]
 
 
 def _settle_positions(call: Call, labels: Labels, channels: set[int]) -> None:

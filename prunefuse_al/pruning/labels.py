@@ -27,6 +27,7 @@ class Labels:
         free: it was made inside forward from sizes alone, so that it adapts to any width.
         stretched: dimensions that were expanded from size 1, which adapt as well.
         debts: numbers of the freezes that are due if the tensor is ever used in an output.
+        layer: weight and bias of the layer that gave it, while nothing came after but a scale of each channel.
     """
 
     shape: tuple[int, ...]
@@ -35,6 +36,7 @@ class Labels:
     free: bool = False
     stretched: frozenset[int] = frozenset()
     debts: frozenset[int] = frozenset()
+    layer: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         planes = [narrowed(plane) for plane in self.planes]

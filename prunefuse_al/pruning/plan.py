@@ -209,5 +209,14 @@ def _streams(structure: Structure) -> tuple[Stream, ...]:
             for number, own in axes.items()
             if atoms.axes[number].name not in scales and len(own) == len(key) and np.array_equal(own, key)
         ]
-        streams.append(Stream(tuple(writers), tuple(readers), centred=max(readers.values()) > 1))
+        streams.append(
+            Stream(
+                tuple(writer for writer in writers if writer[0] not in atoms.scaled),
+                tuple(readers),
+                centred=max(readers.values()) > 1,
+                scales=tuple(
+                    (name, dim, tuple(sorted(atoms.scaled[name]))) for name, dim in writers if name in atoms.scaled
+                ),
+            )
+        )
     return tuple(streams)

@@ -158,7 +158,25 @@ def pointwise(call: Call) -> list[Labels]:
     if call.name.endswith("_") and call.tensors()[0]._is_view() and operands[0].free:
         # The tensor that is written through the view does not learn of these labels.
         return unknown(call)
-    return [merge(call.atoms, operands, tuple(result.shape), call.name) for result in call.results]
+    layer = _scaled_layer(call, operands) if call.name.rstrip("_") == "mul" else frozenset()
+    found = [merge(call.atoms, operands, tuple(result.shape), call.name) for result in call.results]
+    for labels in found:
+        labels.layer = layer
+    return found
+
+
+def _scaled_layer(call: Call, operands: Sequence[Labels]) -> frozenset[str]:
+    """Return what layer gave the tensor that is scaled here, having noted which parameter scales it."""
+    layers = [labels for labels in operands if labels.layer]
+    if len(layers) != 1:
+        return frozenset()
+    for scale in operands:
+        if scale is not layers[0]:
+            for name in call.atoms.names(scale.planes if scale.parameter else []):
+                call.atoms.scaled.setdefault(name, set()).update(layers[0].layer)
+            if not scale.parameter and scale.planes:
+                return frozenset()
+    return layers[0].layer
 
 
 def gated(call: Call) -> list[Labels]:
@@ -305,4 +323,4 @@ def _freeze_planes(call: Call, source: Labels, dims: set[int], what: str) -> Non
 
 
 def _like(result: Tensor, planes: list[Tensor], source: Labels) -> Labels:
-    return Labels(tuple(result.shape), planes, source.parameter, source.free)
+    return Labels(tuple(result.shape), planes, source.parameter, source.free, layer=source.layer)

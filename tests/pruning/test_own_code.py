@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunefuse_al import prune
+from prunefuse_al.channel_map import ChannelMap
 from prunefuse_al.errors import NoEffectWarning
 from tests.pruning.test_breadth import assert_exact
 from tests.pruning.test_prune import Wrapped, widths
@@ -323,4 +325,35 @@ def test_grouped_queries_with_rotated_positions() -> None:
     proxy = prune(network, TOKENS, 0.5)
     thin = proxy.module
     assert (thin.n_heads, thin.n_kv_heads, thin.n_rep, thin.head_dim) == (4, 2, 2, 4)
+    assert_exact(network, proxy, TOKENS)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("start", [1e-5, 1.0])
+def test_scales_of_what_is_added_to_a_stream(start: float, ratio: float) -> None:
+    """Layer scale, as in CaiT, BEiT and DINOv2: exact at widths that are no multiples of the proxy's, too."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.head, self.last = nn.Linear(16, 24), nn.Linear(24, 3), nn.LayerNorm(24)
+            self.attend = nn.MultiheadAttention(24, 4, batch_first=True)
+            self.norm = nn.LayerNorm(24)
+            self.mlp = nn.Sequential(nn.LayerNorm(24), nn.Linear(24, 40), nn.GELU(), nn.Linear(40, 24), nn.Dropout(0.1))
+            self.gamma1, self.gamma2 = nn.Parameter(start * torch.ones(24)), nn.Parameter(start * torch.ones(24))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.enter(x)
+            y = self.norm(x)
+            x = x + self.gamma1 * self.attend(y, y, y)[0]
+            return self.head(self.last(x + self.mlp(x) * self.gamma2).mean(1))
+
+    network = Scaled()
+    proxy = prune(network, TOKENS, ratio)
+    assert len(proxy.module.gamma1) == round(24 * (1 - ratio) / 6 - 1e-9) * 6
+    if ratio == 0.3:
+        tensors, rest = proxy.channel_map.to_tensors()
+        assert ChannelMap.from_tensors(tensors, json.loads(json.dumps(rest))) == proxy.channel_map
+        (stream,) = proxy.channel_map.streams
+        assert [name for name, *_ in stream.scales] == ["gamma1", "gamma2"]
     assert_exact(network, proxy, TOKENS)
