@@ -8,7 +8,8 @@ see the extra channels of the dense network, in one of two ways that are exact:
 * Where all that writes into a normalised stream is linear, and only LayerNorm or RMSNorm reads it: silence the extra
   channels (zero rows), centre the writers over the proxy's channels (LayerNorm subtracts the mean, so it does not see
   it), and fold what the silent channels do to the variance, a factor n_proxy / n_dense, into scale and epsilon. RMSNorm
-  needs no centring. Scales of single channels on the way (layer scale) are made equal first. For GroupNorm, which also averages over positions, centring is not neutral.
+  needs no centring. Scales of single channels on the way (layer scale) are made equal first. For GroupNorm, which also
+  averages over positions, centring is not neutral.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ def fused_copy(
         preserve: also adjust what normalisations over channels see.
     """
     channel_map.check(named_tensors(proxy), named_tensors(model))
-    out = copy.deepcopy(model)
-    put_back(out, proxy, channel_map, cross=cross, preserve=preserve)
+    with torch.inference_mode(False):  # tensors made in it could not be trained
+        out = copy.deepcopy(model)
+        put_back(out, proxy, channel_map, cross=cross, preserve=preserve)
     return out
 
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prunefuse_al import prune
+from prunefuse_al import fuse, prune
 from prunefuse_al.channel_map import ChannelMap
-from prunefuse_al.errors import NoEffectWarning
+from prunefuse_al.errors import NoEffectWarning, UnsupportedModelError
 from tests.pruning.test_breadth import assert_exact
 from tests.pruning.test_prune import Wrapped, widths
 
@@ -357,3 +357,21 @@ def test_scales_of_what_is_added_to_a_stream(start: float, ratio: float) -> None
         (stream,) = proxy.channel_map.streams
         assert [name for name, *_ in stream.scales] == ["gamma1", "gamma2"]
     assert_exact(network, proxy, TOKENS)
+
+
+def test_within_inference_mode_networks_are_made_that_train() -> None:
+    network = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 3))
+    with torch.inference_mode():
+        x = torch.randn(2, 16)
+        proxy = prune(network, x, 0.5)
+        target = fuse(network, proxy)
+    assert proxy.channel_map == prune(network, torch.randn(2, 16), 0.5).channel_map
+    for module in (proxy.module, target):
+        module(torch.randn(4, 16)).sum().backward()
+
+
+def test_weight_norm_by_hooks_is_refused_with_the_way_out() -> None:
+    with pytest.warns(FutureWarning, match="deprecated"):
+        layer = nn.utils.weight_norm(nn.Linear(16, 32))
+    with pytest.raises(UnsupportedModelError, match=r"'0' \(Linear\) holds 'weight'.*parametrizations.weight_norm"):
+        prune(nn.Sequential(layer, nn.ReLU(), nn.Linear(32, 3)), torch.randn(2, 16), 0.5)
