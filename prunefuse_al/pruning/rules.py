@@ -54,6 +54,7 @@ class Call:
     name_of: Callable[[Tensor | None], str | None]
     module: str
     statistics: list[Statistic]
+    relabel: Callable[[Tensor, Labels], None]
     new_debts: set[int] = field(default_factory=set)
 
     @property
@@ -163,6 +164,31 @@ def pointwise(call: Call) -> list[Labels]:
     for labels in found:
         labels.layer = layer
     return found
+
+
+def written(call: Call) -> list[Labels]:
+    """`copy_`: point by point; into a part of a tensor of zeros, the whole of it has the labels from then on.
+
+    So are rows that were packed by their lengths put back. The labels have to run along dimensions of which the part
+    is all there is.
+    """
+    target, source = call.tensors()[:2]
+    base, labels = target._base, call.labels_of(source)
+    if base is None or base.ndim != source.ndim or not labels.planes or not call.labels_of(base).free:
+        return pointwise(call)
+    dims = [d for plane in labels.planes for d in varying(plane)]
+    if any(target.shape[d] != base.shape[d] or target.stride(d) != base.stride(d) for d in dims):
+        return pointwise(call)
+    call.relabel(base, Labels(tuple(base.shape), list(labels.planes), debts=labels.debts))
+    return [_like(call.results[0], list(labels.planes), labels)]
+
+
+def packed(call: Call) -> list[Labels]:
+    """`pack_padded_sequence`: rows of all times, one after the other."""
+    source = call.labels_of(call.tensors()[0])
+    _freeze_planes(call, source, {0, 1}, "is packed by")
+    rows, sizes = call.results
+    return [_like(rows, [p.reshape(p.shape[1:]) for p in source.planes], source), Labels(tuple(sizes.shape), free=True)]
 
 
 def _scaled_layer(call: Call, operands: Sequence[Labels]) -> frozenset[str]:

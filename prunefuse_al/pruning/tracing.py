@@ -31,7 +31,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(rules.FILLS, rules.same),
     **dict.fromkeys(("cat", "stack"), rules.joined),
     **dict.fromkeys(rules.POINTWISE, rules.pointwise),
-    "copy_": rules.pointwise,
+    "copy_": rules.written,
+    "_pack_padded_sequence": rules.packed,
     "as_strided_": rules.restrided,
     **dict.fromkeys(("index", "index_select"), rules.indexed),
     **dict.fromkeys(("mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm"), contractions.matmul),
@@ -100,6 +101,10 @@ class Tracer(TorchDispatchMode):
             return Labels(tuple(tensor.shape))
         return self._seen[id(tensor)][1].copy()
 
+    def relabel(self, tensor: Tensor, labels: Labels) -> None:
+        """Replace what is known of a tensor that was written to."""
+        self._seen[id(tensor)] = (tensor, labels)
+
     def name_of(self, tensor: Tensor | None) -> str | None:
         """Return the name of a parameter or buffer, None for any other tensor."""
         return self._named.get(id(tensor)) if tensor is not None else None
@@ -112,7 +117,7 @@ class Tracer(TorchDispatchMode):
         results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         call = Call(
             self.trace.atoms, func, args, kwargs, results, self.labels_of, self.name_of, self.modules[-1],
-            self.trace.statistics,
+            self.trace.statistics, self.relabel,
         )  # fmt: skip
         self.trace.flops += operation_flops(func, args, kwargs, out)
         found = rule_for(call)(call)

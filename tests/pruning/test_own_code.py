@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Any
 
 import pytest
@@ -375,3 +376,43 @@ def test_weight_norm_by_hooks_is_refused_with_the_way_out() -> None:
         layer = nn.utils.weight_norm(nn.Linear(16, 32))
     with pytest.raises(UnsupportedModelError, match=r"'0' \(Linear\) holds 'weight'.*parametrizations.weight_norm"):
         prune(nn.Sequential(layer, nn.ReLU(), nn.Linear(32, 3)), torch.randn(2, 16), 0.5)
+
+
+@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU])
+def test_texts_packed_by_their_lengths(cell: Any) -> None:
+    def forward(m: Any, words: Tensor, lengths: Tensor) -> Tensor:
+        rows = nn.utils.rnn.pack_padded_sequence(m.embed(words), lengths.cpu(), batch_first=True, enforce_sorted=False)
+        padded, _ = nn.utils.rnn.pad_packed_sequence(m.cell(rows)[0], batch_first=True)
+        return m.head(padded.sum(1) / lengths[:, None])
+
+    network = Wrapped(
+        forward, embed=nn.Embedding(30, 16), cell=cell(16, 12, batch_first=True, bidirectional=True),
+        head=nn.Linear(24, 3),
+    )  # fmt: skip
+    words = torch.randint(0, 30, (2, 7), generator=torch.Generator().manual_seed(0))
+    inputs = words, torch.tensor([4, 7])
+    proxy = prune(network, inputs, 0.5)
+    assert (proxy.module.embed.embedding_dim, proxy.module.cell.hidden_size) == (8, 6)
+    assert_exact(network, proxy, inputs)
+
+
+def test_a_part_of_a_tensor_of_zeros_that_is_written_to() -> None:
+    """All channels of some rows are thinned; some channels of all rows are not understood."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = torch.relu(m.a(x))
+        z = torch.zeros_like(y)
+        if m.kind == "rows":
+            z[:, :, 2:] = y[:, :, 2:]
+        else:
+            z[:, : y.shape[1] // 2] = y[:, : y.shape[1] // 2]
+        return m.head(torch.relu(m.b(z)).mean((2, 3)))
+
+    for kind, width in (("rows", 8), ("channels", 16)):
+        network = Wrapped(forward, a=nn.Conv2d(3, 16, 3), b=nn.Conv2d(16, 12, 3), head=nn.Linear(12, 3))
+        network.kind = kind
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoEffectWarning)
+            proxy = prune(network, IMAGES, 0.5)
+        assert widths(proxy) == [width, 6, 3]
+        assert_exact(network, proxy, IMAGES)
