@@ -144,13 +144,13 @@ def structural(call: Call) -> list[Labels]:
         shape, lead = call.results[0].shape, call.results[0].ndim - len(source.shape)
         stretched = frozenset(d for d in range(lead, len(shape)) if shape[d] > source.shape[d - lead])
         return [Labels(tuple(shape), planes[0], source.parameter, source.free, stretched)]
-    return [_like(result, p, source) for result, p in zip(call.results, planes, strict=True)]
+    return [like(result, p, source) for result, p in zip(call.results, planes, strict=True)]
 
 
 def same(call: Call) -> list[Labels]:
     """Copies and casts: every result has the labels of the first tensor."""
     source = call.labels_of(call.tensors()[0])
-    return [_like(result, list(source.planes), source) for result in call.results]
+    return [like(result, list(source.planes), source) for result in call.results]
 
 
 def pointwise(call: Call) -> list[Labels]:
@@ -164,31 +164,6 @@ def pointwise(call: Call) -> list[Labels]:
     for labels in found:
         labels.layer = layer
     return found
-
-
-def written(call: Call) -> list[Labels]:
-    """`copy_`: point by point; into a part of a tensor of zeros, the whole of it has the labels from then on.
-
-    So are rows that were packed by their lengths put back. The labels have to run along dimensions of which the part
-    is all there is.
-    """
-    target, source = call.tensors()[:2]
-    base, labels = target._base, call.labels_of(source)
-    if base is None or base.ndim != source.ndim or not labels.planes or not call.labels_of(base).free:
-        return pointwise(call)
-    dims = [d for plane in labels.planes for d in varying(plane)]
-    if any(target.shape[d] != base.shape[d] or target.stride(d) != base.stride(d) for d in dims):
-        return pointwise(call)
-    call.relabel(base, Labels(tuple(base.shape), list(labels.planes), debts=labels.debts))
-    return [_like(call.results[0], list(labels.planes), labels)]
-
-
-def packed(call: Call) -> list[Labels]:
-    """`pack_padded_sequence`: rows of all times, one after the other."""
-    source = call.labels_of(call.tensors()[0])
-    _freeze_planes(call, source, {0, 1}, "is packed by")
-    rows, sizes = call.results
-    return [_like(rows, [p.reshape(p.shape[1:]) for p in source.planes], source), Labels(tuple(sizes.shape), free=True)]
 
 
 def _scaled_layer(call: Call, operands: Sequence[Labels]) -> frozenset[str]:
@@ -274,7 +249,7 @@ def reduction(call: Call) -> list[Labels]:
         call.statistics.append(Statistic(call.name, call.module, tuple(over)))
     if call.results and call.results[0].ndim != ndim:
         passed = [p.reshape([n for d, n in enumerate(p.shape) if d not in dims]) for p in passed]
-    results = [_like(result, list(passed), source) for result in call.results]
+    results = [like(result, list(passed), source) for result in call.results]
     if call.name in ("max", "min"):
         for places in results[1:]:
             places.debts = frozenset(call.debt(plane, f"is counted along by {call.name}") for plane in over)
@@ -285,8 +260,8 @@ def spatial(call: Call) -> list[Labels]:
     """Pooling and resizing: only the trailing dimensions change."""
     source = call.labels_of(call.tensors()[0])
     trailing = {len(source.shape) - 1 - i for i in range(SPATIAL[call.name])}
-    _freeze_planes(call, source, trailing, "is resized by")
-    return [_like(result, list(source.planes), source) for result in call.results]
+    freeze_planes(call, source, trailing, "is resized by")
+    return [like(result, list(source.planes), source) for result in call.results]
 
 
 def pad(call: Call) -> list[Labels]:
@@ -298,33 +273,7 @@ def pad(call: Call) -> list[Labels]:
         own = [a if ndim - 1 - i // 2 in varying(plane) else 0 for i, a in enumerate(amounts)]
         padded = torch.nn.functional.pad(plane, own, value=FROZEN)
         planes.append(padded)
-    return [_like(call.results[0], planes, source)]
-
-
-def embedding(call: Call) -> list[Labels]:
-    """Table look-up, also of whole bags: the vocabulary stays, the width passes on."""
-    table = call.labels_of(call.args[0])
-    for plane in table.planes:
-        if plane.shape[0] > 1:
-            call.atoms.freeze(plane, None)
-    lead = (1,) * (call.results[0].ndim - 1)
-    planes = [p.reshape((*lead, -1)) for p in table.planes if p.shape[0] == 1]
-    found = Labels(tuple(call.results[0].shape), planes)  # what is looked up depends on the data
-    return [found] + [Labels(tuple(r.shape), free=True) for r in call.results[1:]]
-
-
-def indexed(call: Call) -> list[Labels]:
-    """Look-ups by integer tensors: labels along an indexed dimension are frozen."""
-    source = call.labels_of(call.args[0])
-    if call.name == "index":
-        dims = {d for d, index in enumerate(call.args[1]) if index is not None}
-    else:
-        dims = {call.args[1] % len(source.shape)}
-    _freeze_planes(call, source, dims, "is looked up by fixed positions in")
-    to_cpu = lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf  # noqa: E731
-    rest = tree_map(to_cpu, call.args[1:])
-    planes = restructure(lambda plane: call.func(plane, *rest), source) or [[]]
-    return [_like(call.results[0], planes[0], source)]
+    return [like(call.results[0], planes, source)]
 
 
 def factory(call: Call) -> list[Labels]:
@@ -340,7 +289,7 @@ def unknown(call: Call) -> list[Labels]:
     return [Labels(tuple(result.shape)) for result in call.results]
 
 
-def _freeze_planes(call: Call, source: Labels, dims: set[int], what: str) -> None:
+def freeze_planes(call: Call, source: Labels, dims: set[int], what: str) -> None:
     """Freeze and drop the planes of `source` that vary along any of `dims`."""
     for plane in source.planes:
         if varying(plane) & dims:
@@ -348,5 +297,6 @@ def _freeze_planes(call: Call, source: Labels, dims: set[int], what: str) -> Non
     source.planes = [plane for plane in source.planes if not varying(plane) & dims]
 
 
-def _like(result: Tensor, planes: list[Tensor], source: Labels) -> Labels:
+def like(result: Tensor, planes: list[Tensor], source: Labels) -> Labels:
+    """Return the labels of a result: new planes, and what else is known of where it came from."""
     return Labels(tuple(result.shape), planes, source.parameter, source.free, layer=source.layer)

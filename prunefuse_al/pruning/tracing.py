@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..channel_map import named_tensors
 from ..counting import operation_flops
-from . import contractions, rules
+from . import contractions, lookups, rules
 from .atoms import Atoms
 from .example import answers, output_shapes
 from .labels import Labels
@@ -31,10 +31,10 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(rules.FILLS, rules.same),
     **dict.fromkeys(("cat", "stack"), rules.joined),
     **dict.fromkeys(rules.POINTWISE, rules.pointwise),
-    "copy_": rules.written,
-    "_pack_padded_sequence": rules.packed,
+    "copy_": lookups.written,
+    "_pack_padded_sequence": lookups.packed,
     "as_strided_": rules.restrided,
-    **dict.fromkeys(("index", "index_select"), rules.indexed),
+    **dict.fromkeys(("index", "index_select"), lookups.indexed),
     **dict.fromkeys(("mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm"), contractions.matmul),
     **dict.fromkeys(("convolution", "_convolution"), contractions.convolution),
     **dict.fromkeys(
@@ -45,7 +45,7 @@ RULES: dict[str, Rule] = {
     "native_layer_norm": contractions.layer_norm,
     "native_group_norm": contractions.group_norm,
     "constant_pad_nd": rules.pad,
-    **dict.fromkeys(("embedding", "_embedding_bag"), rules.embedding),
+    **dict.fromkeys(("embedding", "_embedding_bag"), lookups.embedding),
     "glu": rules.gated,
     "_trilinear": contractions.trilinear,
 }
