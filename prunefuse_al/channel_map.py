@@ -77,11 +77,13 @@ class Stream:
         writers: (tensor name, dimension) of all that adds into the stream.
         norms: (module name, name of its scale) of the normalisations that read it.
         centred: they subtract the mean (LayerNorm does, RMSNorm does not).
+        scales: (tensor name, dimension, names of writers): what scales each channel of these before it is added.
     """
 
     writers: tuple[tuple[str, int], ...]
     norms: tuple[tuple[str, str], ...]
     centred: bool = True
+    scales: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +250,7 @@ class ChannelMap:
         rest = {
             "tensors": {name: [list(t.shape), list(t.inputs)] for name, t in self.tensors.items()},
             "attributes": dict(self.attributes),
-            "streams": [[s.writers, s.norms, s.centred] for s in self.streams],
+            "streams": [[s.writers, s.norms, s.centred, s.scales] for s in self.streams],
         }
         return indices, rest
 
@@ -261,8 +263,13 @@ class ChannelMap:
         }
         attributes = {k: tuple(v) if isinstance(v, list) else v for k, v in rest["attributes"].items()}
         streams = tuple(
-            Stream(tuple((n, d) for n, d in writers), tuple((m, w) for m, w in norms), centred)
-            for writers, norms, centred in rest["streams"]
+            Stream(
+                tuple((n, d) for n, d in writers),
+                tuple((m, w) for m, w in norms),
+                centred,
+                tuple((n, d, tuple(of)) for n, d, of in (scales[0] if scales else ())),  # older files have none
+            )
+            for writers, norms, centred, *scales in rest["streams"]
         )
         copies = {key.removesuffix(":copies"): pairs for key, pairs in indices.items() if key.endswith(":copies")}
         return cls(tensors, attributes, streams, copies)

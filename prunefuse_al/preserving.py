@@ -8,7 +8,8 @@ see the extra channels of the dense network, in one of two ways that are exact:
 * Where all that writes into a normalised stream is linear, and only LayerNorm or RMSNorm reads it: silence the extra
   channels (zero rows), centre the writers over the proxy's channels (LayerNorm subtracts the mean, so it does not see
   it), and fold what the silent channels do to the variance, a factor n_proxy / n_dense, into scale and epsilon. RMSNorm
-  needs no centring. For GroupNorm, which also averages over positions, centring is not neutral.
+  needs no centring. Scales of single channels on the way (layer scale) are made equal first. For GroupNorm, which also
+  averages over positions, centring is not neutral.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ def fused_copy(
         preserve: also adjust what normalisations over channels see.
     """
     channel_map.check(named_tensors(proxy), named_tensors(model))
-    out = copy.deepcopy(model)
-    put_back(out, proxy, channel_map, cross=cross, preserve=preserve)
+    with torch.inference_mode(False):  # tensors made in it could not be trained
+        out = copy.deepcopy(model)
+        put_back(out, proxy, channel_map, cross=cross, preserve=preserve)
     return out
 
 
@@ -97,6 +99,8 @@ def _reparametrise(dense: nn.Module, state: Mapping[str, Tensor], channel_map: C
         size, kept = _widths(stream, channel_map)
         if kept is None:
             continue
+        if stream.centred:
+            _share_out_scales(stream, state, kept)
         for name, dim in stream.writers:
             _write_only_kept(state[name], dim, kept, centred=stream.centred)
         share = len(kept) / size
@@ -107,6 +111,24 @@ def _reparametrise(dense: nn.Module, state: Mapping[str, Tensor], channel_map: C
             for name in EPSILONS & vars(module).keys():
                 value = getattr(module, name)
                 setattr(module, name, value * share if isinstance(value, float) else value)
+
+
+def _share_out_scales(stream: Stream, state: Mapping[str, Tensor], kept: Tensor) -> None:
+    """Make scales of channels (layer scale) equal over `kept`, by moving what they differ by into what they scale.
+
+    What is scaled unequally after it was centred would not be centred any more.
+    """
+    dims = dict(stream.writers)
+    for name, dim, scaled in stream.scales:
+        index = kept.to(state[name].device)
+        scale = state[name].index_select(dim, index)
+        typical = scale.square().mean().sqrt()
+        if typical > 0:
+            for writer in dims.keys() & set(scaled):
+                tensor, own = state[writer], dims[writer]
+                factor = (scale.flatten() / typical).view([-1 if d == own else 1 for d in range(tensor.ndim)])
+                tensor.index_copy_(own, index, tensor.index_select(own, index) * factor)
+            state[name].index_copy_(dim, index, typical.expand_as(scale).contiguous())
 
 
 def _widths(stream: Stream, channel_map: ChannelMap) -> tuple[int, Tensor | None]:

@@ -40,7 +40,9 @@ class Atoms:
         self._shared: list[tuple[Tensor, Tensor]] = []  # labels [lines, m] and [m], see tie_if_free
         self._frozen: list[tuple[np.ndarray, str | None]] = []  # labels, and why (None: it is their nature)
         self.contracted: set[int] = set()  # axis numbers that are summed over
+        self.written: set[int] = set()  # axis numbers along which a layer gives out
         self.debts: list[tuple[Tensor, str]] = []  # labels to freeze if what was computed from them is used
+        self.scaled: dict[str, set[str]] = {}  # a tensor that scales what a layer gives -> weight and bias of the layer
         self.affine: set[int] = set()  # axis numbers of the scale and shift of a normalisation
         self.total = 1
         first: dict[int, str] = {}
@@ -104,6 +106,14 @@ class Atoms:
     def contract(self, labels: Tensor) -> None:
         """Note that the axes these labels belong to are summed over."""
         self.contracted.update(self.owners(labels))
+
+    def write(self, labels: Tensor) -> None:
+        """Note that the axes these labels belong to are given out by a layer."""
+        self.written.update(self.owners(labels))
+
+    def names(self, planes: Iterable[Tensor]) -> frozenset[str]:
+        """Return the names of the tensors that labels belong to."""
+        return frozenset(self.axes[number].name for plane in planes for number in self.owners(plane))
 
     def owners(self, labels: Tensor) -> set[int]:
         """Return the numbers of the axes that positive labels belong to."""

@@ -17,11 +17,11 @@ from .plan import Structure
 
 # Attributes of a user's own modules that may hold a width or a number of heads, and look-alikes that never do.
 WIDTH_NAMES = re.compile(
-    r"head|dim|chan|feat|width|hidden|inner|embed|plane|size|group|split|shape|^n[fx]$|^d_|^c_?(in|out)$", re.IGNORECASE
+    r"head|dim|chan|feat|width|hidden|inner|emb|plane|size|group|split|shape|^n[fx]$|^d_|^c_?(in|out)$", re.IGNORECASE
 )
 HEAD_COUNTS = re.compile(r"heads?$", re.IGNORECASE)
 OTHER_NAMES = re.compile(
-    r"shift|window|patch|kernel|image|img|input_size|vocab|max|seq|class|label|posit|stride|batch|pool|pad|grid|resol",
+    r"shift|window|patch|kernel|image|img|input_size|vocab|max|seq|class|label|posit|stride|batch|pool|pad|grid|resol|rep",
     re.IGNORECASE,
 )
 
@@ -66,19 +66,22 @@ def _like(tensor: Tensor, value: Tensor) -> Tensor:
 
 
 def width_attributes(
-    model: nn.Module, channel_map: ChannelMap, structure: Structure, kept: np.ndarray
+    model: nn.Module, channel_map: ChannelMap, structure: Structure, kept: np.ndarray, *, freely: bool = False
 ) -> dict[str, Any]:
     """Return "module:attribute" -> value in the proxy, for every attribute that states a width which changed.
 
     Layers of torch state theirs in known places. Of other modules those attributes are taken whose name speaks of a
-    width and whose value was seen, while that very module ran, as the size of a dimension that is thinned.
+    width and whose value was seen, while that very module ran, as the size of a dimension that is thinned. `freely`
+    takes names that say nothing as well, and what was seen while a module within it ran.
     """
     shapes = {name: t.proxy_shape for name, t in channel_map.tensors.items()}
     seen = _seen_sizes(structure, kept)
+    if freely:
+        seen = _seen_within(seen)
     attributes: dict[str, Any] = {}
     for path, module in model.named_modules():
         known = _known(module, {_plain_name(n): shapes[f"{path}.{n}" if path else n] for n, _ in _own_tensors(module)})
-        values = known if known is not None else dict(_guessed(module, seen.get(path, {})))
+        values = known if known is not None else dict(_guessed(module, seen.get(path, {}), freely))
         attributes.update({f"{path}:{k}": v for k, v in values.items() if getattr(module, k) != v})
     return attributes
 
@@ -109,19 +112,34 @@ def _seen_sizes(structure: Structure, kept: np.ndarray) -> dict[str, dict[int, s
     return seen
 
 
-def _guessed(module: nn.Module, sizes: Mapping[int, set[int]]) -> Iterator[tuple[str, Any]]:
+def _seen_within(seen: Mapping[str, Mapping[int, set[int]]]) -> dict[str, dict[int, set[int]]]:
+    """Return what was seen while each module ran; of sizes that it saw none of, what modules within it saw."""
+    found: dict[str, dict[int, set[int]]] = {path: dict(sizes) for path, sizes in seen.items()}
+    for path, sizes in seen.items():
+        while path:
+            path = path.rpartition(".")[0]
+            for old, new in sizes.items():
+                if old not in seen.get(path, {}):
+                    own = found.setdefault(path, {})
+                    own[old] = own.get(old, set()) | new
+    return found
+
+
+def _guessed(module: nn.Module, sizes: Mapping[int, set[int]], freely: bool) -> Iterator[tuple[str, Any]]:
     for name, value in vars(module).items():
-        if name.startswith("_") or name == "training" or not WIDTH_NAMES.search(name) or OTHER_NAMES.search(name):
+        if name.startswith("_") or name == "training" or OTHER_NAMES.search(name):
+            continue
+        if not freely and not WIDTH_NAMES.search(name):
             continue
         if isinstance(value, int) and not isinstance(value, bool):
-            yield name, _new_size(name, value, sizes)
+            yield name, _new_size(name, value, sizes, freely)
         elif isinstance(value, tuple | list) and value and all(type(v) is int for v in value):
-            yield name, type(value)(_new_size(name, v, sizes) for v in value)
+            yield name, type(value)(_new_size(name, v, sizes, freely) for v in value)
 
 
-def _new_size(name: str, old: int, sizes: Mapping[int, set[int]]) -> int:
+def _new_size(name: str, old: int, sizes: Mapping[int, set[int]], freely: bool) -> int:
     options = sizes.get(old, set())
-    if HEAD_COUNTS.search(name):  # heads leave whole: a dimension of the same size that stays is their width
+    if freely or HEAD_COUNTS.search(name):  # heads leave whole: a dimension of the same size that stays is their width
         options = options - {old}
     return next(iter(options)) if len(options) == 1 else old
 
@@ -165,7 +183,13 @@ def _batch_norm(module: Any, shapes: Shapes) -> dict[str, Any]:
 
 
 def _recurrent(module: Any, shapes: Shapes) -> dict[str, Any]:
-    return {"input_size": shapes["weight_ih_l0"][1], "hidden_size": shapes["weight_hh_l0"][1]}
+    gates = module.weight_ih_l0.shape[0] // module.hidden_size
+    projected = {"proj_size": shapes["weight_hr_l0"][0]} if "weight_hr_l0" in shapes else {}
+    return {
+        "input_size": shapes["weight_ih_l0"][1],
+        "hidden_size": shapes["weight_ih_l0"][0] // gates,
+        **projected,
+    }
 
 
 KNOWN: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[Any, Shapes], dict[str, Any]]], ...] = (

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .atoms import FROZEN, varying
-from .labels import Labels, merge
+from .labels import Labels, merge, partners
 from .rules import Call, Statistic
 
 
@@ -23,10 +23,14 @@ def matmul(call: Call) -> list[Labels]:
     _note_sum(call, {-2: -1, -1: -2})
     out = contract(call, left, right, shape)
     planes = [p.reshape(_match(p.shape, shape, result)) for p in out.planes]
-    out = Labels(tuple(result.shape), planes, out.parameter, out.free)
-    if len(tensors) == 3:  # addmm, baddbmm: the first tensor is added
-        out = merge(call.atoms, [call.labels_of(tensors[0]), out], tuple(result.shape), call.name)
-    return [out]
+    given = Labels(tuple(result.shape), planes, out.parameter, out.free)
+    added = [call.labels_of(tensors[0])] if len(tensors) == 3 else []  # addmm, baddbmm: the first tensor is added
+    if added:
+        given = merge(call.atoms, [*added, given], tuple(result.shape), call.name)
+    if left.parameter != right.parameter and all(labels.parameter for labels in added):
+        weight = left if left.parameter else right
+        given.layer = call.atoms.names([p for labels in (weight, *added) for p in labels.planes])
+    return [given]
 
 
 def _note_sum(call: Call, summed: Mapping[int, int]) -> None:
@@ -81,6 +85,9 @@ def contract(call: Call, left: Labels, right: Labels, shape: tuple[int, ...]) ->
         sizes = list(labels.shape)
         sizes[k] = 1
         operands.append(Labels(tuple(sizes), passed, labels.parameter, labels.free))
+        if labels.parameter and left.parameter != right.parameter:
+            for plane in passed:
+                call.atoms.write(plane)
     return merge(call.atoms, operands, shape, call.name)
 
 
@@ -95,12 +102,40 @@ def _summed(call: Call, labels: Labels, k: int, outer: int) -> list[Tensor]:
 
 def _meet(call: Call, left: list[Tensor], right: list[Tensor], reads_data: bool) -> None:
     """Tie the labels of a summed dimension [.. 1 k] of two operands; with nothing to meet they are frozen."""
-    for a in left:
-        for b in right:
-            call.atoms.tie(a, b)
+    for a, b in partners(left, right):
+        call.atoms.tie(a, b)
     reason = "reads an input of fixed size" if reads_data else f"is summed with a tensor of fixed size in {call.name}"
     for plane in [] if left and right else left + right:
-        call.atoms.freeze(plane, reason)
+        if len(varying(plane)) > 1:  # a head and its width: it leaves as a whole
+            call.atoms.tie_along(plane, -1)
+        else:
+            call.atoms.freeze(plane, reason)
+
+
+def trilinear(call: Call) -> list[Labels]:
+    """`nn.Bilinear`: three tensors stretched to a common shape, multiplied, and summed over some of its dimensions."""
+    operands = []
+    for tensor, stretched in zip(call.args[:3], call.args[3:6], strict=True):
+        labels, shape = call.labels_of(tensor), list(tensor.shape)
+        for dim in sorted(stretched):
+            shape.insert(dim, 1)
+        places = [d for d in range(len(shape)) if d not in stretched]
+        planes = [
+            p.reshape([p.shape[places.index(d)] if d in places else 1 for d in range(len(shape))])
+            for p in labels.planes
+        ]
+        operands.append(Labels(tuple(shape), planes, labels.parameter, labels.free))
+    summed = set(call.argument("sumdim"))
+    weights = [plane for labels in operands if labels.parameter for plane in labels.planes if varying(plane) & summed]
+    for plane in weights:
+        call.atoms.contract(plane)
+        if any(labels.fixed(d) for labels in operands if not labels.parameter for d in varying(plane) & summed):
+            call.atoms.freeze(plane, "reads an input of fixed size")
+    shape = torch.broadcast_shapes(*(labels.shape for labels in operands))
+    found = merge(call.atoms, operands, shape, call.name)
+    rest = [d for d in range(len(shape)) if d not in summed]
+    passed = [p.reshape([p.shape[d] for d in rest]) for p in found.planes if not varying(p) & summed]
+    return [Labels(tuple(call.results[0].shape), passed)]
 
 
 def convolution(call: Call) -> list[Labels]:
@@ -117,6 +152,8 @@ def convolution(call: Call) -> list[Labels]:
     else:
         inner, out = (rows, columns) if transposed else (columns, rows)
         _enter(call, entering, inner, x.free)
+    if out is not None:
+        call.atoms.write(out)
     bias = call.argument("bias")
     result = call.results[0]
     shaped = [out.reshape([-1 if d == 1 else 1 for d in range(result.ndim)])] if out is not None else []
@@ -125,7 +162,9 @@ def convolution(call: Call) -> list[Labels]:
         labels = merge(
             call.atoms, [labels, _channel_vector(call.labels_of(bias), result.ndim)], labels.shape, call.name
         )
-    return [Labels(labels.shape, labels.planes)]
+    weights = [weight, *([call.labels_of(bias)] if bias is not None else [])]
+    names = call.atoms.names([p for given in weights for p in given.planes])
+    return [Labels(labels.shape, labels.planes, layer=names)]
 
 
 def _settle_positions(call: Call, labels: Labels, channels: set[int]) -> None:
@@ -241,6 +280,7 @@ def group_norm(call: Call) -> list[Labels]:
     """Group normalisation: the same positions leave in every group."""
     tensors, groups = call.tensors(), call.argument("group")
     x = call.labels_of(tensors[0])
+    _settle_positions(call, x, {0, 1})
     for plane in x.planes:
         if varying(plane) == {1} and len(plane.flatten()) > groups:
             call.atoms.tie_along(plane.reshape(groups, -1), 0)

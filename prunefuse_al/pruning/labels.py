@@ -27,6 +27,7 @@ class Labels:
         free: it was made inside forward from sizes alone, so that it adapts to any width.
         stretched: dimensions that were expanded from size 1, which adapt as well.
         debts: numbers of the freezes that are due if the tensor is ever used in an output.
+        layer: weight and bias of the layer that gave it, while nothing came after but a scale of each channel.
     """
 
     shape: tuple[int, ...]
@@ -35,6 +36,7 @@ class Labels:
     free: bool = False
     stretched: frozenset[int] = frozenset()
     debts: frozenset[int] = frozenset()
+    layer: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         planes = [narrowed(plane) for plane in self.planes]
@@ -97,21 +99,51 @@ def merge(atoms: Atoms, operands: Sequence[Labels], shape: Sequence[int], where:
 
 def _freeze_on_fixed(atoms: Atoms, left: Labels, right: Labels, where: str) -> None:
     for number, plane in enumerate(left.planes):
-        if any(right.fixed(d) for d in varying(plane)):
+        fixed = {d for d in varying(plane) if right.fixed(d)}
+        if not fixed:
+            continue
+        if fixed == varying(plane):
             atoms.freeze(plane, f"meets a tensor of fixed size in {where}")
-            left.planes[number] = torch.where(plane > FROZEN, FROZEN, plane)
+            plane = torch.where(plane > FROZEN, FROZEN, plane)
+        else:  # of several dimensions that a channel spans: it leaves as a whole
+            for dim in fixed:
+                plane = atoms.tie_along(plane, dim)
+        left.planes[number] = plane
 
 
 def _tie_planes(atoms: Atoms, left: Sequence[Tensor], right: Sequence[Tensor]) -> None:
-    for a in left:
-        for b in right:
-            shared = varying(a) & varying(b)
-            if shared and shared != varying(a) and shared == varying(b):
-                atoms.tie_if_free(a, b)
-            elif shared and shared != varying(b) and shared == varying(a):
-                atoms.tie_if_free(b, a)
-            elif shared:
-                atoms.tie(a, b)
+    for a, b in partners(left, right):
+        shared = varying(a) & varying(b)
+        if shared and shared != varying(a) and shared == varying(b):
+            atoms.tie_if_free(a, b)
+        elif shared and shared != varying(b) and shared == varying(a):
+            atoms.tie_if_free(b, a)
+        elif shared:
+            atoms.tie(a, b)
+
+
+def partners(left: Sequence[Tensor], right: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Return the pairs of planes to tie, one of each tensor.
+
+    Where both have several (the number of a head and a place within it, viewed as one dimension), heads go with heads
+    and places with places: with planes that change and stay at the same positions.
+    """
+    pairs = [(a, b) for a in left for b in right]
+    if min(len(left), len(right)) < 2:
+        return pairs
+    alike = [_same_pattern(a, b) for a, b in pairs]
+    sure = [pair for pair, same in zip(pairs, alike, strict=True) if same]
+    settled = {id(plane) for pair in sure for plane in pair}
+    return sure + [(a, b) for a, b in pairs if not {id(a), id(b)} <= settled]
+
+
+def _same_pattern(a: Tensor, b: Tensor) -> bool:
+    """True where two planes vary along the same dimensions and have equal labels at the same positions."""
+    if not varying(a) or varying(a) != varying(b):
+        return False
+    both = torch.stack([p.flatten() for p in torch.broadcast_tensors(a, b)])
+    count = torch.unique(both, dim=1).shape[1]
+    return bool(len(torch.unique(a)) == count and len(torch.unique(b)) == count)
 
 
 def _absorb(planes: list[tuple[int, Tensor]], operand: int, plane: Tensor) -> None:

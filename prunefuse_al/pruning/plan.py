@@ -27,15 +27,24 @@ class Group:
     Attributes:
         axes: the axes each channel owns positions of, with how many.
         channels: int64 [n], component of each channel, in order of position.
+        read: numbers of those of the axes that are summed over; none where that is not known.
     """
 
     axes: tuple[tuple[Axis, int], ...]
     channels: np.ndarray
+    read: tuple[int, ...] = ()
 
     @property
     def positions(self) -> int:
-        """Positions of an axis that one of these channels stands for: several for an attention head, else 1."""
-        return min(count for _, count in self.axes)
+        """Positions of an axis that one of these channels stands for: several for an attention head, else 1.
+
+        A head may also own a single position of a table, which says nothing of its width.
+        """
+        counts = [count for _, count in self.axes]
+        if not self.read:
+            return min(counts)
+        written = [count for number, count in enumerate(counts) if number not in self.read]
+        return min(max(written, default=1), *(counts[number] for number in self.read))
 
     @property
     def block(self) -> bool:
@@ -81,12 +90,15 @@ def structure(trace: Trace, protected: Mapping[int, str]) -> Structure:
     groups = []
     for signature, channels in by_signature.items():
         numbers = [number for number, _ in signature]
-        if not any(n in atoms.contracted for n in numbers) or all(n in atoms.contracted for n in numbers):
+        read = tuple(i for i, n in enumerate(numbers) if n in atoms.contracted)
+        # A weight that is used both ways round, as in a tied autoencoder, is written by what it reads.
+        written = len(read) < len(numbers) or any(n in atoms.written for n in numbers)
+        if not read or not written:
             reasons.update({n: reasons.get(n, "is not both written and read by a layer") for n in numbers})
         elif len(channels) == 1:
             reasons.update({n: reasons.get(n, "has a single channel that can leave only as a whole") for n in numbers})
         else:
-            groups.append(Group(tuple((atoms.axes[n], c) for n, c in signature), np.array(channels)))
+            groups.append(Group(tuple((atoms.axes[n], c) for n, c in signature), np.array(channels), read))
     return Structure(trace, components, groups, reasons)
 
 
@@ -197,5 +209,14 @@ def _streams(structure: Structure) -> tuple[Stream, ...]:
             for number, own in axes.items()
             if atoms.axes[number].name not in scales and len(own) == len(key) and np.array_equal(own, key)
         ]
-        streams.append(Stream(tuple(writers), tuple(readers), centred=max(readers.values()) > 1))
+        streams.append(
+            Stream(
+                tuple(writer for writer in writers if writer[0] not in atoms.scaled),
+                tuple(readers),
+                centred=max(readers.values()) > 1,
+                scales=tuple(
+                    (name, dim, tuple(sorted(atoms.scaled[name]))) for name, dim in writers if name in atoms.scaled
+                ),
+            )
+        )
     return tuple(streams)

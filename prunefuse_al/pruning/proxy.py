@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from ..channel_map import ChannelMap, TensorMap, named_tensors
@@ -106,11 +107,11 @@ def prune(
     """
     check_model(model)
     _check_options(pruning_ratio, importance, scope, round_to)
-    arguments = with_rows(as_arguments(example_inputs, model), 2)
     seed = int(as_rng(random_state).integers(2**63))
     if within is not None:
         _check_within(within, model)
-    measure = measured(importance, model) if pruning_ratio else "random"  # with nothing to choose, nothing is measured
+    with torch.inference_mode(False):  # tensors made in it could not be trained
+        measure = measured(importance, model) if pruning_ratio else "random"  # with nothing to choose, none is measured
 
     def choose(reading: Structure, equal_widths: bool, careful: bool) -> Choice:
         scores = channel_scores(measure, model, reading, np.random.default_rng(seed))
@@ -123,10 +124,12 @@ def prune(
         )
         return Choice(kept_channels(reading, scores, widths.taken), widths.asked)
 
-    found = widest(model, arguments, keep, choose)
-    if pruning_ratio > 0 and not found.structure.groups:
-        raise PruningError(nothing_prunable(found.structure))
-    report = _report(model, found, arguments, float(pruning_ratio))
+    with torch.inference_mode(False):
+        arguments = with_rows(as_arguments(example_inputs, model), 2)
+        found = widest(model, arguments, keep, choose)
+        if pruning_ratio > 0 and not found.structure.groups:
+            raise PruningError(nothing_prunable(found.structure))
+        report = _report(model, found, arguments, float(pruning_ratio))
     _warn(report)
     return Proxy(found.module, found.verdict.channel_map, report)
 
@@ -179,7 +182,10 @@ def _widths(
 ) -> Iterator[LayerWidth]:
     """Yield the output width of every weight: the thinned dimension that is not summed over, else the first such."""
     for name, tensor_map in maps.items():
-        outputs = [d for d, size in enumerate(tensor_map.shape) if d not in tensor_map.inputs and size > 1]
+        wide = [d for d, size in enumerate(tensor_map.shape) if size > 1]
+        outputs = [d for d in wide if d not in tensor_map.inputs]
+        if {0, 1} <= {*tensor_map.inputs}:  # a weight used both ways round
+            outputs = wide
         if len(tensor_map.shape) > 1 and outputs:
             dim = next((d for d in outputs if tensor_map.kept[d] is not None), outputs[0])
             dense = tensor_map.shape[dim]

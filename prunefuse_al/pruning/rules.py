@@ -54,6 +54,7 @@ class Call:
     name_of: Callable[[Tensor | None], str | None]
     module: str
     statistics: list[Statistic]
+    relabel: Callable[[Tensor, Labels], None]
     new_debts: set[int] = field(default_factory=set)
 
     @property
@@ -69,10 +70,14 @@ class Call:
                 return given
         return None
 
+    def debt(self, labels: Tensor, reason: str) -> int:
+        """Return the number of a new debt: labels to freeze if what owes it is ever used in an output."""
+        self.atoms.debts.append((labels, reason))
+        return len(self.atoms.debts) - 1
+
     def owe(self, labels: Tensor, reason: str) -> None:
         """Freeze labels if a result of this operation is ever used in an output of the network."""
-        self.new_debts.add(len(self.atoms.debts))
-        self.atoms.debts.append((labels, reason))
+        self.new_debts.add(self.debt(labels, reason))
 
     def tensors(self) -> list[Tensor]:
         """Return all tensor arguments, lists of tensors opened."""
@@ -112,11 +117,11 @@ POINTWISE = {  # not tagged as such by torch
 }  # fmt: skip
 FILLS = {"bernoulli_", "uniform_", "normal_", "random_", "zero_", "fill_", "exponential_"}
 STATISTICS = {
-    "mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "prod", "logsumexp", "norm",
+    "mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod", "logsumexp", "norm",
     "linalg_vector_norm",
 }  # fmt: skip
 REDUCTIONS = STATISTICS | {
-    "max", "min", "argmax", "argmin", "any", "all", "_softmax", "_log_softmax", "_safe_softmax", "cumsum",
+    "argmax", "argmin", "any", "all", "_softmax", "_log_softmax", "_safe_softmax", "cumsum",
 }  # fmt: skip
 
 
@@ -139,13 +144,13 @@ def structural(call: Call) -> list[Labels]:
         shape, lead = call.results[0].shape, call.results[0].ndim - len(source.shape)
         stretched = frozenset(d for d in range(lead, len(shape)) if shape[d] > source.shape[d - lead])
         return [Labels(tuple(shape), planes[0], source.parameter, source.free, stretched)]
-    return [_like(result, p, source) for result, p in zip(call.results, planes, strict=True)]
+    return [like(result, p, source) for result, p in zip(call.results, planes, strict=True)]
 
 
 def same(call: Call) -> list[Labels]:
     """Copies and casts: every result has the labels of the first tensor."""
     source = call.labels_of(call.tensors()[0])
-    return [_like(result, list(source.planes), source) for result in call.results]
+    return [like(result, list(source.planes), source) for result in call.results]
 
 
 def pointwise(call: Call) -> list[Labels]:
@@ -154,7 +159,33 @@ def pointwise(call: Call) -> list[Labels]:
     if call.name.endswith("_") and call.tensors()[0]._is_view() and operands[0].free:
         # The tensor that is written through the view does not learn of these labels.
         return unknown(call)
-    return [merge(call.atoms, operands, tuple(result.shape), call.name) for result in call.results]
+    layer = _scaled_layer(call, operands) if call.name.rstrip("_") == "mul" else frozenset()
+    found = [merge(call.atoms, operands, tuple(result.shape), call.name) for result in call.results]
+    for labels in found:
+        labels.layer = layer
+    return found
+
+
+def _scaled_layer(call: Call, operands: Sequence[Labels]) -> frozenset[str]:
+    """Return what layer gave the tensor that is scaled here, having noted which parameter scales it."""
+    layers = [labels for labels in operands if labels.layer]
+    if len(layers) != 1:
+        return frozenset()
+    for scale in operands:
+        if scale is not layers[0]:
+            for name in call.atoms.names(scale.planes if scale.parameter else []):
+                call.atoms.scaled.setdefault(name, set()).update(layers[0].layer)
+            if not scale.parameter and scale.planes:
+                return frozenset()
+    return layers[0].layer
+
+
+def gated(call: Call) -> list[Labels]:
+    """`glu`: one half of a dimension times the sigmoid of the other."""
+    source, result = call.labels_of(call.args[0]), call.results[0]
+    halves = restructure(lambda plane: plane.chunk(2, call.argument("dim")), source) or [[], []]
+    operands = [Labels(tuple(result.shape), planes, source.parameter, source.free) for planes in halves]
+    return [merge(call.atoms, operands, tuple(result.shape), call.name)]
 
 
 def restrided(call: Call) -> list[Labels]:
@@ -218,15 +249,19 @@ def reduction(call: Call) -> list[Labels]:
         call.statistics.append(Statistic(call.name, call.module, tuple(over)))
     if call.results and call.results[0].ndim != ndim:
         passed = [p.reshape([n for d, n in enumerate(p.shape) if d not in dims]) for p in passed]
-    return [_like(result, list(passed), source) for result in call.results]
+    results = [like(result, list(passed), source) for result in call.results]
+    if call.name in ("max", "min"):
+        for places in results[1:]:
+            places.debts = frozenset(call.debt(plane, f"is counted along by {call.name}") for plane in over)
+    return results
 
 
 def spatial(call: Call) -> list[Labels]:
     """Pooling and resizing: only the trailing dimensions change."""
     source = call.labels_of(call.tensors()[0])
     trailing = {len(source.shape) - 1 - i for i in range(SPATIAL[call.name])}
-    _freeze_planes(call, source, trailing, "is resized by")
-    return [_like(result, list(source.planes), source) for result in call.results]
+    freeze_planes(call, source, trailing, "is resized by")
+    return [like(result, list(source.planes), source) for result in call.results]
 
 
 def pad(call: Call) -> list[Labels]:
@@ -238,32 +273,7 @@ def pad(call: Call) -> list[Labels]:
         own = [a if ndim - 1 - i // 2 in varying(plane) else 0 for i, a in enumerate(amounts)]
         padded = torch.nn.functional.pad(plane, own, value=FROZEN)
         planes.append(padded)
-    return [_like(call.results[0], planes, source)]
-
-
-def embedding(call: Call) -> list[Labels]:
-    """Table look-up: the vocabulary stays, the width passes on."""
-    table = call.labels_of(call.args[0])
-    for plane in table.planes:
-        if plane.shape[0] > 1:
-            call.atoms.freeze(plane, None)
-    lead = (1,) * (call.results[0].ndim - 1)
-    planes = [p.reshape((*lead, -1)) for p in table.planes if p.shape[0] == 1]
-    return [Labels(tuple(call.results[0].shape), planes)]  # what is looked up depends on the data
-
-
-def indexed(call: Call) -> list[Labels]:
-    """Look-ups by integer tensors: labels along an indexed dimension are frozen."""
-    source = call.labels_of(call.args[0])
-    if call.name == "index":
-        dims = {d for d, index in enumerate(call.args[1]) if index is not None}
-    else:
-        dims = {call.args[1] % len(source.shape)}
-    _freeze_planes(call, source, dims, "is looked up by fixed positions in")
-    to_cpu = lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf  # noqa: E731
-    rest = tree_map(to_cpu, call.args[1:])
-    planes = restructure(lambda plane: call.func(plane, *rest), source) or [[]]
-    return [_like(call.results[0], planes[0], source)]
+    return [like(call.results[0], planes, source)]
 
 
 def factory(call: Call) -> list[Labels]:
@@ -279,7 +289,7 @@ def unknown(call: Call) -> list[Labels]:
     return [Labels(tuple(result.shape)) for result in call.results]
 
 
-def _freeze_planes(call: Call, source: Labels, dims: set[int], what: str) -> None:
+def freeze_planes(call: Call, source: Labels, dims: set[int], what: str) -> None:
     """Freeze and drop the planes of `source` that vary along any of `dims`."""
     for plane in source.planes:
         if varying(plane) & dims:
@@ -287,5 +297,6 @@ def _freeze_planes(call: Call, source: Labels, dims: set[int], what: str) -> Non
     source.planes = [plane for plane in source.planes if not varying(plane) & dims]
 
 
-def _like(result: Tensor, planes: list[Tensor], source: Labels) -> Labels:
-    return Labels(tuple(result.shape), planes, source.parameter, source.free)
+def like(result: Tensor, planes: list[Tensor], source: Labels) -> Labels:
+    """Return the labels of a result: new planes, and what else is known of where it came from."""
+    return Labels(tuple(result.shape), planes, source.parameter, source.free, layer=source.layer)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..channel_map import named_tensors
+from ..channel_map import ChannelMap, named_tensors
 from ..errors import PruningError
 from .build import rebuild, width_attributes
 from .example import Arguments
@@ -57,10 +57,19 @@ class _Trial:
         choice = self.choose(reading, equal_widths, careful)
         kept = choice.kept
         cut = channel_map(reading, kept, named_tensors(self.model))
-        attributes = width_attributes(self.model, cut, reading, kept)
-        cut = replace(cut, attributes=attributes, copies=copies(reading, kept))
+        cut = replace(cut, copies=copies(reading, kept))
+        stated = width_attributes(self.model, cut, reading, kept)
+        found = self._judged(replace(cut, attributes=stated), reading, choice)
+        if careful and found.verdict.reason:  # a width may stand under any name, such as `self.h = heads`
+            freely = width_attributes(self.model, cut, reading, kept, freely=True)
+            if freely != stated:
+                other = self._judged(replace(cut, attributes=freely), reading, choice)
+                found = found if other.verdict.reason else other
+        return found
+
+    def _judged(self, cut: ChannelMap, reading: Structure, choice: Choice) -> Found:
         module = rebuild(self.model, cut)
-        verdict = inspect(self.model, module, cut, reading, self.arguments, kept)
+        verdict = inspect(self.model, module, cut, reading, self.arguments, choice.kept)
         return Found(module, verdict, reading, choice.asked)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .atoms import varying
+from .atoms import narrowed, varying
 from .rules import STATISTICS, Statistic
 
 BATCH_NORMS = {
@@ -58,8 +58,11 @@ class KeptStatistics(TorchDispatchMode):
             return (_group_norm(mask, *args).contiguous(), *func(*args)[1:])
         if name in BATCH_NORMS:
             return (_batch_norm(mask, func, args).contiguous(), *func(*args)[1:])
-        (dim,) = varying(mask)
-        return func(args[0].index_select(dim, mask.flatten().nonzero().flatten()), *args[1:], **kwargs)
+        x = args[0]
+        for dim in varying(mask):
+            alive = mask.movedim(dim, 0).flatten(1).any(1)
+            x = x.index_select(dim, alive.nonzero().flatten())
+        return func(x, *args[1:], **kwargs)
 
 
 def _mask(statistic: Statistic, alive: Callable[[np.ndarray], np.ndarray]) -> Tensor:
@@ -68,7 +71,7 @@ def _mask(statistic: Statistic, alive: Callable[[np.ndarray], np.ndarray]) -> Te
     together = torch.tensor(True)
     for mask in masks:
         together = together & mask
-    return together
+    return narrowed(together)
 
 
 def _batch_norm(mask: Tensor, func: Any, args: Sequence[Any]) -> Tensor:

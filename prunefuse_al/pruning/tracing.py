@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..channel_map import named_tensors
 from ..counting import operation_flops
-from . import contractions, rules
+from . import contractions, lookups, rules
 from .atoms import Atoms
 from .example import answers, output_shapes
 from .labels import Labels
@@ -31,9 +31,10 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(rules.FILLS, rules.same),
     **dict.fromkeys(("cat", "stack"), rules.joined),
     **dict.fromkeys(rules.POINTWISE, rules.pointwise),
-    "copy_": rules.pointwise,
+    "copy_": lookups.written,
+    "_pack_padded_sequence": lookups.packed,
     "as_strided_": rules.restrided,
-    **dict.fromkeys(("index", "index_select"), rules.indexed),
+    **dict.fromkeys(("index", "index_select"), lookups.indexed),
     **dict.fromkeys(("mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm"), contractions.matmul),
     **dict.fromkeys(("convolution", "_convolution"), contractions.convolution),
     **dict.fromkeys(
@@ -44,7 +45,9 @@ RULES: dict[str, Rule] = {
     "native_layer_norm": contractions.layer_norm,
     "native_group_norm": contractions.group_norm,
     "constant_pad_nd": rules.pad,
-    "embedding": rules.embedding,
+    **dict.fromkeys(("embedding", "_embedding_bag"), lookups.embedding),
+    "glu": rules.gated,
+    "_trilinear": contractions.trilinear,
 }
 
 
@@ -98,6 +101,10 @@ class Tracer(TorchDispatchMode):
             return Labels(tuple(tensor.shape))
         return self._seen[id(tensor)][1].copy()
 
+    def relabel(self, tensor: Tensor, labels: Labels) -> None:
+        """Replace what is known of a tensor that was written to."""
+        self._seen[id(tensor)] = (tensor, labels)
+
     def name_of(self, tensor: Tensor | None) -> str | None:
         """Return the name of a parameter or buffer, None for any other tensor."""
         return self._named.get(id(tensor)) if tensor is not None else None
@@ -110,7 +117,7 @@ class Tracer(TorchDispatchMode):
         results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         call = Call(
             self.trace.atoms, func, args, kwargs, results, self.labels_of, self.name_of, self.modules[-1],
-            self.trace.statistics,
+            self.trace.statistics, self.relabel,
         )  # fmt: skip
         self.trace.flops += operation_flops(func, args, kwargs, out)
         found = rule_for(call)(call)
@@ -118,7 +125,7 @@ class Tracer(TorchDispatchMode):
             *(self._seen[id(t)][1].debts for t in call.tensors() if id(t) in self._seen)
         )
         for result, labels in zip(results, found, strict=True):
-            labels.debts = debts
+            labels.debts |= debts
             self._seen[id(result)] = (result, labels)
             self._sight(labels, self.modules[-1])
         return out

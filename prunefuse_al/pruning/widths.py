@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -217,7 +217,15 @@ def _ladders(groups: Sequence[Group], equal_widths: bool) -> list[_Ladder]:
         options = [finest[size] for size, _ in group.whole_axes() if n % finest[size] == 0] if equal_widths else []
         steps = min([n, *options])
         ladders.append(_Ladder((number,), steps, group.block or steps != n))
-    return ladders
+    if not equal_widths:
+        return ladders
+    # What goes in the steps of heads is counted as heads are, or the two would not stay equal.
+    sizes = [{size for size, _ in group.whole_axes()} for group in groups]
+    coarse = {(size, own.steps) for own, among in zip(ladders, sizes, strict=True) if own.coarse for size in among}
+    return [
+        replace(own, coarse=own.coarse or any((size, own.steps) in coarse for size in among))
+        for own, among in zip(ladders, sizes, strict=True)
+    ]
 
 
 def _joined(groups: Sequence[Group], ladders: Sequence[_Ladder]) -> list[_Ladder]:

@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from examples.zoo import FAMILIES, Family
@@ -20,16 +21,19 @@ TARGET = Path(__file__).parents[2] / "docs" / "networks.md"
 NATURAL = ("reads an input", "is not both written")  # what no pruning removes: inputs, kernel positions, tables
 HEADER = """# Networks
 
-What `prune(network, example, 0.5)` makes of the networks people bring, in the small configurations of
+What `prune` makes of the networks people bring, in the small configurations of
 `examples/zoo.py`. Every row is run by the tests, at ratios of 0.3, 0.5 and 0.7, under every law of pruning and fusing:
 bit for bit there and back, the network untouched, the same outputs, trainable.
 
-* **MACs**, **parameters**: share of the dense network's that is left; 0.25 is what half the channels leaves of a layer
-  between two thinned ones. First and last layers keep their inputs and outputs, which weighs more the smaller a network
-  is; attention between tokens and depthwise convolutions shrink with the width, not its square.
-* **fused exactly**: `fuse(cross="preserve")` computes what the proxy computes, to rounding; else the relative distance,
-  measured with random weights.
-* **kept whole**: what was not thinned though it is a width, and why.
+* **MACs**: share of the dense network's that is left at ratios of 0.3, 0.5 and 0.7; 0.49, 0.25 and 0.09 is what these
+  leave of a layer between two thinned ones. **Parameters**: the same at 0.5. First and last layers keep their inputs
+  and outputs, which weighs more the smaller a network is; attention between tokens and depthwise convolutions shrink
+  with the width, not its square.
+* **fused exactly**: `fuse(cross="preserve")` computes what the proxy computes, to rounding, at all three ratios; else
+  at which ones, and the largest relative distance at the others, measured with random weights. Statistics over channels
+  have an exact form where the width is a multiple of the proxy's, as it often is at 0.5, and only some have one
+  elsewhere.
+* **kept whole**: what was not thinned at 0.5 though it is a width, and why.
 
 This file is written by `python -m tests.pruning.networks_table`.
 """
@@ -39,19 +43,33 @@ COLUMNS = """
 """
 
 
-def row(family: Family, report: PruningReport) -> str:
-    """Return a family's line of the table."""
-    exact = "yes" if report.preserve_exact else f"no, {report.preserve_distance:.1g}"
-    reasons = Counter(reason for reason in report.kept_whole.values() if not reason.startswith(NATURAL))
+RATIOS = (0.3, 0.5, 0.7)
+
+
+def row(family: Family, reports: Sequence[PruningReport]) -> str:
+    """Return a family's line of the table, from reports at one ratio or more; the middle one tells the rest."""
+    middle = reports[len(reports) // 2]
+    reasons = Counter(reason for reason in middle.kept_whole.values() if not reason.startswith(NATURAL))
     kept = "; ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items()))
-    return f"| {family.name} | {report.mac_share:.2f} | {report.parameter_share:.2f} | {exact} | {kept} |"
+    shares = " ".join(f"{report.mac_share:.2f}" for report in reports)
+    return f"| {family.name} | {shares} | {middle.parameter_share:.2f} | {exactness(reports)} | {kept} |"
+
+
+def exactness(reports: Sequence[PruningReport]) -> str:
+    """Return at which ratios preserving fusion is exact, and how far from it it is at the others."""
+    exact = [f"{report.pruning_ratio:g}" for report in reports if report.preserve_exact]
+    if len(exact) == len(reports):
+        return "yes"
+    largest = max(report.preserve_distance for report in reports if not report.preserve_exact)
+    distance = f"{largest:.1g}" if largest < 10 else "over 10"  # a quotient by nearly nothing, of which no digit stays
+    return f"at {', '.join(exact)}; else {distance}" if exact else f"no, {distance}"
 
 
 def full_row(family: Family) -> str:
     """Return a family's line of the full-size table."""
     network, start = family.build(full=True), time.perf_counter()
     report = prune(network, family.example(full=True), 0.5).report()
-    return f"{row(family, report)[:-1]}| {report.dense_parameters / 1e6:.1f} M | {time.perf_counter() - start:.0f} |"
+    return f"{row(family, [report])[:-1]}| {report.dense_parameters / 1e6:.1f} M | {time.perf_counter() - start:.0f} |"
 
 
 def main(full: bool) -> None:
@@ -59,7 +77,8 @@ def main(full: bool) -> None:
     for group in dict.fromkeys(group for group, _ in FAMILIES):
         lines.append(f"\n## {group}\n{COLUMNS}")
         for family in (f for f in FAMILIES.values() if f.group == group):
-            lines.append(row(family, prune(family.build(), family.example(), 0.5).report()) + "\n")
+            reports = [prune(family.build(), family.example(), ratio).report() for ratio in RATIOS]
+            lines.append(row(family, reports) + "\n")
             print(lines[-1], end="", flush=True)
     if full:
         lines.append("\n## Full size\n\nRun by hand, seconds of `prune` on one shared core.\n")

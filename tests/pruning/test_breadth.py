@@ -18,14 +18,15 @@ from tests.laws.random_networks import randomise
 from tests.pruning.test_prune import IMAGES, Wrapped, X, widths
 
 
-def assert_exact(network: nn.Module, proxy: Any, x: Tensor) -> None:
+def assert_exact(network: nn.Module, proxy: Any, x: Tensor | tuple[Tensor, ...]) -> None:
     """Train both in pretence; the preserving target must compute what the proxy does."""
     assert proxy.report().preserve_exact
     randomise(proxy.module)
     values = {name: t.clone() for name, t in named_tensors(proxy.module).items()}
     target = fuse(network.eval(), proxy)
-    expected = proxy.module.eval()(x)
-    assert (target(x) - expected).abs().max() < 1e-4 * expected.abs().max()
+    inputs = x if isinstance(x, tuple) else (x,)
+    expected = proxy.module.eval()(*inputs)
+    assert (target(*inputs) - expected).abs().max() < 1e-4 * expected.abs().max()
     if proxy.channel_map.copies:  # nothing of the proxy is changed on the way
         back = proxy.channel_map.extract({n: t.detach() for n, t in named_tensors(target).items()})
         assert all(torch.equal(back[name], value) for name, value in values.items())

@@ -1,0 +1,61 @@
+"""Rules for what moves rows about by numbers: look-ups in tables, rows packed by their lengths, parts written to."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from .atoms import varying
+from .labels import Labels, restructure
+from .rules import Call, freeze_planes, like, pointwise
+
+
+def embedding(call: Call) -> list[Labels]:
+    """Table look-up, also of whole bags: the vocabulary stays, the width passes on."""
+    table = call.labels_of(call.args[0])
+    for plane in table.planes:
+        if plane.shape[0] > 1:
+            call.atoms.freeze(plane, None)
+    lead = (1,) * (call.results[0].ndim - 1)
+    planes = [p.reshape((*lead, -1)) for p in table.planes if p.shape[0] == 1]
+    found = Labels(tuple(call.results[0].shape), planes)  # what is looked up depends on the data
+    return [found] + [Labels(tuple(r.shape), free=True) for r in call.results[1:]]
+
+
+def indexed(call: Call) -> list[Labels]:
+    """Look-ups by integer tensors: labels along an indexed dimension are frozen."""
+    source = call.labels_of(call.args[0])
+    if call.name == "index":
+        dims = {d for d, index in enumerate(call.args[1]) if index is not None}
+    else:
+        dims = {call.args[1] % len(source.shape)}
+    freeze_planes(call, source, dims, "is looked up by fixed positions in")
+    to_cpu = lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf  # noqa: E731
+    rest = tree_map(to_cpu, call.args[1:])
+    planes = restructure(lambda plane: call.func(plane, *rest), source) or [[]]
+    return [like(call.results[0], planes[0], source)]
+
+
+def written(call: Call) -> list[Labels]:
+    """`copy_`: point by point; into a part of a tensor of zeros, the whole of it has the labels from then on.
+
+    So are rows that were packed by their lengths put back. The labels have to run along dimensions of which the part
+    is all there is.
+    """
+    target, source = call.tensors()[:2]
+    base, labels = target._base, call.labels_of(source)
+    if base is None or base.ndim != source.ndim or not labels.planes or not call.labels_of(base).free:
+        return pointwise(call)
+    dims = [d for plane in labels.planes for d in varying(plane)]
+    if any(target.shape[d] != base.shape[d] or target.stride(d) != base.stride(d) for d in dims):
+        return pointwise(call)
+    call.relabel(base, Labels(tuple(base.shape), list(labels.planes), debts=labels.debts))
+    return [like(call.results[0], list(labels.planes), labels)]
+
+
+def packed(call: Call) -> list[Labels]:
+    """`pack_padded_sequence`: rows of all times, one after the other."""
+    source = call.labels_of(call.tensors()[0])
+    freeze_planes(call, source, {0, 1}, "is packed by")
+    rows, sizes = call.results
+    return [like(rows, [p.reshape(p.shape[1:]) for p in source.planes], source), Labels(tuple(sizes.shape), free=True)]
