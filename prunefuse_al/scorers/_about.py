@@ -32,7 +32,11 @@ class About:
 ABOUT: dict[str, About] = {
     "random": About("no", "0", "n", "The baseline: whatever does not beat it is not worth its cost.", "none"),
     "least_confidence": About(
-        "no", "1", "n", "A safe default; the score of Selection via Proxy.", "Lewis & Gale 1994; Coleman 2020"
+        "no",
+        "1",
+        "n",
+        "Selection via Proxy's. A network that has learnt little is sure of the wrong things: then worse than random.",
+        "Lewis & Gale 1994; Coleman 2020",
     ),
     "margin": About(
         "no", "1", "n", "A safe default, often the best of the simple ones with many classes.", "Scheffer 2001"
