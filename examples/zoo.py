@@ -260,14 +260,17 @@ def transformers_families() -> Iterator[Family]:
             dict(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=50, decoder_start_token_id=0),
         ),
     }
+    # SmolLM-135M's numbers; Llama's default has 7 billion parameters, of which a test holds several copies.
+    smol = dict(hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3)
+    large: dict[str, dict[str, Any]] = {"Llama": dict(smol, intermediate_size=1536, vocab_size=49152)}
     for name, (prefix, options) in table.items():
         config, model = getattr(library, f"{prefix}Config"), getattr(library, f"{prefix}ForSequenceClassification")
-        inputs = with_end if name == "T5" else tokens
+        inputs, full = with_end if name == "T5" else tokens, large.get(name, {})
         yield Family(
             name,
             "transformers",
             lambda model=model, config=config, options=options: model(config(num_labels=4, **options)),
-            lambda model=model, config=config: model(config(num_labels=4, pad_token_id=0)),
+            lambda model=model, config=config, full=full: model(config(num_labels=4, pad_token_id=0, **full)),
             9,
             9,
             inputs,
