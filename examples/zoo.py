@@ -262,7 +262,10 @@ def transformers_families() -> Iterator[Family]:
     }
     # SmolLM-135M's numbers; Llama's default has 7 billion parameters, of which a test holds several copies.
     smol = dict(hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3)
-    large: dict[str, dict[str, Any]] = {"Llama": dict(smol, intermediate_size=1536, vocab_size=49152)}
+    large: dict[str, dict[str, Any]] = {
+        "Llama": dict(smol, intermediate_size=1536, vocab_size=49152),
+        "T5": dict(decoder_start_token_id=0),
+    }
     for name, (prefix, options) in table.items():
         config, model = getattr(library, f"{prefix}Config"), getattr(library, f"{prefix}ForSequenceClassification")
         inputs, full = with_end if name == "T5" else tokens, large.get(name, {})
