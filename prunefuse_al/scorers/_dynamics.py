@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..types import RngLike, Selection, Signals
-from ._select import check_k, read_dynamics, select_top
+from ._select import check_k, in_blocks, read_dynamics, select_top
 
 DYNAMICS = frozenset({"aum", "correct", "el2n", "forgetting", "grand", "moso"})
 """Names of what is kept about each sample: `correct` is the share of right answers, the others as the functions."""
@@ -123,7 +123,8 @@ def grand(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
 
 def gradient_norms(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """Return the last-layer gradient's norm, float64 [n], of logits [n c] and features [n d]."""
-    return answers(logits, labels).error.double() * (1 + features.double().square().sum(1)).sqrt()
+    squares = in_blocks(lambda h: h.double().square().sum(1), features)  # [n]; features are the most of what is read
+    return answers(logits, labels).error.double() * (1 + squares).sqrt()
 
 
 def moso(logits: Tensor, features: Tensor, labels: Tensor, rates: Tensor) -> Tensor:
