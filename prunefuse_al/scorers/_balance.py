@@ -46,8 +46,24 @@ def class_budgets(sizes: Tensor, k: int, *, rng: RngLike = None) -> Tensor:
     return budgets
 
 
+class _ByLabel:
+    """What combinators of one scorer and labels read."""
+
+    scorer: Any
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the scorer reads, and labels."""
+        return frozenset(self.scorer.needs | {"labels"})
+
+    @property
+    def dynamics(self) -> frozenset[str]:
+        """The training dynamics that the scorer reads."""
+        return dynamics_of(self.scorer)
+
+
 @dataclass(frozen=True)
-class ClassBalanced:
+class ClassBalanced(_ByLabel):
     """Shares the picks equally among the classes, and lets a scorer pick within each; see `class_budgets`.
 
     On a pool the classes are those the network predicts. The picks go round the classes: the first of each, then the
@@ -65,16 +81,6 @@ class ClassBalanced:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scorer", part_of(self.scorer))
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What the scorer reads, and labels."""
-        return frozenset(self.scorer.needs | {"labels"})
-
-    @property
-    def dynamics(self) -> frozenset[str]:
-        """The training dynamics that the scorer reads."""
-        return dynamics_of(self.scorer)
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the picks of each class in turn, without scores."""
@@ -135,7 +141,7 @@ def standardised_by_class(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ClassStandardised:
+class ClassStandardised(_ByLabel):
     """Ranks samples by how far their score lies above the mean of their class, in its standard deviations.
 
     So no class is left out because all its scores are low, as in the class-standardised variant of MoSo (Tan et al.,
@@ -161,16 +167,6 @@ class ClassStandardised:
                 f"ClassStandardised: {self.scorer!r} gives picks and no score for each sample, so there is nothing to "
                 "standardise; take a scorer with `score`, such as moso"
             )
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What the scorer reads, and labels."""
-        return frozenset(self.scorer.needs | {"labels"})
-
-    @property
-    def dynamics(self) -> frozenset[str]:
-        """The training dynamics that the scorer reads."""
-        return dynamics_of(self.scorer)
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first, with standardised scores; `rng` breaks ties (None: the lower row first)."""

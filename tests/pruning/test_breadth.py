@@ -68,10 +68,13 @@ def test_weight_norm() -> None:
     assert_exact(network, proxy, IMAGES)
 
 
-@pytest.mark.parametrize("written", ["by hand", "by batch norm"])
+@pytest.mark.parametrize("written", ["by hand", "by batch norm", "over kernel positions too"])
 def test_weight_standardisation_is_thinned_and_its_distance_stated(written: str) -> None:
     class Standardised(nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:
+            if written == "over kernel positions too":
+                weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+                return F.conv2d(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
             rows = self.weight.flatten(1)
             if written == "by hand":
                 rows = (rows - rows.mean(1, keepdim=True)) / rows.std(1, keepdim=True)

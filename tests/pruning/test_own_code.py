@@ -282,21 +282,6 @@ def test_group_norm_of_what_was_shuffled_into_pixels() -> None:
     assert_exact(network, proxy, IMAGES)
 
 
-def test_weights_standardised_over_kernel_positions_too() -> None:
-    class Standardised(nn.Conv2d):
-        def forward(self, x: Tensor) -> Tensor:
-            weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-            return F.conv2d(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
-
-    network = nn.Sequential(
-        Standardised(3, 16, 3), nn.ReLU(), Standardised(16, 12, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(12, 3),
-    )  # fmt: skip
-    proxy = prune(network, IMAGES, 0.5)
-    assert widths(proxy) == [8, 6, 3]
-    assert proxy.report().preserve_distance > 1e-3  # `std` counts one entry less than there are
-
-
 def test_grouped_queries_with_rotated_positions() -> None:
     class Llama(nn.Module):
         def __init__(self) -> None:
