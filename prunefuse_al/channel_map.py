@@ -153,9 +153,13 @@ class ChannelMap:
         tensor_map = self.tensors[name]
         dims = tensor_map.thinned(out.device)
         outputs = [(dim, index) for dim, index in dims if dim not in tensor_map.inputs]
-        if cross != 1.0 and len(outputs) < len(dims):  # the kept columns among these rows are overwritten below
-            write_entries(out, outputs, read_entries(out, outputs) * cross)
-        write_entries(out, dims, proxy.detach().to(out))
+        if cross == 1.0 or len(outputs) == len(dims):
+            write_entries(out, dims, proxy.detach().to(out))
+            return
+        rows = read_entries(out, outputs)
+        rows = rows.mul_(cross) if cross else rows.zero_()
+        write_entries(rows, [(dim, index) for dim, index in dims if dim in tensor_map.inputs], proxy.detach().to(out))
+        write_entries(out, outputs, rows)
 
     def compose(self, inner: ChannelMap) -> ChannelMap:
         """Return the map dense -> second proxy, where `self` cut the first proxy and `inner` cut the second from it.

@@ -117,8 +117,14 @@ class Atoms:
 
     def owners(self, labels: Tensor) -> set[int]:
         """Return the numbers of the axes that positive labels belong to."""
-        flat = np.unique(labels.numpy())
-        return set((np.searchsorted(self._starts, flat[flat > FROZEN], side="right") - 1).tolist())
+        flat = labels.numpy()
+        flat = flat[flat > FROZEN]
+        if not flat.size:
+            return set()
+        first, last = (int(np.searchsorted(self._starts, end, side="right")) - 1 for end in (flat.min(), flat.max()))
+        if first == last:  # as mostly: a look at every label takes long
+            return {first}
+        return set((np.searchsorted(self._starts, np.unique(flat), side="right") - 1).tolist())
 
     def components(self) -> tuple[np.ndarray, dict[int, str]]:
         """Resolve the ties.

@@ -68,7 +68,8 @@ def inspect(
     if reason:
         return Verdict(reason, channel_map)
     generator = torch.Generator().manual_seed(0)
-    inputs = perturbed(with_rows(arguments, 3), generator)
+    rows = 3 if _batch_norms(model) else 2  # of two, BatchNorm without positions would make +1 and -1
+    inputs = perturbed(with_rows(arguments, rows), generator)
     verdict = Verdict("", channel_map)
     for dtype, tolerance in PRECISIONS:
         try:
@@ -211,27 +212,26 @@ def _make_generic(module: nn.Module) -> None:
     first = {id(t): (name, t) for name, t in named_tensors(module).items() if t.is_floating_point()}
     with torch.no_grad():
         for number, (name, tensor) in enumerate(first.values()):
-            noise = _repeated(block.to(tensor), 977 * number, tensor.numel()).view(tensor.shape)
-            scale = float(tensor.square().mean().sqrt()) if tensor.numel() else 0.0
-            if tensor.ndim > 1:
-                scale = scale or 1 / math.sqrt(tensor[0].numel())
-                tensor.data = torch.add(tensor, noise, alpha=0.5 * scale)
-            elif "var" in name:
-                tensor.data = 0.5 + noise.abs()
-            else:
-                tensor.data = tensor * (1 + 0.3 * noise) + 0.2 * noise
+            noise = block.to(tensor).roll(-977 * number)
+            if tensor.ndim > 1 and tensor.numel():
+                scale = float(torch.linalg.vector_norm(tensor)) / math.sqrt(tensor.numel())
+                tensor.data = tensor.contiguous()  # an expanded one cannot be written to
+                _add_noise(tensor.view(-1), noise * (0.5 * (scale or 1 / math.sqrt(tensor[0].numel()))))
+                continue
+            noise = noise.repeat(-(-tensor.numel() // NOISE))[: tensor.numel()].view(tensor.shape)
+            tensor.data = 0.5 + noise.abs() if "var" in name else tensor * (1 + 0.3 * noise) + 0.2 * noise
 
 
-def _repeated(block: Tensor, start: int, count: int) -> Tensor:
-    start %= len(block)
-    return block.repeat(-(-(start + count) // len(block)))[start : start + count]
+def _add_noise(values: Tensor, noise: Tensor) -> None:
+    """Add a block of noise, again and again, to a vector, in place."""
+    whole = len(values) // len(noise)
+    values[: whole * len(noise)].view(whole, len(noise)).add_(noise)
+    values[whole * len(noise) :].add_(noise[: len(values) - whole * len(noise)])
 
 
 def _calibrate(module: nn.Module, inputs: Arguments) -> None:
     """Set BatchNorm statistics to those of the inputs, so that differences between rows reach the output."""
-    norms = [
-        m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None
-    ]
+    norms = _batch_norms(module)
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -242,6 +242,12 @@ def _calibrate(module: nn.Module, inputs: Arguments) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
+
+
+def _batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
+    """Return the layers that keep statistics of batches."""
+    kind = nn.modules.batchnorm._NormBase
+    return [m for m in module.modules() if isinstance(m, kind) and m.running_mean is not None]
 
 
 def _run(module: nn.Module, inputs: Arguments) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..channel_map import ChannelMap, Stream, TensorMap
 from ..errors import InputError
-from .atoms import Axis
+from .atoms import FROZEN, Axis
 from .rules import STATISTICS
 from .tracing import Trace
 
@@ -81,9 +81,9 @@ def structure(trace: Trace, protected: Mapping[int, str]) -> Structure:
     owners: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for number, axis in enumerate(atoms.axes):
         own, counts = np.unique(components[axis.start : axis.start + axis.size], return_counts=True)
-        for component, count in zip(own.tolist(), counts.tolist(), strict=True):
-            if component != components[0]:
-                owners[component].append((number, count))
+        thinnable = own != components[FROZEN]
+        for component, count in zip(own[thinnable].tolist(), counts[thinnable].tolist(), strict=True):
+            owners[component].append((number, count))
     by_signature: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
     for component, owned in owners.items():
         by_signature[tuple(owned)].append(component)

@@ -64,8 +64,8 @@ def prune(
 
     The channels that must leave together are found by watching one forward pass, so any architecture can be given.
     What is not understood is kept whole and reported. Every proxy has passed a gate before it is returned: it runs
-    and trains at two batch sizes, and with generic weights it is exactly a sub-network of `model`. This is step 2 of
-    PruneFuse (arXiv 2603.26138): the same fraction leaves every layer, by the L2 norm of a channel's whole group.
+    and trains, and with generic weights it is exactly a sub-network of `model`. This is step 2 of PruneFuse
+    (arXiv 2603.26138): the same fraction leaves every layer, by the L2 norm of a channel's whole group.
 
     Args:
         model: the dense network, at initialisation or trained; not touched (values, mode, hooks, gradients).

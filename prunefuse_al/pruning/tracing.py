@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..channel_map import named_tensors
 from ..counting import operation_flops
@@ -87,23 +88,22 @@ class Tracer(TorchDispatchMode):
         self.trace = trace
         self.modules = [""]
         self._named = {id(t): name for name, t in reversed(tensors.items())}
-        # References to the tensors are held, because the ids of freed ones are used again.
-        self._seen: dict[int, tuple[Tensor, Labels]] = {
-            id(t): (t, Labels(tuple(t.shape), trace.atoms.planes(trace.atoms.registered[n], t.ndim), parameter=True))
-            for n, t in tensors.items()
-        }
+        # By identity, and forgotten with the tensor: activations would be several times the network, and the ids of
+        # freed ones are used again.
+        self._seen = WeakIdKeyDictionary()
         for name, tensor in tensors.items():
-            self._sight(self._seen[id(tensor)][1], name.rpartition(".")[0])
+            planes = trace.atoms.planes(trace.atoms.registered[name], tensor.ndim)
+            self._seen[tensor] = Labels(tuple(tensor.shape), planes, parameter=True)
+            self._sight(self._seen[tensor], name.rpartition(".")[0])
 
     def labels_of(self, tensor: Tensor) -> Labels:
         """Return a copy of what is known of a tensor; one never seen has a fixed size."""
-        if id(tensor) not in self._seen:
-            return Labels(tuple(tensor.shape))
-        return self._seen[id(tensor)][1].copy()
+        found: Labels | None = self._seen.get(tensor)
+        return Labels(tuple(tensor.shape)) if found is None else found.copy()
 
     def relabel(self, tensor: Tensor, labels: Labels) -> None:
         """Replace what is known of a tensor that was written to."""
-        self._seen[id(tensor)] = (tensor, labels)
+        self._seen[tensor] = labels
 
     def name_of(self, tensor: Tensor | None) -> str | None:
         """Return the name of a parameter or buffer, None for any other tensor."""
@@ -121,12 +121,10 @@ class Tracer(TorchDispatchMode):
         )  # fmt: skip
         self.trace.flops += operation_flops(func, args, kwargs, out)
         found = rule_for(call)(call)
-        debts = frozenset(call.new_debts).union(
-            *(self._seen[id(t)][1].debts for t in call.tensors() if id(t) in self._seen)
-        )
+        debts = frozenset(call.new_debts).union(*(self._seen[t].debts for t in call.tensors() if t in self._seen))
         for result, labels in zip(results, found, strict=True):
             labels.debts |= debts
-            self._seen[id(result)] = (result, labels)
+            self._seen[result] = labels
             self._sight(labels, self.modules[-1])
         return out
 
@@ -172,7 +170,8 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, tr
     tracer = Tracer(result, tensors)
     for training in (False, True) if train_mode else (False,):
         seen = (list(result.statistics), result.flops, result.answers)
-        with visible_operations(model), _module_stack(model.train(training), tracer.modules), tracer:
+        watched = _module_stack(model.train(training), tracer.modules)
+        with visible_operations(model), torch.no_grad(), watched, tracer:
             output = model(*args, **kwargs)
         tracer.freeze_output(output)
         result.answers = output_shapes(output)
