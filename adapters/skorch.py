@@ -89,7 +89,7 @@ class PruneFuseNet(ProxyTraining):
         importance: Any = "l2",
         cross: str | float = "preserve",
         distillation: Distillation | None = None,
-        fine_tune_lr_scale: float = 0.2,
+        fine_tune_lr_scale: float = 0.5,
         sync_every: int | None = None,
         keep: Any = (),
         scope: str | GlobalScope = "local",

@@ -231,7 +231,22 @@ def test_cheap_rounds_by_name() -> None:
     estimator = PruneFuseEstimator(mlp(6, 16, 16, 3), 0.5, trainer=trainer(epochs=6), **again)
     estimator.fit(X[:40].numpy(), Y[:40].numpy()).fit(X[:80].numpy(), Y[:80].numpy())
     np.testing.assert_array_equal(estimator.query(X.numpy(), 9), chosen.query(X, 9))
-    with pytest.raises(InputError, match="preset 'cheap' does not exist; there is 'cheap_rounds'"):
+
+
+def test_cheapest_rounds_by_name() -> None:
+    options = selector_preset("cheapest_rounds")
+    chosen = selector(options.pop("pruning_ratio"), **options, trainer=trainer(epochs=20))
+    epochs = []
+    for m in (40, 80):
+        chosen.fit(X[:m], Y[:m])
+        epochs.append(len(chosen.history.epochs))
+    assert epochs == [20, 2]
+    assert width(chosen) == int(16 * 0.3)
+    assert chosen.select(X, 9).considered == round(0.3 * len(X))
+
+
+def test_a_preset_that_does_not_exist() -> None:
+    with pytest.raises(InputError, match="preset 'cheap' does not exist; there are 'cheap_rounds', 'cheapest_rounds'"):
         selector_preset("cheap")
 
 

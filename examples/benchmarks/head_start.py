@@ -80,7 +80,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--proxy-epochs", type=int, default=15)
     parser.add_argument("--epochs", type=int, default=15, help="of every dense network")
     parser.add_argument("--lr", type=float, default=0.1)
-    parser.add_argument("--lr-scale", type=float, default=0.2, help="factor on the rate after fusing")
+    parser.add_argument("--lr-scale", type=float, default=0.5, help="factor on the rate after fusing")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0, help="the first one")
     parser.add_argument("--seeds", type=int, default=3)

@@ -93,6 +93,11 @@ class Results:
         # Seconds are kept per stage: its first row gets them.
         return [{**r, "seconds": seconds.pop(r["stage"], 0.0), "peak_memory_bytes": peak} for r in record["costs"]]
 
+    def devices(self, arm: str, seeds: Sequence[int]) -> set[str]:
+        """Return the devices that an arm's last rounds ran on."""
+        timings = [self.cells[arm, seed, self.plan.rounds - 1][1] for seed in seeds]
+        return {timing["device"] for timing in timings if timing}
+
     def ledger(self, arm: Arm, seed: int, number: int) -> tuple[CostLedger, CostLedger]:
         """Return what choosing cost up to a round, and what its target cost."""
         choosing, finishing = CostLedger(), CostLedger()

@@ -180,7 +180,7 @@ class Plan:
     epochs: int = 10
     batch_size: int = 16
     lr: float = 0.1
-    fine_tune: float = 0.2
+    fine_tune: float = 0.5
     precision: str = "fp32"
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     arms: tuple[str, ...] = ("random", "dense-reinit", "prunefuse-v1")

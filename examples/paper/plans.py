@@ -1,8 +1,8 @@
 """Ready plans: the paper's set-ups, smaller ones of the same shape, and the questions that its reviewers asked.
 
 `../../docs` and the reports say what is ours in them. The papers': PruneFuse (arXiv 2501.01118) for CIFAR and ImageNet:
-networks, ratios, budgets, epochs, optimiser, augmentation. The rate of fused targets is not stated there; 0.2 of the
-rate is this library's default. Tiny-ImageNet's epochs and rates are not stated either: CIFAR's are taken.
+networks, ratios, budgets, epochs, optimiser, augmentation. The rate of fused targets is not stated there; half of
+the rate is this library's default. Tiny-ImageNet's epochs and rates are not stated either: CIFAR's are taken.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from prunefuse_al import TorchTrainer
 MAIN = ("random", "dense-reinit", "dense-continue", "prunefuse-v1", "prunefuse-v2:2")
 SEEDS = (0, 1, 2)
 CHEAP = "prunefuse-v1 warm=continue warm_share=0.34"
+CHEAPEST = "prunefuse-v1 ratio=0.7 warm=continue warm_share=0.1 fraction=0.3"
 
 DIGITS = Plan(
     "digits",
@@ -36,7 +37,7 @@ FASHION = Plan(
     budgets=(500, 1000, 1500, 2000),
     epochs=30,
     batch_size=64,
-    arms=(*MAIN, "svp:resnet8/2", "prunefuse-v1 warm=continue", CHEAP),
+    arms=(*MAIN, "svp:resnet8/2", CHEAP, CHEAPEST, "prunefuse-v1 target_epochs=15"),
 )
 CIFAR = Plan(
     "cifar10-scaled",
@@ -49,7 +50,7 @@ CIFAR = Plan(
     budgets=(1000, 2000, 3000),
     epochs=20,
     batch_size=64,
-    arms=(*MAIN, "prunefuse-v1 warm=continue", CHEAP),
+    arms=(*MAIN, CHEAP, CHEAPEST, "prunefuse-v1 target_epochs=10"),
 )
 CIFAR_GPU = replace(
     CIFAR,
@@ -60,7 +61,7 @@ CIFAR_GPU = replace(
     budgets=(2000, 4000, 6000, 8000),
     epochs=30,
     lr=0.05,
-    arms=("random", "dense-reinit", "dense-continue", "svp:resnet8", "prunefuse-v1", "prunefuse-v2:2"),
+    arms=(*MAIN, "svp:resnet8", CHEAP),
 )
 PAPER_CIFAR = Plan(
     "cifar10-paper",
@@ -135,7 +136,7 @@ def about_the_method(plan: Plan, epochs: int) -> list[Question]:
             "prunefuse-v1 stop=3",
             "prunefuse-v1 start=scratch stop=3",
             f"prunefuse-v1 target_epochs={epochs // 2}",
-            f"prunefuse-v1 fine_tune=0.5 target_epochs={epochs // 2}",
+            f"prunefuse-v1 fine_tune=0.2 target_epochs={epochs // 2}",
             f"prunefuse-v1 fine_tune=1 target_epochs={epochs // 2}",
             f"{CHEAP} target_epochs={epochs // 2}",
             f"prunefuse-v1 start=scratch target_epochs={epochs // 2}",
@@ -204,7 +205,7 @@ def about_the_costs(plan: Plan, epochs: int) -> list[Question]:
             CHEAP,
             "prunefuse-v1 warm=continue warm_share=0.34 fraction=0.3",
             "prunefuse-v1 ratio=0.7 warm=continue warm_share=0.34 fraction=0.3",
-            "prunefuse-v1 ratio=0.7 warm=continue warm_share=0.1 fraction=0.3",
+            CHEAPEST,
         ),
     ]
     return cheaper + (pretrained if plan.data == "fashion-mnist" else [])  # MNIST's pictures have one channel

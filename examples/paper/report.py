@@ -128,16 +128,19 @@ def costs(results: Results) -> str:
         macs, seconds = cells["macs"], cells["seconds"]
         timings = (results.cells[arm.name, seed, last][1] for seed in seeds)
         peaks = [t["peak_memory_bytes"] / 2**20 for t in timings if t]
-        row = [f"{macs[0] / 1e9:,.0f}", f"{macs[1]:.3f}", f"{seconds[0]:,.1f}", f"{seconds[1]:.2f}"]
+        alike = base is None or results.devices(arm.name, seeds) == results.devices(base.name, seeds)
+        shares = [f"{share:.2f}" if alike else "-" for share in seconds[1:3]]
+        row = [f"{macs[0] / 1e9:,.0f}", f"{macs[1]:.3f}", f"{seconds[0]:,.1f}", shares[0]]
         if arm.subset:
             row = ["(of its subset)", "", "", ""]
-        row += [f"{macs[2]:.2f}", f"{seconds[2]:.2f}"] if not arm.subset else ["", ""]
+        row += [f"{macs[2]:.2f}", shares[1]] if not arm.subset else ["", ""]
         row.append(f"{seconds[0] / seconds[3]:.2f}" if seconds[3] and not arm.subset else "-")
         rows.append([arm.name, *row, f"{max(peaks):,.0f}" if peaks else "-"])
     caption = (
         "Costs up to the last budget, per seed: choosing is pruning, training the network that chooses, scoring and "
         "syncs; all adds fusing and the last target, which for dense loops is their last network. Targets of earlier "
-        "budgets, and testing, are left out. MACs are exact; seconds are of runs side by side on a shared machine."
+        "budgets, testing, and what torch imports for the first pruning are left out. MACs are exact; seconds are of "
+        "runs side by side on a shared machine, and are not compared between unlike devices."
     )
     return f"## Costs\n\n{caption}\n\n{markdown(head, rows)}"
 

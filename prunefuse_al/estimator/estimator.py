@@ -96,7 +96,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         cross: str | float = "preserve",
         distillation: Distillation | None = None,
         target_trainer: Trainer | None = None,
-        fine_tune_lr_scale: float | None = 0.2,
+        fine_tune_lr_scale: float | None = 0.5,
         sync_every: int | None = None,
         sync_importance: Any = None,
         recalibrate: bool = True,

@@ -16,17 +16,26 @@ def selector_preset(name: str) -> dict[str, Any]:
       epochs enough to end its training. Not for two or three rounds (the first one trains in full), not for trainers
       of so few epochs that a third of them is nothing, not where a query takes a large part of the pool (30 % must hold
       several times k), and not where every round must be a function of its labels alone: warm starts remember.
+    * "cheapest_rounds": the same for a tenth of the epochs, with a pruning ratio of 0.7 (about a tenth of the work).
+      The first round trains in full and becomes the larger part of the cost, so this pays in long loops. Not for
+      networks so narrow that 0.3 of their channels learn little, nor where a tenth of the epochs is less than one or
+      two; where labels are few and the picks matter, "cheap_rounds" is the safer choice.
 
     Raises:
         InputError: there is no such preset.
 
     Example:
-        >>> sorted(selector_preset("cheap_rounds"))
-        ['candidate_fraction', 'warm_start']
+        >>> sorted(selector_preset("cheapest_rounds"))
+        ['candidate_fraction', 'pruning_ratio', 'warm_start']
     """
     presets: dict[str, dict[str, Any]] = {
-        "cheap_rounds": {"warm_start": ShrinkPerturb(1.0, 0.0, epochs=1 / 3), "candidate_fraction": 0.3}
+        "cheap_rounds": {"warm_start": ShrinkPerturb(1.0, 0.0, epochs=1 / 3), "candidate_fraction": 0.3},
+        "cheapest_rounds": {
+            "pruning_ratio": 0.7,
+            "warm_start": ShrinkPerturb(1.0, 0.0, epochs=1 / 10),
+            "candidate_fraction": 0.3,
+        },
     }
     if name not in presets:
-        raise InputError(f"preset {name!r} does not exist; there is {', '.join(map(repr, presets))}")
+        raise InputError(f"preset {name!r} does not exist; there are {', '.join(map(repr, presets))}")
     return presets[name]

@@ -63,7 +63,7 @@ class PrunedProxySelector(Holder):
             weights made smaller, with noise, perhaps for fewer epochs. What was newly cut starts as it was cut.
         target_trainer: trains the target at its own learning rate; None: `trainer`, at the lower rate stated next.
         fine_tune_lr_scale: factor on `trainer`'s learning rates after fusing (a high rate throws the proxy's
-            knowledge away within an epoch); None or 1 leaves them.
+            knowledge away, a low one leaves no time to go beyond it); None or 1 leaves them.
         recalibrate: re-estimate BatchNorm statistics where they are wrong: of a proxy cut from a network that has
             been trained, and of the target unless ``cross="preserve"``, which keeps them exact.
         recalibration_data: unlabelled data to estimate them on (at most 10,000 rows are read), arrays or a Dataset;
@@ -120,7 +120,7 @@ class PrunedProxySelector(Holder):
         random_state: RngLike = None,
         warm_start: WarmStart = False,
         target_trainer: Trainer | None = None,
-        fine_tune_lr_scale: float | None = 0.2,
+        fine_tune_lr_scale: float | None = 0.5,
         recalibrate: bool = True,
         recalibration_data: Any = None,
         fold_batchnorm: bool = True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,6 +148,22 @@ def test_costs_count_what_leads_to_a_budget(done):
     assert results.cost(random, 2, "macs")[0] == 0
     assert results.cost(random, 0, "macs")[1] == results.cost(dense, 0, "macs")[0]
     assert results.cost(dense, 2, "macs")[1] == 0
+
+
+def test_seconds_are_compared_on_one_kind_of_device_alone(done, tmp_path):
+    folder = tmp_path / "moved"
+    shutil.copytree(done, folder)
+    shares = []
+    for device in (None, "another GPU"):
+        for path in folder.glob("timings/prunefuse-v1/*/*.json") if device else ():
+            path.write_text(json.dumps({**json.loads(path.read_text()), "device": device}))
+        run.main([*TINY, "--out", str(folder), "--arms", *ARMS, "--report"])
+        text = (folder / "digits" / "report.md").read_text()
+        costs = text[text.index("## Costs") :].splitlines()
+        row = next(line for line in costs if line.startswith("| prunefuse-v1 |"))
+        shares.append([cell.strip() for cell in row.split("|")[5:8:2]])
+    assert "-" not in shares[0]
+    assert shares[1] == ["-", "-"]
 
 
 def test_labels_of_another_arm(tmp_path):
