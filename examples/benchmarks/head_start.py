@@ -1,7 +1,8 @@
 """What the fused start is worth: the dense network trained on from the fused proxy, and from scratch, epoch by epoch.
 
     python examples/benchmarks/head_start.py --data fashion-mnist --root data --out head_start.png
-    python examples/benchmarks/head_start.py --data cifar10 --root data --size 32 --narrow 1 --train 10000 --epochs 30
+    python examples/benchmarks/head_start.py --data cifar10 --root data --size 16 --train 3000 --proxy-epochs 20 \
+        --epochs 20 --fused-epochs 10
 
 For every seed one ResNet is drawn, pruned, and the proxy trained. Then four dense networks train on the same labels:
 "preserve" and "copy" start as the two ways of fusing that proxy (at a fraction of the rate), "scratch" as the network
@@ -79,6 +80,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ratio", type=float, default=0.5, help="pruning ratio")
     parser.add_argument("--proxy-epochs", type=int, default=15)
     parser.add_argument("--epochs", type=int, default=15, help="of every dense network")
+    parser.add_argument("--fused-epochs", type=int, default=0, help="of the fused ones, if not as many")
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--lr-scale", type=float, default=0.5, help="factor on the rate after fusing")
     parser.add_argument("--batch-size", type=int, default=64)
@@ -110,7 +112,7 @@ def one_seed(args: argparse.Namespace, images: Images, seed: int) -> Start:
     more = round(args.proxy_epochs * proxy.report().mac_share)
     curves = {}
     for name, net, scale, epochs in (
-        *((cross, net, args.lr_scale, args.epochs) for cross, net in fused.items()),
+        *((cross, net, args.lr_scale, args.fused_epochs or args.epochs) for cross, net in fused.items()),
         ("scratch", copy.deepcopy(dense), 1.0, args.epochs),
         ("scratch, equal compute", copy.deepcopy(dense), 1.0, args.epochs + more),
     ):

@@ -152,7 +152,7 @@ def test_callbacks_and_history_work_on_the_proxy_and_on_the_target(tmp_path):
     assert model.history[:2, "rate"] == [0.2, 0.1]
     assert widths(model.module_) == [12]
     model.fit_target()
-    assert model.history[:2, "rate"] == pytest.approx([0.04, 0.02])
+    assert model.history[:2, "rate"] == pytest.approx([0.1, 0.05])
     assert {"train_loss", "valid_loss", "valid_acc", "valid_f1", "dur"} <= set(model.history[-1])
     assert len(model.proxy_history_) == proxy_rows
     best = min(model.history[:, "valid_loss"])
@@ -170,7 +170,7 @@ def test_optimizer_settings_reach_the_thinned_parameters():
     assert owned == {id(p) for p in model.module_.parameters()}
     assert [group["lr"] for group in model.optimizer_.param_groups] == [0.5, 0.01]
     model.fit_target(epochs=2)
-    assert [group["lr"] for group in model.optimizer_.param_groups] == pytest.approx([0.1, 0.002])
+    assert [group["lr"] for group in model.optimizer_.param_groups] == pytest.approx([0.25, 0.005])
     assert {id(p) for group in model.optimizer_.param_groups for p in group["params"]} == {
         id(p) for p in model.target_.parameters()
     }
