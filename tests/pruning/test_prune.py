@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from examples.networks import cifar_resnet, vgg
 from prunefuse_al import errors, fuse, prune
 from prunefuse_al.channel_map import named_tensors
+from prunefuse_al.pruning.tracing import trace
 
 X = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -415,3 +417,22 @@ def test_a_norm_over_the_width_of_a_head_lets_the_head_leave_whole() -> None:
     assert proxy.module.heads == 2
     assert widths(proxy) == [24, 3]
     assert proxy.report().preserve_exact
+
+
+def test_activations_are_let_go_while_the_network_is_watched() -> None:
+    alive: list[bool] = []
+
+    class Watching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.first(x)
+            seen = weakref.ref(hidden)
+            hidden = self.second(torch.relu(hidden))
+            alive.append(seen() is not None)
+            return self.last(torch.relu(hidden))
+
+    trace(Watching(), (torch.randn(2, 6),), {})
+    assert alive == [False]
