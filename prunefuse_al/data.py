@@ -1,4 +1,4 @@
-"""Arrays, memory maps, tensors and datasets behind one face, read batch by batch and never copied whole.
+"""Arrays, memory maps, tensors and datasets behind one face, kept by reference and never copied whole.
 
 An item is `x`, `(x, y)` or `(x, y, w)`: input, label, sample weight. `x` may itself be a tuple or dict of tensors (the
 network is then called with several inputs), but a tuple must come with a label, or inside an `ArrayDataset`. A dict may
@@ -7,32 +7,26 @@ hold its own label, see `split_item`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 
 from .arrays import (
     as_arrays,
     as_labels,
     as_weights,
     common_length,
-    describe_rows,
     leaves,
     map_leaves,
-    nonfinite_rows,
     take,
 )
-from .errors import InputError, NonFiniteError
-from .items import Collate, collate_items
+from .errors import InputError
 from .items import split_item as split_item
 from .rng import isolated_rng
-
-Batch = tuple[Tensor, Any, Tensor | None, Tensor | None]  # row numbers int64 [b], x [b ...], y [b], w [b]
 
 
 class ArrayDataset(Dataset[Any]):
@@ -209,94 +203,11 @@ def split_row(dataset: Any, row: int) -> tuple[Any, Any, Any]:
     return (dataset[row], None, None) if bare else split_item(dataset[row])
 
 
-class BatchLoader:
-    """Reads batches of a dataset, in any order, as often as asked; `batches` is the one-off form.
-
-    Args:
-        dataset: from `as_dataset`.
-        batch_size: rows per batch.
-        num_workers: processes that read a foreign dataset's items; arrays are always read in this process.
-        seed: seeds the workers; no global random state is touched.
-        collate: makes a batch of a list of a foreign dataset's inputs (arrays are batches by themselves); None stacks.
-    """
-
-    def __init__(
-        self, dataset: Any, batch_size: int, *, num_workers: int = 0, seed: int = 0, collate: Collate | None = None
-    ) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size}; it must be at least 1")
-        self.dataset, self.batch_size = dataset, batch_size
-        self._chunks: list[list[int]] = []
-        self._loader: DataLoader[Any] | None = None
-        if not _reads_batches(dataset):
-            self._loader = DataLoader(
-                dataset,
-                batch_sampler=_Chunks(self._chunks),
-                num_workers=num_workers,
-                persistent_workers=num_workers > 0,
-                collate_fn=partial(collate_items, collate=collate),
-                generator=torch.Generator().manual_seed(seed),
-            )
-
-    def batches(self, order: Tensor | None = None, *, merge_single: bool = False) -> Iterator[Batch]:
-        """Yield (row numbers int64 [b], x, y, w) for the rows of `order`, int64 [m]; None reads all rows in order.
-
-        Args:
-            order: row numbers.
-            merge_single: a last batch of one row joins the batch before it (batch norm cannot train on one row).
-        """
-        order = torch.arange(len(self.dataset)) if order is None else order
-        chunks = list(order.split(self.batch_size))
-        if merge_single and len(chunks) > 1 and len(chunks[-1]) == 1:
-            chunks[-2:] = [torch.cat(chunks[-2:])]
-        if self._loader is None:
-            for rows in chunks:
-                yield rows, *self.dataset.take(rows)
-            return
-        self._chunks[:] = [rows.tolist() for rows in chunks]
-        for rows, (x, y, w) in zip(chunks, self._loader, strict=True):
-            yield rows, x, y, w
-
-
-def batches(dataset: Any, batch_size: int, *, order: Tensor | None = None, **options: Any) -> Iterator[Batch]:
-    """Yield (row numbers int64 [b], x, y or None, w or None) as tensors; see `BatchLoader`, also for the options."""
-    return BatchLoader(dataset, batch_size, **options).batches(order)
-
-
-class _Chunks:
-    """A batch sampler that hands out whatever row lists it holds when an epoch begins."""
-
-    def __init__(self, chunks: list[list[int]]) -> None:
-        self.chunks = chunks
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.chunks)
-
-    def __len__(self) -> int:
-        return len(self.chunks)
-
-
-def check_finite(dataset: Any, *, batch_size: int = 1024, collate: Collate | None = None) -> None:
-    """Raise `NonFiniteError` naming the rows whose inputs hold NaN or infinity; reads the data once, by batches."""
-    bad = [rows[nonfinite_rows(x)] for rows, x, _, _ in batches(dataset, batch_size, collate=collate)]
-    found = torch.cat(bad)
-    if len(found):
-        raise NonFiniteError(
-            f"inputs hold NaN or infinity in {describe_rows(found, len(dataset))}: repair or drop them"
-        )
-
-
 def _is_dataset(X: Any) -> bool:
     if isinstance(X, Dataset) or hasattr(X, "__getitems__"):  # of Hugging Face's datasets, which also have a shape
         return True
     array_like = isinstance(X, list | tuple | Mapping | Tensor | str) or hasattr(X, "__array__") or hasattr(X, "shape")
     return not array_like and hasattr(X, "__getitem__") and hasattr(X, "__len__")
-
-
-def _reads_batches(dataset: Any) -> bool:
-    while isinstance(dataset, RowSubset | PairedDataset):
-        dataset = dataset.dataset
-    return isinstance(dataset, ArrayDataset)
 
 
 def _refuse_weights_alone(labels: Tensor | None, weights: Tensor | None) -> None:

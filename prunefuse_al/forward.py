@@ -40,10 +40,13 @@ class Forward:
     autocast: torch.dtype | None = None
     channels_last: bool = False
 
+    def moved(self, x: Any) -> Any:
+        """Return a batch on the device, otherwise as it was read."""
+        return map_leaves(x, lambda leaf: leaf.to(self.device, non_blocking=True))
+
     def inputs(self, x: Any) -> Any:
         """Return a batch as the network takes it."""
-        x = map_leaves(x, lambda leaf: leaf.to(self.device, non_blocking=True))
-        return map_leaves(self._transformed(x), self._cast)
+        return map_leaves(self._transformed(self.moved(x)), self._cast)
 
     def __call__(self, model: nn.Module, inputs: Any) -> Any:
         """Return the network's raw output for prepared inputs."""

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .arrays import describe_rows, nonfinite_rows
-from .data import Batch, BatchLoader, to_dataset
+from .data import to_dataset
 from .dropout import ThinnedPass, dropout_layers, hidden_dropout, layers_on
 from .errors import InputError, NonFiniteError, UnsupportedModelError
 from .forward import Forward, Transform, explained, forward_for, laid_out, logits_of, settled
 from .heads import HeadTrace
 from .items import Collate
+from .loading import Batch, BatchLoader
 from .model_checks import check_model
 from .precision import resolve_device, resolve_precision
 from .rng import isolated_rng
@@ -88,7 +89,7 @@ def collect(
         )
     place = accelerator.device if accelerator is not None else resolve_device(device)
     autocast = None if accelerator is not None else resolve_precision(precision, place)
-    loader = BatchLoader(data, batch_size, num_workers=num_workers, seed=seed, collate=collate)
+    loader = BatchLoader(data, batch_size, num_workers=num_workers, seed=seed, collate=collate, device=place)
     order = _share(len(data), accelerator)
     bar = tqdm(total=len(order), disable=None if progress else True, unit="rows", leave=False)
     settling = settled(model, device=place)
@@ -165,6 +166,8 @@ class _Pass:
     def over(self, batches: Iterator[Batch], wanted: frozenset[str], bar: Any) -> Iterator[dict[str, Tensor]]:
         """Yield batches of the wanted fields, and of "bad": 1 where an input is not finite."""
         for rows, x, y, _ in batches:
+            x = self.forward.moved(x)  # a device looks for what is not finite, before a transform may hide it
+            bad = nonfinite_rows(x)
             with explained(self.model, x):
                 inputs = self.forward.inputs(x)
                 batch = read_batch(
@@ -177,7 +180,7 @@ class _Pass:
                     seed=self.seed,
                 )
             batch["bad"] = torch.zeros(len(rows), dtype=torch.int64)
-            batch["bad"][nonfinite_rows(x)] = 1
+            batch["bad"][bad] = 1
             if "labels" in wanted:
                 batch["labels"] = _labels(y)
             for name, value in batch.items():

@@ -18,15 +18,13 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from prunefuse_al import PrunedProxySelector, TorchTrainer
 from prunefuse_al.data import (
     ArrayDataset,
-    BatchLoader,
     as_dataset,
-    batches,
-    check_finite,
     labels_of,
     subset,
     to_dataset,
 )
 from prunefuse_al.errors import InputError, NonFiniteError
+from prunefuse_al.loading import BatchLoader, batches, check_finite
 from prunefuse_al.testing import unchanged_global_rng
 
 

@@ -14,9 +14,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from prunefuse_al import EarlyStopping, PrunedProxySelector, PruneFuseEstimator, TorchTrainer
-from prunefuse_al.data import as_dataset, batches, labels_of
+from prunefuse_al.data import as_dataset, labels_of
 from prunefuse_al.errors import InputError
 from prunefuse_al.items import split_item
+from prunefuse_al.loading import batches
 from prunefuse_al.signals import collect
 from prunefuse_al.training import recalibrate_batchnorm
 

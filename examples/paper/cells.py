@@ -188,7 +188,8 @@ class Unit:
 @cache
 def import_what_pruning_needs() -> None:
     """Prune something: torch then imports parts of itself, which takes seconds once and is no cost of an arm."""
-    prune(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)), torch.zeros(2, 2))
+    with torch.random.fork_rng(devices=[]):
+        prune(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)), torch.zeros(2, 2))
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Watched(TorchTrainer):
         """Forget the trainings so far; copies made from here on add to the same lists."""
         self.following, self.curves, self.aside = following and self.follows, [], []
 
-    def fit(self, model: nn.Module, data: Any, *, on_epoch: Any = None, **options: Any) -> Any:
+    def fit(self, model: nn.Module, data: Any, *, on_epoch: Any = None, recorder: Any = None, **options: Any) -> Any:
         """Train as `TorchTrainer` does; adds to `curves` and, in seconds, to `aside`."""
         curve: list[float] = []
         seconds = 0.0
@@ -48,7 +48,7 @@ class Watched(TorchTrainer):
             seconds += now() - start
             return None if on_epoch is None else on_epoch(epoch, optimizer)
 
-        history = super().fit(model, data, on_epoch=tested, **options)
+        history = super().fit(model, data, on_epoch=tested, recorder=recorder, **options)
         self.curves.append(curve)
         self.aside.append(seconds)
         return history

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data import BatchLoader, as_dataset, check_finite, has_labels
+from ..data import as_dataset, has_labels
 from ..errors import InputError, NonFiniteError
 from ..forward import Forward, explained, forward_for, logits_of
+from ..loading import BatchLoader, check_finite
 from ..rng import isolated_rng
 
 Loss = Callable[[Tensor, Tensor], Tensor]

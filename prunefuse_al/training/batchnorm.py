@@ -15,10 +15,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ..arrays import describe_rows, map_leaves, nonfinite_rows
-from ..data import BatchLoader, to_dataset
+from ..data import to_dataset
 from ..errors import NonFiniteError
 from ..forward import Transform, call, explained, forward_for, logits_of, settled
 from ..items import Collate
+from ..loading import BatchLoader
 from ..model_checks import check_model
 from ..precision import resolve_device
 from ..rng import isolated_rng
@@ -68,7 +69,8 @@ def recalibrate_batchnorm(
         order = order[: len(order) // batch_size * batch_size]
     with isolated_rng(seed, place), settled(model, device=place), _estimating(layers), torch.no_grad():
         forward = forward_for(model, place, transform=transform)
-        for rows, x, _, _ in BatchLoader(dataset, batch_size, num_workers=num_workers, collate=collate).batches(order):
+        loader = BatchLoader(dataset, batch_size, num_workers=num_workers, collate=collate, device=place)
+        for rows, x, _, _ in loader.batches(order):
             if len(bad := nonfinite_rows(x)):
                 raise NonFiniteError(f"inputs hold NaN or infinity in {describe_rows(rows[bad], len(dataset))}")
             with explained(model, x):

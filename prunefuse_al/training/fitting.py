@@ -12,9 +12,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from ..arrays import nonfinite_rows
-from ..data import BatchLoader, check_finite, labels_of, subset
+from ..data import labels_of, subset
 from ..errors import InputError, NonFiniteError
 from ..forward import Forward, explained, forward_for, logits_of, settled
+from ..loading import BatchLoader, check_finite
 from ..rng import isolated_rng
 from .distillation import Distillation, distillation_loss
 from .losses import Objective, check_labels, class_weight_tensor, hits_of, weighted_mean
@@ -105,7 +106,9 @@ class Run:
 
     def _loader(self, dataset: Any, size: int) -> BatchLoader:
         plan = self.plan
-        return BatchLoader(dataset, size, num_workers=plan.num_workers, seed=plan.seed, collate=plan.collate)
+        return BatchLoader(
+            dataset, size, num_workers=plan.num_workers, seed=plan.seed, collate=plan.collate, device=plan.device
+        )
 
     def _forward(self, transform: Any) -> Forward:
         plan = self.plan

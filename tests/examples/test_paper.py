@@ -228,6 +228,16 @@ def test_settings_of_arms_reach_the_selector(tmp_path):
     assert rows["train_target"]["forward_macs"] > rows["train_target"]["samples"] * dense * 0.9
 
 
+@pytest.mark.filterwarnings("error::prunefuse_al.errors.FallbackWarning")
+def test_scorers_that_read_the_training_see_it_in_every_arm(tmp_path):
+    asked = [arm for arm in PLANS["fashion-mnist-scorers"].arms if arm.endswith(("=forgetting", "=ccs", "=d2"))]
+    arms = [arm.replace("resnet8/2", "mlp/2") for arm in asked]
+    assert len(arms) == 9
+    run.main([*TINY, "--seeds", "0", "--out", str(tmp_path), "--arms", *arms, "--baseline", arms[0]])
+    costs = [row for p in tmp_path.glob("records/*/0/*.json") for row in json.loads(p.read_text())["costs"]]
+    assert not [row for row in costs if row["stage"] == "retrain_proxy"]  # it was watched as it happened
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -1,0 +1,119 @@
+"""What a step of training and a pass for logits take: proxy beside dense network, batches read ahead and not.
+
+    python examples/benchmarks/steps.py --networks resnet50 vit_b_16 --batch-sizes 64 256 --precision bf16
+
+Pictures are random ones in memory, of 224 px (32 for resnet20), as bytes that a transform scales on the device, or as
+floats. The networks take turns (`prunefuse_al.advisor.timing`); printed are medians, in microseconds a picture, and the
+proxy's share. Batches are read ahead on CUDA alone. resnet50 and vit_b_16 need torchvision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import contextmanager
+from functools import partialmethod
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from prune_cost import NETWORKS
+
+from prunefuse_al import TorchTrainer, prune
+from prunefuse_al.advisor.timing import time_networks
+from prunefuse_al.costs import CostLedger
+from prunefuse_al.data import as_dataset
+from prunefuse_al.loading import BatchLoader
+
+PICTURES = [name for name in NETWORKS if not name.startswith("bert")]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Time every network on every kind of batch and print a line for each way of reading."""
+    args = parse(argv)
+    place = torch.cuda.get_device_name() if args.device == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"p = {args.pruning_ratio}, {args.precision}, {args.device}: {place}, torch {torch.__version__}")
+    print("                                        training, us a picture       scoring, us a picture")
+    print(f"{'network':10} {'pixels':7} {'batch':>5} {'read':9} {'dense':>8} {'proxy':>8} {'share':>6}    ", end="")
+    print(f"{'dense':>8} {'proxy':>8} {'share':>6}")
+    ways = ("when asked", "ahead") if args.device == "cuda" else ("when asked",)
+    for name in args.networks:
+        torch.manual_seed(0)
+        dense, example = NETWORKS[name]()
+        pair = {"dense": dense, "proxy": prune(dense, example, args.pruning_ratio, random_state=0).module}
+        for pixels in args.pixels:
+            for size in args.batch_sizes:
+                for way in ways:
+                    with reading(way):
+                        line(name, pair, example, pixels, size, way, args)
+
+
+def line(name: str, pair: dict[str, Any], example: Tensor, pixels: str, size: int, way: str, args: Any) -> None:
+    """Time both networks on one kind of batch and print what they took."""
+    pictures = torch.randint(0, 256, (args.rows, *example.shape[1:]), dtype=torch.uint8)
+    transform = scaled if pixels == "bytes" else None
+    trainer = TorchTrainer(
+        batch_size=size,
+        eval_batch_size=size,
+        device=args.device,
+        precision=args.precision,
+        channels_last=args.channels_last,
+        transform=transform,
+        eval_transform=transform,
+        progress=False,
+    )
+    data = as_dataset(pictures if pixels == "bytes" else scaled(pictures), torch.arange(args.rows) % 10)
+    found = time_networks(pair, trainer, data, example=example, repeats=args.repeats, ledger=CostLedger())
+    dense, proxy = found["dense"], found["proxy"]
+    print(f"{name:10} {pixels:7} {size:>5} {way:10}", end="")
+    print(
+        f"{dense.train.median * 1e6:8,.0f} {proxy.train.median * 1e6:8,.0f} {proxy.train_share.median:6.2f}    ", end=""
+    )
+    print(
+        f"{dense.score.median * 1e6:8,.0f} {proxy.score.median * 1e6:8,.0f} {proxy.score_share.median:6.2f}", flush=True
+    )
+
+
+def scaled(pictures: Tensor) -> Tensor:
+    """Return bytes as floats in 0..1."""
+    return pictures.float() / 255
+
+
+@contextmanager
+def reading(way: str) -> Any:
+    """Have batches read ahead for the block, as they are by themselves, or only when they are asked for."""
+    if way == "ahead":
+        yield
+        return
+    with patch.object(BatchLoader, "__init__", partialmethod(without_device, BatchLoader.__init__)):
+        yield
+
+
+def without_device(loader: BatchLoader, made: Any, *args: Any, **options: Any) -> None:
+    """Make a loader that knows no device to read ahead for."""
+    made(loader, *args, **{**options, "device": None})
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=PICTURES, default=["resnet20"], help="default: resnet20")
+    parser.add_argument("--pixels", nargs="+", choices=("bytes", "floats"), default=["bytes", "floats"])
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[64], help="default: 64")
+    parser.add_argument("--rows", type=int, default=1024, help="pictures in memory (default: 1024)")
+    parser.add_argument("--pruning-ratio", type=float, default=0.5, help="default: 0.5")
+    parser.add_argument("--precision", default="fp32", help="default: fp32")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--repeats", type=int, default=3, help="default: 3")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()
