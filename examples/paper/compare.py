@@ -80,10 +80,12 @@ class Results:
         seeds = self.seeds(arm, number=number) if seeds is None else seeds
         return [self.cells[arm, seed, number][0][key] for seed in seeds]
 
-    def difference(self, arm: str, other: str, number: int, key: str = "accuracy") -> Difference:
-        """Return the difference of two arms at a round."""
+    def difference(self, arm: str, other: str, number: int | None, key: str = "accuracy") -> Difference:
+        """Return the difference of two arms at a round; None: of their means over the budgets."""
         seeds = self.seeds(arm, other, number=number)
-        return paired(self.values(arm, number, key, seeds), self.values(other, number, key, seeds))
+        rounds = range(1, self.plan.rounds) if number is None else [number]
+        ours, theirs = (np.mean([self.values(a, r, key, seeds) for r in rounds], axis=0) for a in (arm, other))
+        return paired(ours, theirs)
 
     def rows(self, arm: str, seed: int, number: int) -> list[dict[str, Any]]:
         """Return what a round cost: MACs from its record, seconds from its timing (0 where that is lost)."""

@@ -161,7 +161,8 @@ class Plan:
         precision: of training, see `TorchTrainer`.
         seeds: each draws the first labels, the dense network's weights and everything else.
         arms: what is compared.
-        baseline: the arm that others are compared with.
+        baseline: the arm that others are compared with, in accuracy and costs.
+        references: further arms that accuracies are compared with, those of the same target network.
         note: what the report says under its title.
     """
 
@@ -185,11 +186,12 @@ class Plan:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     arms: tuple[str, ...] = ("random", "dense-reinit", "prunefuse-v1")
     baseline: str = "dense-reinit"
+    references: tuple[str, ...] = ()
     note: str = ""
     parsed: tuple[Arm, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("budgets", "seeds", "arms"):
+        for name in ("budgets", "seeds", "arms", "references"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "parsed", tuple(parse_arm(text) for text in self.arms))
         names = [arm.name for arm in self.parsed]
@@ -216,7 +218,7 @@ class Plan:
 
     def setup(self) -> dict[str, Any]:
         """Return what all plans have in common that share records: all but arms, seeds and words."""
-        beside = ("parsed", "arms", "seeds", "name", "note", "baseline")
+        beside = ("parsed", "arms", "seeds", "name", "note", "baseline", "references")
         return json.loads(json.dumps({k: v for k, v in asdict(self).items() if k not in beside}))
 
 

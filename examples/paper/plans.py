@@ -134,6 +134,7 @@ def about_the_method(plan: Plan, epochs: int) -> list[Question]:
             "dense-reinit stop=3",
             "prunefuse-v1",
             "prunefuse-v1 stop=3",
+            "prunefuse-v1 start=scratch",
             "prunefuse-v1 start=scratch stop=3",
             f"prunefuse-v1 target_epochs={epochs // 2}",
             f"prunefuse-v1 fine_tune=0.2 target_epochs={epochs // 2}",
@@ -211,14 +212,33 @@ def about_the_costs(plan: Plan, epochs: int) -> list[Question]:
     return cheaper + (pretrained if plan.data == "fashion-mnist" else [])  # MNIST's pictures have one channel
 
 
+REFERENCES = {  # what a question compares with beside the baseline
+    "fusion-distillation": ("prunefuse-v1 start=scratch", "prunefuse-v1"),
+    "controls": ("prunefuse-v1",),
+    "pruning": ("prunefuse-v1",),
+    "stopping": ("prunefuse-v1 start=scratch", "prunefuse-v1 start=scratch stop=3"),
+    "subsets": ("prunefuse-v1",),
+    "transfer": ("random subset=random target=vgg", "random subset=random target=resnet14"),
+    "cheaper": ("prunefuse-v1",),
+    "pretrained": ("dense-reinit checkpoint=mnist.pt",),
+}
+
+
 def questions(plan: Plan) -> dict[str, Plan]:
     """Return a plan for each question that reviewers asked, on the set-up of `plan`."""
     epochs = plan.epochs or TorchTrainer.preset(plan.trainer).epochs
     asked = [*about_the_method(plan, epochs), *about_the_labels(plan), *about_the_costs(plan, epochs)]
-    plans = (
-        replace(plan, name=f"{plan.name}-{name}", note=note, arms=arms, seeds=SEEDS) for name, note, *arms in asked
-    )
-    return {plan.name: plan for plan in plans}
+    return {
+        f"{plan.name}-{name}": replace(
+            plan,
+            name=f"{plan.name}-{name}",
+            note=note,
+            arms=arms,
+            seeds=SEEDS,
+            references=REFERENCES.get(name, ()),
+        )
+        for name, note, *arms in asked
+    }
 
 
 SETUPS = {"fashion-mnist": FASHION, "cifar10-scaled": CIFAR, "cifar10-paper": PAPER_CIFAR}

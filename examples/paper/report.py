@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from compare import Difference, Results, first_reaching
 from pictures import draw_all
-from plan import Plan
+from plan import Plan, parse_arm
 from records import Store, replace_text
 
 POLICY = {
@@ -91,21 +91,33 @@ def by_round(results: Results, key: str) -> dict[str, list[str]]:
 
 
 def differences(results: Results) -> str:
-    """Compare every arm with the baseline, seed by seed."""
+    """Compare every arm with the baseline, and with each reference, seed by seed."""
     plan = results.plan
-    others = [arm.name for arm in plan.parsed if arm.name != plan.baseline]
-    if plan.baseline not in [arm.name for arm in plan.parsed] or not others:
+    tables = [table for name in (plan.baseline, *plan.references) if (table := beside(results, name))]
+    if not tables:
         return ""
-    rows = []
-    for arm in others:
-        cells = [results.difference(arm, plan.baseline, number) for number in range(1, plan.rounds)]
-        if cells[0].n:
-            rows.append([arm, *(shown(d) for d in cells)])
     caption = (
-        f"Difference to `{plan.baseline}` in points, paired by seed, with its 95 % interval (Student's t). "
-        "Where the interval holds 0 the difference is not significant (n.s.)."
+        "Differences in points, paired by seed, with their 95 % intervals (Student's t), by labels, and of each seed's "
+        "mean over these budgets. Where the interval holds 0 the difference is not significant (n.s.)."
     )
-    return f"## Paired differences\n\n{caption}\n\n" + markdown(["arm", *(f"{n:,}" for n in labels(results))], rows)
+    return "\n\n".join([f"## Paired differences\n\n{caption}", *tables])
+
+
+def beside(results: Results, reference: str) -> str:
+    """Return a table of differences to one arm: of all arms to the baseline, else of those with its target network."""
+    plan, reference = results.plan, parse_arm(reference).name
+    if reference not in [arm.name for arm in plan.parsed]:
+        return ""
+    target, everything = plan.arm(reference).target, reference == parse_arm(plan.baseline).name
+    rows = []
+    for arm in plan.parsed:
+        if arm.name == reference or not (everything or arm.target == target):
+            continue
+        cells = [results.difference(arm.name, reference, number) for number in (*range(1, plan.rounds), None)]
+        if cells[0].n:
+            rows.append([arm.name, *(shown(d) for d in cells)])
+    head = ["arm", *(f"{n:,}" for n in labels(results)), "all of these"]
+    return f"Minus `{reference}`:\n\n{markdown(head, rows)}" if rows else ""
 
 
 def costs(results: Results) -> str:

@@ -65,7 +65,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     for field in fields(Plan):
         if field.init and field.name not in ("name", "note"):
             kind = type(field.default)
-            inner = type(field.default[0]) if kind is tuple else kind
+            inner = type(next(iter(field.default), "")) if kind is tuple else kind
             inner = float if field.name in ("first", "budgets") else inner
             parser.add_argument(f"--{field.name.replace('_', '-')}", type=inner, nargs="+" if kind is tuple else None)
     args = parser.parse_args(argv)

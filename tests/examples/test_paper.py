@@ -131,9 +131,27 @@ def test_the_report_says_what_the_records_say(done):
     assert f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f} |" in text
     assert "n.s." in text
     assert f"{100 * np.mean(np.subtract(values, base)):+.1f} ± " in text
+    assert "Minus `dense-reinit`" in text
+    assert "Minus `random`" not in text
     for name in ("accuracy", "pareto", "costs", "curves"):
         assert (done / "digits" / f"{name}.png").stat().st_size > 5000
         assert (done / "digits" / f"{name}.pdf").exists()
+
+
+def test_arms_are_compared_with_the_references_too_and_over_all_budgets(done):
+    run.main([*TINY, "--out", str(done), "--arms", *ARMS, "--report", "--references", "random", "svp:none"])
+    text = (done / "digits" / "report.md").read_text()
+    head, _, *rows = text.split("Minus `random`:")[1].strip().split("\n\n")[0].splitlines()
+    assert head == "| arm | 60 | 80 | all of these |"
+    assert [row.split(" | ")[0] for row in rows] == [f"| {arm}" for arm in ARMS if arm != "random"]
+    store = Store(done)
+    accuracy = [
+        [[store.record(parse_arm(arm), seed, r)["accuracy"] for r in (1, 2)] for seed in (0, 1)]
+        for arm in ("prunefuse-v1", "random")
+    ]
+    d = compare.paired(*np.mean(accuracy, axis=2))
+    row = next(row for row in rows if row.startswith("| prunefuse-v1 |"))
+    assert row.split(" | ")[-1].startswith(f"{100 * d.mean:+.1f} ± {100 * d.half:.1f}")
 
 
 def test_costs_count_what_leads_to_a_budget(done):
