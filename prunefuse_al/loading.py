@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .arrays import describe_rows, map_leaves, nonfinite_rows
+from .arrays import describe_rows, leaves, map_leaves, nonfinite_rows
 from .data import ArrayDataset, PairedDataset, RowSubset
 from .errors import InputError, NonFiniteError
 from .items import Collate, collate_items
@@ -32,8 +32,9 @@ class BatchLoader:
         num_workers: processes that read a foreign dataset's items; arrays are always read in this process.
         seed: seeds the workers; no global random state is touched.
         collate: makes a batch of a list of a foreign dataset's inputs (arrays are batches by themselves); None stacks.
-        device: where the batches will go. For CUDA, arrays are read `AHEAD` batches early by a thread, into memory that
-            is copied from without waiting; so are items that worker processes read. Which rows come is the same.
+        device: where the batches will go. For CUDA, arrays in the CPU's memory are read `AHEAD` batches early by a
+            thread, into memory that is copied from without waiting; what worker processes read is copied so as well.
+            Which rows come is the same.
     """
 
     def __init__(
@@ -49,17 +50,19 @@ class BatchLoader:
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}; it must be at least 1")
         self.dataset, self.batch_size = dataset, batch_size
-        self._device = device if device is not None and device.type == "cuda" else None
+        arrays, cuda = _arrays(dataset), device is not None and device.type == "cuda"
+        # What lies on a device is taken on the stream of whoever asks, so by no other thread.
+        self._ahead = device if cuda and arrays is not None and not _on_device(arrays.x) else None
         self._chunks: list[list[int]] = []
         self._loader: DataLoader[Any] | None = None
-        if not _reads_batches(dataset):
+        if arrays is None:
             self._loader = DataLoader(
                 dataset,
                 batch_sampler=_Chunks(self._chunks),
                 num_workers=num_workers,
                 persistent_workers=num_workers > 0,
                 # Without workers items are read in this thread, where pinning would take as long as it saves.
-                pin_memory=self._device is not None and num_workers > 0,
+                pin_memory=cuda and num_workers > 0,
                 collate_fn=partial(collate_items, collate=collate),
                 generator=torch.Generator().manual_seed(seed),
             )
@@ -77,7 +80,7 @@ class BatchLoader:
             chunks[-2:] = [torch.cat(chunks[-2:])]
         if self._loader is None:
             read = ((rows, *self.dataset.take(rows)) for rows in chunks)
-            yield from read if self._device is None else read_ahead(map(_pinned, read), device=self._device)
+            yield from read if self._ahead is None else read_ahead(map(_pinned, read), device=self._ahead)
             return
         self._chunks[:] = [rows.tolist() for rows in chunks]
         for rows, (x, y, w) in zip(chunks, self._loader, strict=True):
@@ -109,14 +112,14 @@ def read_ahead(items: Iterator[T], *, device: torch.device | None = None) -> Ite
 
 
 def _pinned(batch: Batch) -> Batch:
-    """Return a batch in page-locked memory, where it is not on a device already."""
-    rows, *rest = batch
-    x, y, w = (map_leaves(part, _pin) for part in rest)
-    return rows, x, y, w
-
-
-def _pin(leaf: Any) -> Any:
-    return leaf.pin_memory() if isinstance(leaf, Tensor) and leaf.device.type == "cpu" else leaf
+    """Return a batch in page-locked memory."""
+    rows, x, y, w = batch
+    return (
+        rows,
+        map_leaves(x, Tensor.pin_memory),
+        None if y is None else y.pin_memory(),
+        None if w is None else w.pin_memory(),
+    )
 
 
 class _Chunks:
@@ -142,7 +145,12 @@ def check_finite(dataset: Any, *, batch_size: int = 1024, collate: Collate | Non
         )
 
 
-def _reads_batches(dataset: Any) -> bool:
+def _arrays(dataset: Any) -> ArrayDataset | None:
+    """Return the arrays under a dataset that is read by batches, None for one that is read item by item."""
     while isinstance(dataset, RowSubset | PairedDataset):
         dataset = dataset.dataset
-    return isinstance(dataset, ArrayDataset)
+    return dataset if isinstance(dataset, ArrayDataset) else None
+
+
+def _on_device(x: Any) -> bool:
+    return any(isinstance(leaf, Tensor) and leaf.device.type != "cpu" for leaf in leaves(x))

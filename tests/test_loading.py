@@ -75,7 +75,7 @@ def test_a_gpu_gets_the_same_batches_early() -> None:
             assert labels is not None
             assert same_labels is not None
             assert labels.equal(same_labels)
-            assert same_labels.is_pinned()
+            assert same_labels.is_pinned() != bool(isinstance(x, torch.Tensor) and x.is_cuda)  # which is not read early
             torch.testing.assert_close(same_x, x, rtol=0, atol=0)
     network = mlp(2, 8, 2)
     TorchTrainer(epochs=2, batch_size=8, device=device, progress=False).fit(network, (X, y), seed=0)

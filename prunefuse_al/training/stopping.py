@@ -22,8 +22,12 @@ class EarlyStopping:
     The network ends with the weights of its best epoch, the first one in a tie, whether or not it stopped early. With
     ``monitor="train_loss"`` nothing is held out, which few labels cannot spare: training stops when that loss no longer
     falls, and the network keeps its last weights, because the training loss does not tell which were best. It falls a
-    little almost always, so give a `min_delta`; and a schedule made for all epochs is cut off where it stands, maybe at
-    a high rate: ``scheduler="constant"`` suits it better.
+    little almost always, so give a `min_delta`.
+
+    Whatever is watched, a schedule made for all epochs is cut off where it stands, maybe at a high rate, and much of
+    the accuracy comes at its end: with a cosine over 30 epochs a patience of 3 cost 7 to 12 points
+    (`examples/paper/results`). ``scheduler="constant"`` suits it better; to save training, give fewer `epochs`, which
+    the schedule follows.
 
     Attributes:
         patience: epochs without improvement after which training stops, >= 1.
