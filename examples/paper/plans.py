@@ -15,6 +15,7 @@ from prunefuse_al import TorchTrainer
 
 MAIN = ("random", "dense-reinit", "dense-continue", "prunefuse-v1", "prunefuse-v2:2")
 SEEDS = (0, 1, 2)
+GOES_ON = "prunefuse-v1 warm=continue"
 CHEAP = "prunefuse-v1 warm=continue warm_share=0.34"
 CHEAPEST = "prunefuse-v1 ratio=0.7 warm=continue warm_share=0.1 fraction=0.3"
 
@@ -37,7 +38,11 @@ FASHION = Plan(
     budgets=(500, 1000, 1500, 2000),
     epochs=30,
     batch_size=64,
-    arms=(*MAIN, "svp:resnet8/2", CHEAP, CHEAPEST, "prunefuse-v1 target_epochs=15"),
+    references=("dense-continue",),
+    arms=(
+        *(*MAIN, "svp:resnet8/2", GOES_ON, CHEAP, CHEAPEST),
+        *(f"{arm} target_epochs=15" for arm in ("prunefuse-v1", GOES_ON)),
+    ),
 )
 CIFAR = Plan(
     "cifar10-scaled",
@@ -50,7 +55,11 @@ CIFAR = Plan(
     budgets=(1000, 2000, 3000),
     epochs=20,
     batch_size=64,
-    arms=(*MAIN, CHEAP, CHEAPEST, "prunefuse-v1 target_epochs=10"),
+    references=("dense-continue",),
+    arms=(
+        *(*MAIN, GOES_ON, CHEAP, CHEAPEST),
+        *(f"{arm} target_epochs=10" for arm in ("prunefuse-v1", GOES_ON)),
+    ),
 )
 CIFAR_GPU = replace(
     CIFAR,
@@ -196,7 +205,7 @@ def about_the_costs(plan: Plan, epochs: int) -> list[Question]:
             "random",
             "dense-reinit",
             "prunefuse-v1",
-            "prunefuse-v1 warm=continue",
+            GOES_ON,
             "prunefuse-v1 warm=shrink",
             "prunefuse-v1 warm=shrink warm_share=0.34",
             f"prunefuse-v1 epochs={epochs // 3}",
