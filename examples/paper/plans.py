@@ -18,6 +18,7 @@ SEEDS = (0, 1, 2)
 GOES_ON = "prunefuse-v1 warm=continue"
 CHEAP = "prunefuse-v1 warm=continue warm_share=0.34"
 CHEAPEST = "prunefuse-v1 ratio=0.7 warm=continue warm_share=0.1 fraction=0.3"
+CHEAPEST_OF_HALF = "prunefuse-v1 ratio=0.7 epochs=15 warm=continue warm_share=0.2 fraction=0.3"  # as many from then on
 
 DIGITS = Plan(
     "digits",
@@ -40,7 +41,7 @@ FASHION = Plan(
     batch_size=64,
     references=("dense-continue",),
     arms=(
-        *(*MAIN, "svp:resnet8/2", GOES_ON, CHEAP, CHEAPEST),
+        *(*MAIN, "svp:resnet8/2", GOES_ON, CHEAP, CHEAPEST, CHEAPEST_OF_HALF),
         *(f"{arm} target_epochs=15" for arm in ("prunefuse-v1", GOES_ON)),
     ),
 )
