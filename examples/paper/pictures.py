@@ -22,7 +22,8 @@ def draw_all(results: Results, folder: Path) -> dict[str, str]:
 
     drawn = {}
     for name, (draw, caption) in PICTURES.items():
-        figure, ax = pyplot.subplots(figsize=(7, 4.6), layout="constrained")
+        figure, ax = pyplot.subplots(figsize=(9.5, 4.6), layout="constrained")
+        ax.set_prop_cycle(color=pyplot.get_cmap("tab20").colors)  # plans have more arms than the usual ten
         if draw(results, ax):
             for suffix in ("png", "pdf"):
                 figure.savefig(folder / f"{name}.{suffix}", dpi=110)
@@ -42,7 +43,7 @@ def accuracy(results: Results, ax: Any) -> bool:
             labels = [results.values(arm.name, r, "labels", seeds)[0] for r in rounds]
     if curves:
         plot_learning_curve(labels, curves, ax)
-        ax.legend(frameon=False, fontsize="x-small")
+        beside(ax)
     return bool(curves)
 
 
@@ -56,7 +57,7 @@ def pareto(results: Results, ax: Any) -> bool:
             points[arm.name] = (costs, [float(np.mean(results.values(arm.name, r, "accuracy"))) for r in rounds])
     if points:
         plot_pareto(points, ax, cost="multiply-accumulates (10^12)")
-        ax.legend(frameon=False, fontsize="x-small")
+        beside(ax)
     return bool(points)
 
 
@@ -77,7 +78,7 @@ def bars(results: Results, ax: Any) -> bool:
     ax.invert_yaxis()
     ax.axvline(1, color="#444444", linewidth=1)
     ax.set(xlabel=f"share of {plan.baseline}")
-    ax.legend(frameon=False, fontsize="x-small")
+    beside(ax)
     return True
 
 
@@ -93,8 +94,13 @@ def training(results: Results, ax: Any) -> bool:
             some = True
     if some:
         ax.set(xlabel="epoch of the last target", ylabel="test accuracy")
-        ax.legend(frameon=False, fontsize="x-small")
+        beside(ax)
     return some
+
+
+def beside(ax: Any) -> None:
+    """Put the legend, which may be long, beside the axes and not over the lines."""
+    ax.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 PICTURES = {
