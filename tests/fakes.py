@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -32,6 +36,20 @@ def mlp(*widths: int, seed: int = 0, dtype: Any = torch.float32) -> nn.Sequentia
         return nn.Sequential(*layers[:-1])
 
     return seeded(make, seed)
+
+
+def run_script(script: Path, folder: Path, *options: str) -> str:
+    """Return what a script of this checkout prints, run in `folder` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, str(script), *options],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 class PlainTrainer:

@@ -43,7 +43,7 @@ def accuracy(results: Results, ax: Any) -> bool:
             labels = [results.values(arm.name, r, "labels", seeds)[0] for r in rounds]
     if curves:
         plot_learning_curve(labels, curves, ax)
-        beside(ax)
+        legend(ax)
     return bool(curves)
 
 
@@ -57,7 +57,7 @@ def pareto(results: Results, ax: Any) -> bool:
             points[arm.name] = (costs, [float(np.mean(results.values(arm.name, r, "accuracy"))) for r in rounds])
     if points:
         plot_pareto(points, ax, cost="multiply-accumulates (10^12)")
-        beside(ax)
+        legend(ax)
     return bool(points)
 
 
@@ -78,7 +78,7 @@ def bars(results: Results, ax: Any) -> bool:
     ax.invert_yaxis()
     ax.axvline(1, color="#444444", linewidth=1)
     ax.set(xlabel=f"share of {plan.baseline}")
-    beside(ax)
+    legend(ax)
     return True
 
 
@@ -94,11 +94,11 @@ def training(results: Results, ax: Any) -> bool:
             some = True
     if some:
         ax.set(xlabel="epoch of the last target", ylabel="test accuracy")
-        beside(ax)
+        legend(ax)
     return some
 
 
-def beside(ax: Any) -> None:
+def legend(ax: Any) -> None:
     """Put the legend, which may be long, beside the axes and not over the lines."""
     ax.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
 

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from fakes import run_script
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "benchmarks" / "cheaper_rounds.py"
 TINY = ["--pool", "400", "--every", "1", "--initial", "40", "--k", "20", "--rounds", "3", "--epochs", "6"]
 
 
 def test_every_way_has_a_line(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *TINY],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = re.findall(r"^(.+?) +[\d.]+ +[\d.]+ +([\d.]+) +([\d.]+)  ((?:\d+\.\d ?)+)$", done.stdout, re.MULTILINE)
+    printed = run_script(SCRIPT, tmp_path, *TINY)
+    found = re.findall(r"^(.+?) +[\d.]+ +[\d.]+ +([\d.]+) +([\d.]+)  ((?:\d+\.\d ?)+)$", printed, re.MULTILINE)
     costs = {name: (float(train), float(score)) for name, train, score, _ in found}
     assert len(costs) == 7
     assert all(len(accuracy.split()) == 3 for *_, accuracy in found)

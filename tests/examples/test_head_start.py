@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fakes import run_script
 
 pytest.importorskip("matplotlib")
 SCRIPT = Path(__file__).parents[2] / "examples" / "benchmarks" / "head_start.py"
@@ -16,18 +14,10 @@ TINY = ["--blocks", "1", "--train", "100", "--test", "100", "--seeds", "2", "--e
 
 
 def test_it_prints_the_comparison_and_draws_it(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *TINY, "--data", "digits", "--out", "figure.png"],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    printed = run_script(SCRIPT, tmp_path, *TINY, "--data", "digits", "--out", "figure.png")
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
-    gaps = re.findall(r"[+-]\d+\.\d\d", done.stdout.splitlines()[-2])
+    gaps = re.findall(r"[+-]\d+\.\d\d", printed.splitlines()[-2])
     assert gaps == ["+0.00"] * 2  # fused by "preserve", the network answers as the proxy does
-    assert all(float(d) < 1e-4 for d in re.findall(r"logits differ by (\S+) of", done.stdout))
+    assert all(float(d) < 1e-4 for d in re.findall(r"logits differ by (\S+) of", printed))
     names = ("preserve", "copy", "scratch", "scratch, equal compute")
-    assert all(re.search(rf"^{name} +0: \d", done.stdout, re.MULTILINE) for name in names)
+    assert all(re.search(rf"^{name} +0: \d", printed, re.MULTILINE) for name in names)

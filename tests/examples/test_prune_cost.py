@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
+from fakes import run_script
 
 from examples.networks import cifar_resnet
 
@@ -15,16 +13,8 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "benchmarks" / "prune_cost.py"
 
 
 def test_a_network_has_a_line_of_seconds_and_memory(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--networks", "resnet20", "--repeats", "1", "--threads", "1"],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    header, line = done.stdout.splitlines()
+    printed = run_script(SCRIPT, tmp_path, "--networks", "resnet20", "--repeats", "1", "--threads", "1")
+    header, line = printed.splitlines()
     assert header.split("  ")[-1] == "prune + fuse"
     name, parameters, copied, pruned, ratio, *copies = line.split()
     assert name == "resnet20"

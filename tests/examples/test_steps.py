@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fakes import run_script
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "benchmarks" / "steps.py"
 
 
 def test_a_network_has_a_line_for_each_kind_of_batch(tmp_path: Path) -> None:
     options = ["--rows", "64", "--batch-sizes", "8", "16", "--repeats", "1", "--device", "cpu"]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *options],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = [line.split() for line in done.stdout.splitlines()[3:]]
+    printed = run_script(SCRIPT, tmp_path, *options)
+    lines = [line.split() for line in printed.splitlines()[3:]]
     assert [line[:3] for line in lines] == [["resnet20", p, b] for p in ("bytes", "floats") for b in ("8", "16")]
     for _, _, _, _, _, *numbers in lines:
         dense, proxy, share, score_dense, score_proxy, score_share = (float(n.replace(",", "")) for n in numbers)
