@@ -80,11 +80,18 @@ class Results:
         seeds = self.seeds(arm, number=number) if seeds is None else seeds
         return [self.cells[arm, seed, number][0][key] for seed in seeds]
 
-    def difference(self, arm: str, other: str, number: int | None, key: str = "accuracy") -> Difference:
-        """Return the difference of two arms at a round; None: of their means over the budgets."""
-        seeds = self.seeds(arm, other, number=number)
+    def difference(self, arm: str, other: str, number: int | None) -> Difference:
+        """Return the difference in accuracy of two arms at a round; None: of their means over the budgets."""
+        return self.mean_difference([(arm, other)], number)
+
+    def mean_difference(self, pairs: Sequence[tuple[str, str]], number: int | None) -> Difference:
+        """Return the difference in accuracy of two arms, meant over several pairs of them, seed by seed."""
+        seeds = self.seeds(*(arm for pair in pairs for arm in pair), number=number)
         rounds = range(1, self.plan.rounds) if number is None else [number]
-        ours, theirs = (np.mean([self.values(a, r, key, seeds) for r in rounds], axis=0) for a in (arm, other))
+        ours, theirs = (
+            np.mean([self.values(pair[side], r, "accuracy", seeds) for pair in pairs for r in rounds], axis=0)
+            for side in (0, 1)
+        )
         return paired(ours, theirs)
 
     def rows(self, arm: str, seed: int, number: int) -> list[dict[str, Any]]:

@@ -25,8 +25,8 @@ def draw_all(results: Results, folder: Path) -> dict[str, str]:
         figure, ax = pyplot.subplots(figsize=(9.5, 4.6), layout="constrained")
         ax.set_prop_cycle(color=pyplot.get_cmap("tab20").colors)  # plans have more arms than the usual ten
         if draw(results, ax):
-            for suffix in ("png", "pdf"):
-                figure.savefig(folder / f"{name}.{suffix}", dpi=110)
+            figure.savefig(folder / f"{name}.png", dpi=110)
+            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})  # the same records, the same bytes
             drawn[name] = caption
         pyplot.close(figure)
     return drawn

@@ -94,6 +94,7 @@ def differences(results: Results) -> str:
     """Compare every arm with the baseline, and with each reference, seed by seed."""
     plan = results.plan
     tables = [table for name in (plan.baseline, *plan.references) if (table := beside(results, name))]
+    tables += [table for table in [like_for_like(results)] if table]
     if not tables:
         return ""
     caption = (
@@ -113,11 +114,38 @@ def beside(results: Results, reference: str) -> str:
     for arm in plan.parsed:
         if arm.name == reference or not (everything or arm.target == target):
             continue
-        cells = [results.difference(arm.name, reference, number) for number in (*range(1, plan.rounds), None)]
-        if cells[0].n:
-            rows.append([arm.name, *(shown(d) for d in cells)])
-    head = ["arm", *(f"{n:,}" for n in labels(results)), "all of these"]
-    return f"Minus `{reference}`:\n\n{markdown(head, rows)}" if rows else ""
+        rows += difference_row(results, arm.name, [(arm.name, reference)])
+    return f"Minus `{reference}`:\n\n{markdown(difference_head(results), rows)}" if rows else ""
+
+
+def like_for_like(results: Results) -> str:
+    """Return a table of differences to the baseline with an arm's own settings, where it was run with several."""
+    names = [arm.name for arm in results.plan.parsed]
+    pairs: dict[str, list[tuple[str, str]]] = {}
+    for name in names:
+        method, *settings = name.split(" ")
+        other = " ".join([results.plan.baseline, *settings])
+        if other in names and other != name and results.seeds(name, other):
+            pairs.setdefault(method, []).append((name, other))
+    rows = []
+    for method, several in pairs.items():
+        if len(several) > 1:
+            rows += [row for pair in several for row in difference_row(results, pair[0], [pair])]
+        if len(several) > 2:
+            rows += difference_row(results, f"{method}, mean of these {len(several)}", several)
+    title = f"Minus `{results.plan.baseline}` with the same settings:"
+    return f"{title}\n\n{markdown(difference_head(results), rows)}" if rows else ""
+
+
+def difference_head(results: Results) -> list[str]:
+    """Return the head of a table of differences."""
+    return ["arm", *(f"{n:,}" for n in labels(results)), "all of these"]
+
+
+def difference_row(results: Results, title: str, pairs: Sequence[tuple[str, str]]) -> list[list[str]]:
+    """Return a row of differences by labels and over all budgets; none where no seed has all of the arms."""
+    cells = [results.mean_difference(pairs, number) for number in (*range(1, results.plan.rounds), None)]
+    return [[title, *(shown(d) for d in cells)]] if cells[0].n else []
 
 
 def costs(results: Results) -> str:

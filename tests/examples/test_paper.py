@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "paper"))
 
 import compare
+import report
 import run
 from plan import Plan, parse_arm, read_plan
 from plans import PLANS
@@ -152,6 +154,29 @@ def test_arms_are_compared_with_the_references_too_and_over_all_budgets(done):
     d = compare.paired(*np.mean(accuracy, axis=2))
     row = next(row for row in rows if row.startswith("| prunefuse-v1 |"))
     assert row.split(" | ")[-1].startswith(f"{100 * d.mean:+.1f} ± {100 * d.half:.1f}")
+
+
+def test_arms_are_compared_with_the_baseline_of_the_same_settings():
+    settings = ("", " scorer=margin", " scorer=badge")
+    arms = [f"{arm}{of}" for of in settings for arm in ("dense-reinit", "prunefuse-v1")]
+    alone = ("random", "prunefuse-v1 scorer=entropy", "svp:mlp", "svp:mlp scorer=badge")
+    plan = Plan("p", seeds=(0, 1, 2), arms=(*arms, *alone), budgets=(80, 120))
+    rng = np.random.default_rng(0)
+    accuracy = {(arm.name, s, r): rng.random() for arm in plan.parsed for s in plan.seeds for r in range(3)}
+    cells = {cell: ({"accuracy": value, "labels": 40 * (1 + cell[2])}, None) for cell, value in accuracy.items()}
+    results = compare.Results(plan, cells)
+    _, _, *rows = report.like_for_like(results).split("\n\n")[1].splitlines()
+    proxies = [f"prunefuse-v1{of}" for of in settings]
+    titles = [row.split(" | ")[0].removeprefix("| ") for row in rows]
+    assert titles == [*proxies, "prunefuse-v1, mean of these 3", "svp:mlp", "svp:mlp scorer=badge"]
+    ours, theirs = (
+        np.array([[[accuracy[f"{arm}{of}", s, r] for r in (1, 2)] for s in plan.seeds] for of in settings])
+        for arm in ("prunefuse-v1", "dense-reinit")
+    )
+    for row, of in zip(rows, ([0], [1], [2], [0, 1, 2]), strict=False):
+        d = compare.paired(ours[of].mean((0, 2)), theirs[of].mean((0, 2)))
+        assert row.split(" | ")[-1].startswith(f"{100 * d.mean:+.1f} ± {100 * d.half:.1f}")
+    assert report.like_for_like(compare.Results(replace(plan, arms=arms[:2]), cells)) == ""
 
 
 def test_costs_count_what_leads_to_a_budget(done):
