@@ -89,7 +89,7 @@ def plot_learning_curve(labels: Sequence[int], accuracy: Mapping[str, Any], ax: 
             raise InputError(f"accuracy of {name!r} has shape {shape} for {len(labels)} budgets; pass [b] or [seeds b]")
     ax = _axes(ax)
     for name, values in runs.items():
-        (line,) = ax.plot(labels, values.mean(0), "o-", label=name)
+        (line,) = ax.plot(labels, values.mean(0), marker="o", label=name)
         if len(values) > 1:
             mean, spread = values.mean(0), values.std(0, ddof=1)
             ax.fill_between(labels, mean - spread, mean + spread, color=line.get_color(), alpha=0.15, linewidth=0)
@@ -146,7 +146,7 @@ def plot_pareto(points: Mapping[str, tuple[Any, Any]], ax: Any = None, *, cost: 
             raise InputError(f"plot_pareto: {name!r} has {shapes}; pass one of each per budget")
     ax = _axes(ax)
     for name, (costs, accuracies) in pairs.items():
-        ax.plot(costs, accuracies, "o-", label=name)
+        ax.plot(costs, accuracies, marker="o", label=name)
     every = np.concatenate([np.stack(pair, axis=1) for pair in pairs.values()])  # [points 2]
     front = pareto_front(every)
     ax.plot(*front.T, color=GREY, linewidth=6, alpha=0.15, drawstyle="steps-post", label="front")

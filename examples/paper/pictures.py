@@ -18,12 +18,14 @@ def draw_all(results: Results, folder: Path) -> dict[str, str]:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import cycler, pyplot
 
+    # Plans have more arms than the usual ten colours, and than twenty.
+    lines = cycler(linestyle=["-", "--"]) * cycler(color=pyplot.get_cmap("tab20").colors)
     drawn = {}
     for name, (draw, caption) in PICTURES.items():
         figure, ax = pyplot.subplots(figsize=(9.5, 4.6), layout="constrained")
-        ax.set_prop_cycle(color=pyplot.get_cmap("tab20").colors)  # plans have more arms than the usual ten
+        ax.set_prop_cycle(lines)
         if draw(results, ax):
             figure.savefig(folder / f"{name}.png", dpi=110)
             figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})  # the same records, the same bytes
@@ -100,7 +102,7 @@ def training(results: Results, ax: Any) -> bool:
 
 def legend(ax: Any) -> None:
     """Put the legend, which may be long, beside the axes and not over the lines."""
-    ax.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
+    ax.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1), handlelength=3.5)
 
 
 PICTURES = {
