@@ -57,16 +57,13 @@ def ways_to_pass(args: argparse.Namespace, proxy: nn.Module, pictures: Tensor) -
         trainer = TorchTrainer(eval_batch_size=size, device=args.device, progress=False, **options)
         return lambda: trainer.infer(network, pictures, LOGITS).logits
 
-    ways = {FIRST: way(proxy)}
-    if folded is None:
-        print("no BatchNorm of this network can be folded")
-        folded = proxy
-    else:
-        ways["folded"] = way(folded)
-    ways |= {f"folded, batches of {size}": way(folded, size) for size in args.batch_sizes if size != 256}
-    ways["folded, channels last"] = way(folded, channels_last=True)
+    ways, kind = {FIRST: way(proxy)}, "plain"
+    if folded is not None:  # else no BatchNorm of this network can be
+        ways["folded"], kind, proxy = way(folded), "folded", folded
+    ways |= {f"{kind}, batches of {size}": way(proxy, size) for size in args.batch_sizes if size != 256}
+    ways[f"{kind}, channels last"] = way(proxy, channels_last=True)
     if args.bf16:
-        ways["folded, bf16"] = way(folded, precision="bf16")
+        ways[f"{kind}, bf16"] = way(proxy, precision="bf16")
     return ways
 
 

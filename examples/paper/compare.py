@@ -80,12 +80,13 @@ class Results:
         seeds = self.seeds(arm, number=number) if seeds is None else seeds
         return [self.cells[arm, seed, number][0][key] for seed in seeds]
 
-    def difference(self, arm: str, other: str, number: int | None) -> Difference:
-        """Return the difference in accuracy of two arms at a round; None: of their means over the budgets."""
-        return self.mean_difference([(arm, other)], number)
+    def difference(self, pairs: Sequence[tuple[str, str]], number: int | None) -> Difference:
+        """Return the difference in accuracy of two arms, the mean over pairs of them, seed by seed.
 
-    def mean_difference(self, pairs: Sequence[tuple[str, str]], number: int | None) -> Difference:
-        """Return the difference in accuracy of two arms, meant over several pairs of them, seed by seed."""
+        Args:
+            pairs: names of arms, ours and theirs.
+            number: the round; None: of each arm's mean over the budgets.
+        """
         seeds = self.seeds(*(arm for pair in pairs for arm in pair), number=number)
         rounds = range(1, self.plan.rounds) if number is None else [number]
         ours, theirs = (

@@ -93,8 +93,8 @@ def by_round(results: Results, key: str) -> dict[str, list[str]]:
 def differences(results: Results) -> str:
     """Compare every arm with the baseline, and with each reference, seed by seed."""
     plan = results.plan
-    tables = [table for name in (plan.baseline, *plan.references) if (table := beside(results, name))]
-    tables += [table for table in [like_for_like(results)] if table]
+    tables = [beside(results, name) for name in (plan.baseline, *plan.references)] + [like_for_like(results)]
+    tables = [table for table in tables if table]
     if not tables:
         return ""
     caption = (
@@ -144,7 +144,7 @@ def difference_head(results: Results) -> list[str]:
 
 def difference_row(results: Results, title: str, pairs: Sequence[tuple[str, str]]) -> list[list[str]]:
     """Return a row of differences by labels and over all budgets; none where no seed has all of the arms."""
-    cells = [results.mean_difference(pairs, number) for number in (*range(1, results.plan.rounds), None)]
+    cells = [results.difference(pairs, number) for number in (*range(1, results.plan.rounds), None)]
     return [[title, *(shown(d) for d in cells)]] if cells[0].n else []
 
 
