@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import FusionError, InputError
+from . import checks
+from .errors import FusionError
 from .indexing import compose_index, read_entries, relative_index, same_index, write_entries
 
 State = Mapping[str, Tensor]
@@ -305,10 +306,6 @@ def check_cross(cross: str | float) -> float:
     Raises:
         InputError: anything else.
     """
-    if cross == "preserve":
-        return 0.0
-    if cross == "copy":
-        return 1.0
-    if isinstance(cross, int | float) and not isinstance(cross, bool) and abs(cross) < float("inf"):
-        return float(cross)
-    raise InputError(f'cross={cross!r} is not known; pass "preserve", "copy" or a finite number')
+    if isinstance(cross, str) and cross in ("preserve", "copy"):
+        return float(cross == "copy")
+    return float(checks.number("cross", cross, what='"preserve", "copy" or a finite number'))

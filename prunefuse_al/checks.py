@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .errors import InputError
@@ -51,7 +53,7 @@ def number(
     below: float | None = None,
     what: str = "",
 ) -> float:
-    """Return `value` as a float, or raise `InputError` unless it is a finite number in the range.
+    """Return `value` as Python's int or float, or raise `InputError` unless it is a finite number in the range.
 
     Args:
         name: what the argument is called.
@@ -67,7 +69,7 @@ def number(
         value = value.item()
     if _is_bool(value) or not isinstance(value, int | float | np.integer | np.floating) or not math.isfinite(value):
         raise refused(name, value, needed)
-    found = float(value)
+    found = int(value) if isinstance(value, int | np.integer) else float(value)
     outside = (
         (least is not None and found < least)
         or (most is not None and found > most)
@@ -109,12 +111,104 @@ def function(name: str, value: Any, what: str) -> Callable[..., Any]:
     return found
 
 
+def methods(name: str, value: Any, wanted: Iterable[str], what: str) -> Any:
+    """Return `value`, or raise `InputError` unless it is an object, no class, with methods of these names."""
+    if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in wanted):
+        raise refused(name, value, what)
+    return value
+
+
+def path(name: str, value: Any, what: str = "a path, as a str or a pathlib.Path") -> str:
+    """Return a path as a str, or raise `InputError` unless it is a str or an `os.PathLike` of one."""
+    found = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(found, str) or not found or "\0" in found:
+        raise refused(name, value, what)
+    return found
+
+
+def maybe(check: Callable[..., T], name: str, value: Any, *args: Any, **options: Any) -> T | None:
+    """Return None for None, else what `check(name, value, ...)` returns; its complaint says that None will do."""
+    if value is None:
+        return None
+    try:
+        return check(name, value, *args, **options)
+    except InputError as error:
+        raise InputError(f"{error}, or None") from None
+
+
+def array(name: str, value: Any, what: str, *, floats: bool = False) -> Tensor:
+    """Return numbers as a tensor, or raise `InputError` unless they are an array, a tensor or a list of numbers.
+
+    Args:
+        name: what the argument is called.
+        value: over its own memory where that may be written to, else copied. Numbers that torch has no type for become
+            the next larger one.
+        what: says what is needed.
+        floats: whole numbers and flags become floats that hold them exactly (up to 2**53).
+    """
+    found = value if isinstance(value, Tensor) else _tensor(name, value, what)
+    unusual = found.layout != torch.strided or found.is_nested or found.is_quantized or found.is_meta
+    if unusual or found.is_complex():
+        raise refused(name, value, what)
+    found = found.detach() if found.requires_grad else found
+    if not floats or found.is_floating_point():
+        return found
+    return found.to(torch.float32 if found.dtype.itemsize < 4 else torch.float64)
+
+
+def whole_numbers(name: str, value: Any, what: str) -> Tensor:
+    """Return whole numbers as an int64 tensor, or raise `InputError` unless they are ints: no floats, no flags."""
+    found = array(name, value, what)
+    if found.numel() and (found.is_floating_point() or found.dtype == torch.bool):
+        raise refused(name, value, what)
+    return found.to(torch.int64)  # an empty list is of no kind yet
+
+
+def settle(instance: Any, **values: Any) -> None:
+    """Set fields of a frozen dataclass while it is made: options as they are used, not as they were written."""
+    for name, value in values.items():
+        object.__setattr__(instance, name, value)
+
+
+def named(name: str, value: Any, names: Iterable[str], signature: str) -> Any:
+    """Return `value`, or raise `InputError` unless it is one of the names, or a function of that signature."""
+    known = list(names)
+    if isinstance(value, type) or not (callable(value) or (isinstance(value, str) and value in known)):
+        raise refused(name, value, f"one of {', '.join(known)}, or a function {signature}")
+    return value
+
+
 def refused(name: str, value: Any, needed: str) -> InputError:
     """Return the error that `name` was given `value` where `needed` is needed."""
-    text = repr(value)
-    shown = text if len(text) <= 200 else f"{text[:200]}..."
     kind = f" (the class {value.__name__}, not an instance)" if isinstance(value, type) else ""
-    return InputError(f"{name}={shown}{kind}; pass {needed}")
+    return InputError(f"{name}={shown(value)}{kind}; pass {needed}")
+
+
+def shown(value: Any) -> str:
+    """Return a value as one short line: what it evaluates from, or of many numbers their kind and shape."""
+    if isinstance(value, Tensor | np.ndarray) and (value.ndim > 1 or len(value.reshape(-1)) > 8):
+        kind = "tensor" if isinstance(value, Tensor) else "array"
+        return f"<{str(value.dtype).removeprefix('torch.')} {kind} {list(value.shape)}>"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _tensor(name: str, value: Any, what: str) -> Tensor:
+    """Return a tensor of what NumPy takes for numbers; a ragged list, words and objects are refused."""
+    try:
+        found = np.asarray(value)
+    except (ValueError, TypeError):
+        raise refused(name, value, what) from None
+    if found.dtype.kind not in "biuf" or isinstance(value, np.ma.MaskedArray) or not hasattr(value, "__len__"):
+        raise refused(name, value, what)
+    if found.dtype.kind == "u" and found.dtype.itemsize == 8 and found.size and found.max() > np.iinfo(np.int64).max:
+        raise refused(name, value, what)
+    if found.dtype.kind == "u" and found.dtype.itemsize > 1:
+        found = found.astype(np.int64)
+    elif found.dtype.kind == "f" and found.dtype.itemsize > 8:
+        found = found.astype(np.float64)
+    found = np.ascontiguousarray(found, dtype=found.dtype.newbyteorder("="))
+    return torch.from_numpy(np.require(found, requirements="W"))
 
 
 def _is_bool(value: Any) -> bool:

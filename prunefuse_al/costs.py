@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from . import checks
 from .counting import macs as macs
 from .counting import parameter_count
 from .errors import InputError
@@ -159,8 +160,9 @@ class CostLedger:
         Raises:
             InputError: for an unknown measure, or seconds without a baseline.
         """
-        if measure not in ("macs", "seconds", "samples"):
-            raise InputError(f"ratio(measure={measure!r}): choose 'macs', 'seconds' or 'samples'")
+        checks.one_of("ratio: measure", measure, ("macs", "seconds", "samples"))
+        checks.maybe(checks.instance, "ratio: baseline", baseline, CostLedger, "the CostLedger of a dense run")
+        total = checks.flag("ratio: total", total)
         if baseline is None and measure != "macs":
             raise InputError(
                 f"ratio(measure={measure!r}) needs baseline=, a dense run's ledger; without it only MACs are known"

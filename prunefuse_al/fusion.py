@@ -6,8 +6,10 @@ from typing import Protocol
 
 from torch import nn
 
+from . import checks
 from .channel_map import ChannelMap, check_cross, named_tensors
 from .errors import FusionError
+from .model_checks import check_model
 from .preserving import fused_copy
 
 
@@ -45,7 +47,8 @@ def fuse(model: nn.Module, proxy: Fusible, *, cross: str | float = "preserve") -
 
     Raises:
         FusionError: the proxy does not fit `model`.
-        InputError: `cross` is none of the above.
+        InputError: `cross` is none of the above, or `proxy` no `Proxy`.
+        UnsupportedModelError: `model` is no network.
 
     Example:
         >>> import torch
@@ -56,6 +59,9 @@ def fuse(model: nn.Module, proxy: Fusible, *, cross: str | float = "preserve") -
         True
     """
     factor = check_cross(cross)
+    check_model(model)
+    if not isinstance(getattr(proxy, "channel_map", None), ChannelMap) or not hasattr(proxy, "module"):
+        raise checks.refused("proxy", proxy, "the Proxy that prune(model, ...) returned, whole: not its .module")
     names = named_tensors(model).keys() ^ proxy.channel_map.tensors.keys()
     if names:
         raise FusionError(

@@ -12,15 +12,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from . import checks
 from .arrays import describe_rows, leaves, map_leaves, nonfinite_rows
 from .data import ArrayDataset, PairedDataset, RowSubset
-from .errors import InputError, NonFiniteError
+from .errors import NonFiniteError
 from .items import Collate, collate_items
 
 Batch = tuple[Tensor, Any, Tensor | None, Tensor | None]  # row numbers int64 [b], x [b ...], y [b], w [b]
 T = TypeVar("T")
 AHEAD = 2
 """Batches read before they are asked for: one that waits, and one being read."""
+
+
+def check_reading(batch_size: int, num_workers: int, transform: Any, collate: Any) -> tuple[int, int]:
+    """Return `batch_size` and `num_workers` as ints, or raise `InputError` unless data can be read as asked."""
+    checks.maybe(checks.function, "transform", transform, "a function of a batch of inputs")
+    checks.maybe(checks.function, "collate", collate, "a function of the list of a dataset's inputs")
+    return checks.whole("batch_size", batch_size, least=1), checks.whole("num_workers", num_workers, least=0)
 
 
 class BatchLoader:
@@ -47,8 +55,7 @@ class BatchLoader:
         collate: Collate | None = None,
         device: torch.device | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size}; it must be at least 1")
+        batch_size, num_workers = check_reading(batch_size, num_workers, None, collate)
         self.dataset, self.batch_size = dataset, batch_size
         arrays, cuda = _arrays(dataset), device is not None and device.type == "cuda"
         # What lies on a device is taken on the stream of whoever asks, so by no other thread.

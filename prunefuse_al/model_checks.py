@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from . import checks
 from .errors import UnsupportedModelError
 
 
-def check_model(model: object) -> nn.Module:
-    """Return `model` if it is a network that can be traced, pruned and trained.
+def check_model(model: object, name: str = "model") -> nn.Module:
+    """Return `model` if it is a network that can be traced, pruned and trained; `name` is what the argument is called.
 
     Raises:
         UnsupportedModelError: not an `nn.Module`; TorchScript; quantised; with lazy (unshaped) parameters; on the
@@ -18,7 +19,9 @@ def check_model(model: object) -> nn.Module:
     if not isinstance(model, nn.Module):
         kind = model.__name__ if isinstance(model, type) else type(model).__name__
         hint = "pass an instance, not the class" if isinstance(model, type) else "wrap it in an nn.Module"
-        raise UnsupportedModelError(f"the network must be a torch.nn.Module, found {kind}: {hint}")
+        raise UnsupportedModelError(
+            f"{name}={checks.shown(model)}: the network must be a torch.nn.Module, found {kind}: {hint}"
+        )
     for name, module in model.named_modules():
         where = f"'{name}' ({type(module).__name__})" if name else type(module).__name__
         _check_kind(module, where)

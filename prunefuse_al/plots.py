@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from . import checks
 from .costs import CostLedger
 from .data import as_dataset, split_item
 from .errors import InputError, MissingDependencyError
@@ -49,6 +50,7 @@ def plot_advice(advice: Any, ax: Any = None) -> Any:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
+    checks.methods("plot_advice: advice", advice, ("to_dicts", "plot"), "what advise(...) returned")
     ax, ratios = _axes(ax), [row.pruning_ratio for row in advice.rows]
     for measure, colour in (("macs", DARK), ("seconds", "#e9a23b")):
         costs, name = [getattr(row, measure) for row in advice.rows], "MACs" if measure == "macs" else "seconds"
@@ -82,17 +84,23 @@ def plot_learning_curve(labels: Sequence[int], accuracy: Mapping[str, Any], ax: 
         InputError: an arm has another number of budgets.
         MissingDependencyError: matplotlib is not installed.
     """
-    runs = {name: np.atleast_2d(np.asarray(values, dtype=float)) for name, values in accuracy.items()}  # [seeds b]
+    what = "a dict: arm -> accuracies [b] or [seeds b]"
+    arms = checks.instance("plot_learning_curve: accuracy", accuracy, Mapping, what)
+    budgets = _numbers("plot_learning_curve: labels", labels, "labelled samples at each budget, [b]")
+    runs = {
+        name: np.atleast_2d(_numbers(f"plot_learning_curve: accuracy[{name!r}]", values, "accuracies [b] or [seeds b]"))
+        for name, values in arms.items()
+    }  # [seeds b]
     for name, values in runs.items():
-        if values.shape[-1] != len(labels) or values.ndim != 2:
-            shape = list(np.shape(accuracy[name]))
-            raise InputError(f"accuracy of {name!r} has shape {shape} for {len(labels)} budgets; pass [b] or [seeds b]")
+        if budgets.ndim != 1 or values.shape[-1] != len(budgets) or values.ndim != 2:
+            found = f"accuracy of {name!r} has shape {list(np.shape(accuracy[name]))} for {budgets.size} budgets"
+            raise InputError(f"plot_learning_curve: {found}; pass [b] or [seeds b]")
     ax = _axes(ax)
     for name, values in runs.items():
-        (line,) = ax.plot(labels, values.mean(0), marker="o", label=name)
+        (line,) = ax.plot(budgets, values.mean(0), marker="o", label=name)
         if len(values) > 1:
             mean, spread = values.mean(0), values.std(0, ddof=1)
-            ax.fill_between(labels, mean - spread, mean + spread, color=line.get_color(), alpha=0.15, linewidth=0)
+            ax.fill_between(budgets, mean - spread, mean + spread, color=line.get_color(), alpha=0.15, linewidth=0)
     ax.set(xlabel="labelled samples", ylabel="accuracy")
     ax.legend(frameon=False)
     return ax
@@ -110,9 +118,11 @@ def plot_costs(ledgers: CostLedger | Mapping[str, CostLedger], ax: Any = None, *
         InputError: an unknown measure, or nothing was counted.
         MissingDependencyError: matplotlib is not installed.
     """
-    if measure not in ("macs", "seconds"):
-        raise InputError(f"plot_costs(measure={measure!r}): choose 'macs' or 'seconds'")
-    named = {"": ledgers} if isinstance(ledgers, CostLedger) else dict(ledgers)
+    checks.one_of("plot_costs: measure", measure, ("macs", "seconds"))
+    what = "a CostLedger, or a dict: name -> CostLedger"
+    named = {"": ledgers} if isinstance(ledgers, CostLedger) else ledgers
+    if not isinstance(named, Mapping) or not all(isinstance(ledger, CostLedger) for ledger in named.values()):
+        raise checks.refused("plot_costs: ledgers", ledgers, what)
     totals = {name: ledger.totals() for name, ledger in named.items()}
     stages = list(dict.fromkeys(stage for sums in totals.values() for stage in sums if stage != "total"))
     if not stages:
@@ -139,7 +149,15 @@ def plot_pareto(points: Mapping[str, tuple[Any, Any]], ax: Any = None, *, cost: 
         InputError: costs and accuracies of an arm differ in number.
         MissingDependencyError: matplotlib is not installed.
     """
-    pairs = {name: tuple(np.asarray(part, dtype=float) for part in pair) for name, pair in points.items()}
+    what = "a dict: arm -> (costs [b], accuracies [b]), of one arm or more"
+    arms = checks.instance("plot_pareto: points", points, Mapping, what)
+    if not arms or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in arms.values()):
+        raise checks.refused("plot_pareto: points", points, what)
+    checks.instance("plot_pareto: cost", cost, str, "the label of the horizontal axis, a str")
+    pairs = {
+        name: tuple(_numbers(f"plot_pareto: points[{name!r}]", part, "costs [b] and accuracies [b]") for part in pair)
+        for name, pair in arms.items()
+    }
     for name, (costs, accuracies) in pairs.items():
         if costs.shape != accuracies.shape or costs.ndim != 1:
             shapes = f"{list(costs.shape)} costs and {list(accuracies.shape)} accuracies"
@@ -158,10 +176,17 @@ def plot_pareto(points: Mapping[str, tuple[Any, Any]], ax: Any = None, *, cost: 
 def pareto_front(points: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return the (cost, accuracy) pairs that no other is at least as cheap and as accurate as, cheapest first.
 
+    Raises:
+        InputError: no array [n 2].
+
     Example:
         >>> pareto_front(np.array([(1.0, 0.5), (2.0, 0.4), (3.0, 0.6)])).tolist()
         [[1.0, 0.5], [3.0, 0.6]]
     """
+    what = "an array of (cost, accuracy) pairs, [n 2]"
+    points, given = _numbers("pareto_front: points", points, what), points
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise checks.refused("pareto_front: points", given, what)
     ordered = points[np.lexsort((-points[:, 1], points[:, 0]))]
     best = np.maximum.accumulate(ordered[:, 1])
     rises = np.diff(best, prepend=-np.inf) > 0
@@ -180,6 +205,7 @@ def plot_widths(proxy: Proxy | PruningReport, ax: Any = None) -> Any:
         MissingDependencyError: matplotlib is not installed.
     """
     report = proxy.report() if isinstance(proxy, Proxy) else proxy
+    checks.instance("plot_widths: proxy", report, PruningReport, "a Proxy that prune(...) returned, or its report()")
     ax, positions = _axes(ax), range(len(report.widths))
     ax.bar(positions, [width.dense for width in report.widths], color=LIGHT, label="dense")
     ax.bar(positions, [width.proxy for width in report.widths], color=DARK, label="proxy")
@@ -205,9 +231,15 @@ def plot_selection(pool: Any, selection: Selection, ax: Any = None, *, columns: 
         InputError: `columns` or `most` below 1, or the rows are no pictures.
         MissingDependencyError: matplotlib is not installed.
     """
-    if columns < 1 or most < 1:
-        raise InputError(f"plot_selection: columns={columns}, most={most}; both must be at least 1")
+    columns = checks.whole("plot_selection: columns", columns, least=1)
+    most = checks.whole("plot_selection: most", most, least=1)
+    checks.instance("plot_selection: selection", selection, Selection, "what PrunedProxySelector.select returned")
     data, rows = as_dataset(pool), selection.indices[:most].tolist()
+    if outside := [row for row in rows if not 0 <= row < len(data)]:
+        raise InputError(
+            f"plot_selection: selection holds row {outside[0]}, and pool has rows 0 to {len(data) - 1:,}; pass "
+            "the pool that was asked"
+        )
     pictures = [_picture(split_item(data[row])[0]) for row in rows]
     if len({picture.shape for picture in pictures}) > 1:
         raise InputError("plot_selection: the pictures differ in size; give a dataset that resizes them")
@@ -241,6 +273,12 @@ def _picture(x: Any) -> np.ndarray[Any, Any]:
     return np.broadcast_to((array - low) / max(high - low, 1e-12), (*array.shape[:2], 3))
 
 
+def _numbers(name: str, values: Any, what: str) -> np.ndarray[Any, Any]:
+    """Return numbers as an array of floats, or raise `InputError`."""
+    found: np.ndarray[Any, Any] = checks.array(name, values, what).cpu().numpy().astype(float)
+    return found
+
+
 def _title(advice: Any) -> str:
     best = "no ratio meets the target" if advice.best is None else f"best: {advice.best.name}"
     return f"{best} ({advice.target})" if str(advice.target) else best
@@ -249,7 +287,7 @@ def _title(advice: Any) -> str:
 def _axes(ax: Any) -> Any:
     """Return `ax`, or new ones."""
     if ax is not None:
-        return ax
+        return checks.methods("ax", ax, ("plot", "bar", "set"), "matplotlib Axes, or None for new ones")
     # By name: the core imports no optional library, and this one only when it is asked to draw.
     try:
         pyplot = importlib.import_module("matplotlib.pyplot")

@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import nn
 
+from . import checks
 from .errors import FallbackWarning, InputError
 
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+
+
+def check_device(name: str, device: Any) -> Any:
+    """Return what names a device that is there, "auto" as it is, or raise `InputError`; no GPU is started for that."""
+    what = "'auto' or a torch device, for example 'cpu'"
+    if isinstance(device, bool) or not isinstance(device, str | torch.device | int):
+        raise checks.refused(name, device, what)
+    if device == "auto":
+        return device
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise InputError(f"{name}={device!r} cannot be used here ({error}); pass {what}") from error
+    if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
+        raise InputError(f"{name}={device!r} cannot be used here: there is no {kind} device; pass {what}")
+    return device
+
+
+def check_precision(name: str, precision: Any) -> str:
+    """Return the name of a number format, or raise `InputError`."""
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        raise checks.refused(name, precision, f"one of {', '.join(PRECISIONS)}")
+    return precision
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -18,6 +43,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     Raises:
         InputError: the device is unknown or absent.
     """
+    check_device("device", device)
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -36,8 +62,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype | Non
     "auto" is bf16 on a GPU that has it, else fp16 on a GPU, else fp32. Where the hardware lacks a format (bf16 on a CPU
     without AVX512-BF16 or AMX is 13 to 30 times slower than fp32) fp32 is used, with a `FallbackWarning`.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"precision={precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    check_precision("precision", precision)
     if precision == "fp32" or (precision == "auto" and device.type == "cpu"):
         return None
     if precision == "auto":

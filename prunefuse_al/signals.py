@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from . import checks
 from .arrays import describe_rows, nonfinite_rows
 from .data import to_dataset
 from .dropout import ThinnedPass, dropout_layers, hidden_dropout, layers_on
@@ -19,11 +20,11 @@ from .errors import InputError, NonFiniteError, UnsupportedModelError
 from .forward import Forward, Transform, explained, forward_for, laid_out, logits_of, settled
 from .heads import HeadTrace
 from .items import Collate
-from .loading import Batch, BatchLoader
+from .loading import Batch, BatchLoader, check_reading
 from .model_checks import check_model
 from .precision import resolve_device, resolve_precision
 from .rng import isolated_rng
-from .storage import RowStore
+from .storage import RowStore, check_storage
 from .types import Signals as Signals
 
 COLLECTED = frozenset({"logits", "features", "mc_logits", "labels"})
@@ -77,10 +78,14 @@ def collect(
         UnsupportedModelError: features are needed and the logits come from no linear layer (see `heads.HeadTrace`), or
             "mc_logits" and the network has no dropout that can be switched on.
     """
-    wanted = _check_needs(needs)
-    if "mc_logits" in wanted and mc_samples < 1:
-        raise InputError(f"mc_samples={mc_samples}; 'mc_logits' takes at least 1 pass with dropout on")
+    wanted = check_needs(needs)
     check_model(model)
+    what = "how many passes with dropout on 'mc_logits' takes, at least 1 pass"
+    mc_samples = checks.whole("mc_samples", mc_samples, least=1, what=what)
+    batch_size, num_workers = check_reading(batch_size, num_workers, transform, collate)
+    seed = checks.whole("seed", seed, least=0, most=2**64 - 1)
+    channels_last, progress = checks.flag("channels_last", channels_last), checks.flag("progress", progress)
+    check_storage(features_dtype, features_path)
     data = to_dataset(dataset)
     if features_path is not None and accelerator is not None and accelerator.num_processes > 1:
         raise InputError(
@@ -205,15 +210,18 @@ def _no_dropout(model: nn.Module) -> UnsupportedModelError:
     )
 
 
-def _check_needs(needs: Iterable[str]) -> frozenset[str]:
-    wanted = frozenset([needs] if isinstance(needs, str) else needs)
-    unknown = sorted(wanted - COLLECTED)
+def check_needs(needs: Iterable[str]) -> frozenset[str]:
+    """Return the names of signals, one name or several, or raise `InputError` unless a pass over data gives them."""
+    several = [needs] if isinstance(needs, str) else list(needs) if isinstance(needs, Iterable) else [needs]
+    if not all(isinstance(name, str) for name in several):
+        raise checks.refused("needs", needs, f"names among {sorted(COLLECTED)}")
+    unknown = sorted(set(several) - COLLECTED)
     if unknown:
         raise InputError(
-            f"signals {unknown} were asked for; a pass over data gives {sorted(COLLECTED)} "
-            "(training dynamics and features of labelled rows are added by the caller)"
+            f"needs: the signals {unknown} were asked for; pass names of what a pass over data gives, "
+            f"{sorted(COLLECTED)} (dynamics, and what is labelled, scorers get in select() and coreset())"
         )
-    return wanted
+    return frozenset(several)
 
 
 def _labels(y: Any) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import checks
 from .arrays import nonfinite_rows
 from .errors import InputError, NonFiniteError
 
@@ -85,11 +86,10 @@ class RowStore:
 
 def check_storage(features_dtype: str, features_path: str | os.PathLike[str] | None) -> None:
     """Raise `InputError` unless features can be kept as asked; see `RowStore`."""
-    if features_dtype not in FEATURE_DTYPES:
-        raise InputError(f"features_dtype={features_dtype!r}; it must be one of {', '.join(FEATURE_DTYPES)}")
+    checks.one_of("features_dtype", features_dtype, FEATURE_DTYPES)
     if features_path is None:
         return
-    path = Path(features_path)
+    path = Path(checks.path("features_path", features_path))
     if path.suffix != ".npy" or not path.parent.is_dir():
         raise InputError(f"features_path={str(path)!r}; name a .npy file in a folder that is there")
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import checks
 from .example_signals import example_signals
 from .scorer_checks import CHECKS, expect
 from .types import Scorer
@@ -59,8 +60,11 @@ def check_scorer(scorer: Scorer, *, expected_failed_checks: Mapping[str, str] | 
 
     Raises:
         AssertionError: a check failed; the message starts with its name.
+        InputError: `scorer` is no scorer at all.
     """
-    known = dict(expected_failed_checks or {})
+    checks.methods("scorer", scorer, ("select",), "an object with `needs` and `select(signals, k, *, rng=None)`")
+    what = "a dict: name of a check -> why it is known to fail"
+    known = dict(checks.maybe(checks.instance, "expected_failed_checks", expected_failed_checks, Mapping, what) or {})
     unknown = set(known) - set(CHECKS)
     expect(not unknown, f"expected_failed_checks names no check: {sorted(unknown)}; known: {', '.join(CHECKS)}")
     for name, check in CHECKS.items():

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from . import checks
 from .errors import InputError
 
 RngLike = int | np.random.Generator | np.random.RandomState | torch.Generator | None
@@ -22,6 +23,9 @@ RngLike = int | np.random.Generator | np.random.RandomState | torch.Generator | 
 @dataclass(frozen=True, eq=False)
 class Signals:
     """What a network says about candidates; row i of every field belongs to `indices[i]`.
+
+    Fields take arrays of NumPy and lists of numbers as well, and hold tensors. What a network says becomes floats if it
+    is whole numbers; indices and labels stay whole.
 
     Attributes:
         indices: int64 [n], indices into the array or dataset the caller passed.
@@ -44,6 +48,20 @@ class Signals:
     labelled_features: Tensor | None = None
     labelled_logits: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        checks.settle(self, indices=_numbers("Signals: indices", self.indices, "whole numbers [n]", 1))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None or field.name == "indices":
+                continue
+            name = f"Signals: {field.name}"
+            if str(field.type).startswith("Mapping"):
+                known = checks.instance(name, value, Mapping, "a dict of floats [n] by name")
+                checks.settle(self, **{field.name: {key: _floats(f"{name}[{key!r}]", v) for key, v in known.items()}})
+            elif str(field.type).startswith("Tensor"):
+                convert = checks.array if field.name.endswith("labels") else _floats
+                checks.settle(self, **{field.name: convert(name, value, _NUMBERS)})
+
     def __len__(self) -> int:
         return int(self.indices.shape[0])
 
@@ -65,6 +83,15 @@ class Selection:
     scores: Tensor | None = None
     labels: str | None = None
     considered: int | None = None
+
+    def __post_init__(self) -> None:
+        indices = _numbers("Selection: indices", self.indices, "whole numbers [k], the indices of candidates", 1)
+        scores = checks.maybe(_floats, "Selection: scores", self.scores, "floats [k], one for each index")
+        if scores is not None and scores.shape != indices.shape:
+            raise InputError(
+                f"Selection: scores={checks.shown(scores)} for {len(indices):,} indices; pass one for each, or None"
+            )
+        checks.settle(self, indices=indices, scores=scores)
 
     def arrays(self) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, Any] | None]:
         """Return indices and scores, or None, as NumPy arrays."""
@@ -110,6 +137,9 @@ class Trainer(Protocol):
 
         Scorers of training dynamics also work with a trainer whose `fit` takes ``recorder=None`` and calls it as
         `training.Recorder` says.
+
+        A method ``check()`` that raises `InputError` where an option of its own is wrong is called by a selector before
+        anything is done.
         """
         ...
 
@@ -126,10 +156,39 @@ def altered(trainer: Any, **changes: Any) -> Any:
     return other
 
 
-def as_rng(rng: RngLike) -> np.random.Generator:
+def epochs_of(trainer: Any) -> int | None:
+    """Return for how many epochs a trainer trains, or None if it does not say so by a whole number `epochs`."""
+    try:
+        return checks.whole("epochs", getattr(trainer, "epochs", None))
+    except InputError:
+        return None
+
+
+_NUMBERS = "an array, a tensor or a list of numbers"
+
+
+def _floats(name: str, value: Any, what: str = _NUMBERS) -> Tensor:
+    return checks.array(name, value, what, floats=True)
+
+
+def _numbers(name: str, value: Any, what: str, ndim: int) -> Tensor:
+    found = checks.whole_numbers(name, value, what)
+    if found.ndim != ndim:
+        raise checks.refused(name, value, what)
+    return found
+
+
+def as_rng(rng: RngLike, name: str = "rng") -> np.random.Generator:
     """Return a NumPy generator for a seed, a generator of NumPy or torch, or None (fresh entropy).
 
     Global random states are never read or written. A torch generator is advanced by one draw.
+
+    Args:
+        rng: the seed, a whole number from 0, or the generator.
+        name: what the argument is called, for messages.
+
+    Raises:
+        InputError: it is none of these.
     """
     if isinstance(rng, np.random.Generator):
         return rng
@@ -137,9 +196,5 @@ def as_rng(rng: RngLike) -> np.random.Generator:
         return np.random.default_rng(rng.randint(0, 2**31 - 1))
     if isinstance(rng, torch.Generator):
         return np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng, device=rng.device)))
-    if rng is None or isinstance(rng, int | np.integer):
-        return np.random.default_rng(rng)
-    raise InputError(
-        f"rng={rng!r} is a {type(rng).__name__}; "
-        "pass None, an int, a numpy Generator or RandomState, or a torch Generator"
-    )
+    what = "None, a whole number from 0, a numpy Generator or RandomState, or a torch Generator"
+    return np.random.default_rng(None if rng is None else checks.whole(name, rng, least=0, what=what))

@@ -246,17 +246,17 @@ def test_cheapest_rounds_by_name() -> None:
 
 
 def test_a_preset_that_does_not_exist() -> None:
-    with pytest.raises(InputError, match="preset 'cheap' does not exist; there are 'cheap_rounds', 'cheapest_rounds'"):
+    with pytest.raises(InputError, match="preset: name='cheap'; pass one of 'cheap_rounds', 'cheapest_rounds'"):
         selector_preset("cheap")
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"start": 1.0}, r"start=1.0, end=0.25; a falling ratio has 0 <= end < start < 1"),
+        ({"start": 1.0}, r"start=1.0; pass the share of channels removed, 0 <= p < 1"),
         ({"end": 0.75}, "end=0.75"),
         ({"start": "much"}, "start='much'"),
-        ({"labels": (0, 10)}, r"labels=\(0, 10\); the first must be at least 1 and below"),
+        ({"labels": (0, 10)}, r"labels=\(0, 10\); pass two, of which the first is at least 1 and below"),
         ({"labels": (10, 10)}, "below the second"),
         ({"labels": (10,)}, "two whole numbers"),
         ({"labels": (1.5, 3)}, "two whole numbers"),

@@ -110,8 +110,8 @@ def test_the_subset_may_be_named() -> None:
 @pytest.mark.parametrize(
     ("arguments", "phrase"),
     [
-        (((X, Y), 0), r"fraction=0; it is the share of the 90 samples to keep, 0 < fraction <= 1"),
-        (((X, Y), 1.5), r"fraction=1\.5; it is the share"),
+        (((X, Y), 0), r"fraction=0; pass the share of the 90 samples to keep, 0 < fraction <= 1"),
+        (((X, Y), 1.5), r"fraction=1\.5; pass the share"),
         (((X, Y), True), "fraction=True"),
         ((X, 0.5), "coreset: the data has no labels; pass y"),
         (((X, Y - 1), 0.5), "coreset: 30 labels are negative, such as -1; drop samples"),

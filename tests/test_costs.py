@@ -168,7 +168,7 @@ def test_ratio_against_a_measured_run() -> None:
     assert CostLedger().ratio() != CostLedger().ratio()  # nan
     with pytest.raises(InputError, match="needs baseline="):
         proxy.ratio(measure="seconds")
-    with pytest.raises(InputError, match="'macs', 'seconds' or 'samples'"):
+    with pytest.raises(InputError, match="one of 'macs', 'seconds', 'samples'"):
         proxy.ratio(measure="hours")
 
 

@@ -89,7 +89,7 @@ def test_costs() -> None:
     assert [bar.get_height() for bar in ax.patches] == [0.5, 1.0]
     with pytest.raises(InputError, match="no rows"):
         plots.plot_costs(CostLedger())
-    with pytest.raises(InputError, match="'macs' or 'seconds'"):
+    with pytest.raises(InputError, match="one of 'macs', 'seconds'"):
         plots.plot_costs(ledger(1, 1), measure="hours")
 
 

@@ -44,7 +44,7 @@ def test_a_pass_that_fails_leaves_the_old_file(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "phrase"),
     [
-        ({"features_dtype": "bfloat16"}, "features_dtype='bfloat16'; it must be one of float32, float16"),
+        ({"features_dtype": "bfloat16"}, "features_dtype='bfloat16'; pass one of 'float32', 'float16'"),
         ({"features_path": "features.bin"}, r"features_path='features.bin'; name a \.npy file in a folder"),
         ({"features_path": "no/such/folder/f.npy"}, "name a .npy file in a folder that is there"),
         ({"features_path": "/proc/f.npy"}, r"features_path='/proc/f.npy' cannot be written \("),

@@ -219,7 +219,7 @@ def test_a_sync_that_fails_leaves_the_round_undone() -> None:
 
 def test_v2_options_that_contradict() -> None:
     for every in (True, 0, 1.5):
-        with pytest.raises(InputError, match=rf"sync_every={every}; pass None \(V1\) or a number of rounds"):
+        with pytest.raises(InputError, match=rf"sync_every={every}; pass a number of rounds from 1 \(V2\), or None"):
             selector(sync_every=every)
     with pytest.raises(InputError, match="sync_importance='same' says how V2 prunes again"):
         selector(sync_every=None, sync_importance="same")

@@ -8,17 +8,19 @@ from typing import Any
 
 from torch import nn
 
+from .. import checks
 from ..costs import CostLedger
 from ..counting import macs, parameter_count
 from ..forward import as_inputs
 from ..model_checks import check_model
 from ..pruning import prune
 from ..pruning.example import as_arguments, with_rows
+from ..selector.options import check_trainer
 from ..training import TorchTrainer
 from ..types import Scorer, Trainer
 from .advice import Advice
 from .agreement import Agreement, try_out
-from .inputs import check_numbers, check_ratios, device_of, resolved, sample, stand_in, without_transforms
+from .inputs import check_pruning, check_ratios, device_of, resolved, sample, stand_in, without_transforms
 from .plan import EPOCHS, LoopPlan, Rates, dense_cost, proxy_cost, svp_cost
 from .rows import AdviceRow, Prediction, Target
 from .timing import Timing, time_networks
@@ -85,12 +87,15 @@ def advise(
         >>> advice.best.name, round(advice.best.macs.selection_share, 2)
         ('p=0.5', 0.28)
     """
-    for network in (model, *([] if proxy is None else [proxy])):
-        check_model(network)
-    wanted = Target.of(target)
-    grid = check_ratios(ratios)
-    check_numbers(trial_epochs=trial_epochs, repeats=repeats, random_state=random_state)
+    check_model(model)
+    checks.maybe(lambda name, network: check_model(network, name), "proxy", proxy)
+    wanted, grid = Target.of(target), check_ratios(ratios)
+    trial_epochs = checks.whole("advise: trial_epochs", trial_epochs, least=1)
+    repeats = checks.whole("advise: repeats", repeats, least=1)
+    random_state = checks.whole("advise: random_state", random_state, least=0)
+    check_pruning(pruning)
     chosen: Any = TorchTrainer(EPOCHS, 128, progress=False) if trainer is None else trainer
+    check_trainer("advise: trainer", chosen)
     loop = resolved(plan, chosen)
     ranked_by, data = sample(labelled, scorer, wanted)
     ledger, arguments = CostLedger(), as_arguments(example_inputs, model)

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..scorers import get_scorer
 from ..selector import PrunedProxySelector
 from ..training.stopping import EarlyStopping
-from ..types import PointScorer, Scorer, Selection, Trainer, altered
+from ..types import PointScorer, Scorer, Selection, Trainer, altered, epochs_of
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ def check_ranking(scorer: str | Scorer) -> Scorer:
 
 def shortened(trainer: Any, epochs: int) -> Any:
     """Return a copy of a trainer that trains for no more than `epochs`; one that does not say how long, as it is."""
-    own = getattr(trainer, "epochs", None)
-    if not isinstance(own, int) or own <= epochs:
+    own = epochs_of(trainer)
+    if own is None or own <= epochs:
         return trainer
     return altered(trainer, epochs=epochs)
 

@@ -3,46 +3,59 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from .. import checks
 from ..data import as_dataset, has_labels, to_dataset
 from ..errors import InputError
 from ..forward import as_inputs
 from ..precision import home_device, resolve_device
 from ..pruning.example import Arguments, with_rows
-from ..types import Scorer, Trainer, altered
+from ..types import Scorer, Trainer, altered, epochs_of
 from .agreement import check_ranking
 from .plan import LoopPlan
 from .rows import Target
 
+PRUNING = frozenset({"importance", "scope", "keep", "round_to"})
+"""Options of `prune` that `advise` passes on."""
 
-def check_ratios(ratios: Sequence[float]) -> list[float]:
-    """Return the grid, ascending, or raise `InputError` unless it holds different numbers between 0 and 1."""
-    found = [ratios] if isinstance(ratios, int | float) else list(ratios)
-    bad = [r for r in found if isinstance(r, bool) or not isinstance(r, int | float | np.number) or not 0 < r < 1]
-    if bad or not found:
+
+def check_pruning(options: Mapping[str, Any]) -> None:
+    """Raise `InputError` for an option that `prune` does not get from `advise`."""
+    for name in sorted(options.keys() - PRUNING):
         raise InputError(
-            f"advise: ratios={found!r}{f' holds {bad[0]!r}' if bad else ' is empty'}; pass shares of channels to "
-            "remove, 0 < p < 1, for example (0.3, 0.5, 0.7); the dense network (0) is always there"
+            f"advise: {name}={checks.shown(options[name])} is no option; pass to prune one of "
+            f"{', '.join(sorted(PRUNING))}"
         )
+
+
+def check_ratios(ratios: Any) -> list[float]:
+    """Return the grid, ascending, or raise `InputError` unless it holds different numbers between 0 and 1."""
+    try:
+        given: list[Any] = [ratios] if isinstance(ratios, str) else list(ratios)
+    except TypeError:  # one number will do
+        given = [ratios]
+    needed = (
+        "pass shares of channels to remove, 0 < p < 1, for example (0.3, 0.5); the dense network (0) is always there"
+    )
+    if not given:
+        raise InputError(f"advise: ratios={checks.shown(ratios)} is empty; {needed}")
+    found: list[float] = []
+    for ratio in given:
+        try:
+            found.append(checks.number("ratios", ratio, above=0, below=1))
+        except InputError:
+            held = f"ratios={checks.shown(given)} holds {checks.shown(ratio)}"
+            raise InputError(f"advise: {held}; {needed}") from None
     if len(set(found)) < len(found):
         raise InputError(f"advise: ratios={found!r} holds a number twice; name each one once")
     return sorted(float(ratio) for ratio in found)
-
-
-def check_numbers(**numbers: int) -> None:
-    """Raise `InputError` unless every argument is a whole number from 1 (`random_state`: from 0)."""
-    for name, value in numbers.items():
-        least = 0 if name == "random_state" else 1
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise InputError(f"advise: {name}={value!r}; a whole number from {least} is needed")
 
 
 def resolved(plan: LoopPlan | Mapping[str, Any] | None, trainer: Any) -> LoopPlan:
@@ -53,8 +66,9 @@ def resolved(plan: LoopPlan | Mapping[str, Any] | None, trainer: Any) -> LoopPla
         if unknown:
             raise InputError(f"advise: plan has {', '.join(map(repr, unknown))}; known: {', '.join(known)}")
         plan = LoopPlan(**plan)
-    plan, own = plan or LoopPlan(), getattr(trainer, "epochs", None)
-    return replace(plan, epochs=own) if plan.epochs is None and isinstance(own, int) else plan
+    plan = LoopPlan() if plan is None else checks.instance("advise: plan", plan, LoopPlan, "a LoopPlan, a dict or None")
+    own = epochs_of(trainer)
+    return replace(plan, epochs=own) if plan.epochs is None and own is not None else plan
 
 
 def sample(labelled: Any, scorer: str | Scorer, target: Target) -> tuple[Scorer | None, Any]:

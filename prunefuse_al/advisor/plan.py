@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import checks
 from ..errors import InputError
 
 EPOCHS = 181
@@ -58,16 +59,16 @@ class LoopPlan:
     sync_every: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("pool", "rounds"):
-            _check_count(name, getattr(self, name))
+        checks.settle(self, **{name: _count(name, getattr(self, name)) for name in ("pool", "rounds")})
         for name in ("initial", "epochs", "target_epochs", "dense_epochs", "sync_every"):
-            if getattr(self, name) is not None:
-                _check_count(name, getattr(self, name))
-        if isinstance(self.k, Sequence | np.ndarray):
-            object.__setattr__(self, "k", tuple(self.k))  # hashable, and nobody else's
-        steps = self._steps()
-        for step in steps:
-            _check_count("k" if self.k is not None else "k (a tenth of the pool, less what is labelled)", step)
+            checks.settle(self, **{name: checks.maybe(_count, name, getattr(self, name))})
+        k: Any = self.k
+        if (isinstance(k, Sequence) and not isinstance(k, str)) or (isinstance(k, np.ndarray) and k.ndim):
+            checks.settle(self, k=tuple(_count("k", step) for step in k))  # hashable, and nobody else's
+        else:
+            checks.settle(self, k=checks.maybe(_count, "k", k))
+        for step in self._steps():
+            _count("k" if self.k is not None else "k (a tenth of the pool, less what is labelled)", step)
         if self.labels[-1] > self.pool:
             raise InputError(
                 f"LoopPlan: {self.labels[0]:,} initial labels and {self.rounds} rounds make {self.labels[-1]:,} "
@@ -188,6 +189,5 @@ def svp_cost(plan: LoopPlan, other: Rates, dense: Rates) -> LoopCost:
     return LoopCost(choosing, plan.trained("target") * dense.train)
 
 
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise InputError(f"LoopPlan: {name}={value!r}; a whole number from 1 is needed")
+def _count(name: str, value: Any) -> int:
+    return checks.whole(f"LoopPlan: {name}", value, least=1)

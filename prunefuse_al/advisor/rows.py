@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
+from .. import checks
 from ..errors import InputError
 from .agreement import Agreement
 from .timing import Timing
@@ -33,11 +34,11 @@ class Target:
     overlap: float | None = None
 
     def __post_init__(self) -> None:
-        ranges = {"spearman": (-1.0, 1.0), "overlap": (0.0, 1.0)}
+        ranges: dict[str, tuple[float, float | None]] = {"spearman": (-1.0, 1.0), "overlap": (0.0, 1.0)}
         for name, value in self.asked():
-            low, high = ranges.get(name, (0.0, math.inf))
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                raise InputError(f"Target: {name}={value!r}; pass a number from {low:g} to {high:g}, or None")
+            low, high = ranges.get(name, (0.0, None))
+            what = f"a number from {low:g}{'' if high is None else f' to {high:g}'}, or None"
+            checks.settle(self, **{name: checks.number(f"Target: {name}", value, least=low, most=high, what=what)})
 
     @classmethod
     def of(cls, target: Target | Mapping[str, float | None] | float | None) -> Target:
@@ -48,13 +49,14 @@ class Target:
             known = [field.name for field in fields(cls)]
             unknown = sorted(set(target) - set(known))
             if unknown:
-                raise InputError(f"target has {', '.join(map(repr, unknown))}; known: {', '.join(known)}")
+                raise InputError(f"advise: target has {', '.join(map(repr, unknown))}; known: {', '.join(known)}")
             return cls(**target)
         return cls(cost=target)
 
     def asked(self) -> Iterator[tuple[str, float]]:
         """Yield the name and bound of everything that is asked."""
-        yield from ((name, value) for name, value in asdict(self).items() if value is not None)
+        every = ((field.name, getattr(self, field.name)) for field in fields(self))
+        yield from [(name, value) for name, value in every if value is not None]
 
     def excess(self, row: AdviceRow) -> dict[str, float]:
         """Return by how much a row misses each demand: relative for costs, in units of agreement; <= 0 meets it."""

@@ -165,4 +165,4 @@ def time_networks(
 def _batch_rows(trainer: Any) -> int:
     """Return the most rows the trainer may ask for at once, as far as it says."""
     sizes = (getattr(trainer, name, None) for name in ("batch_size", "eval_batch_size"))
-    return max([256, *(size for size in sizes if isinstance(size, int))])
+    return max([256, *(int(size) for size in sizes if isinstance(size, int | np.integer))])

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from .. import checks
 from ..errors import InputError
 from ..rng import isolated_rng
-from ..selector.options import entropy_of
+from ..selector.options import check_trainer, entropy_of
 from ..selector.selector import PrunedProxySelector
 from ..training.trainer import TorchTrainer
 from ..types import Trainer
@@ -43,6 +44,9 @@ def start(estimator: Any, data: Any, labels: Any, weights: Any, classes: Any) ->
     given: Any = estimator.module
     previous: PrunedProxySelector | None = getattr(estimator, "selector_", None)
     trainer: Trainer = _default_trainer(given) if estimator.trainer is None else estimator.trainer
+    check_trainer("trainer", trainer)
+    if given is not None and not isinstance(given, nn.Module):
+        checks.function("module", given, "a network, a function (input_shape, n_classes) -> network, or None")
     entropy = entropy_of(estimator.random_state)
     outputs = count_outputs(trainer, given, data) if isinstance(given, nn.Module) else None
     estimator.classes_ = known_classes(labels, classes, outputs)

@@ -9,9 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .. import checks
 from ..errors import InputError
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def check_example(example_inputs: Any) -> None:
+    """Raise `InputError` unless there is a tensor with a row or more among what a network is called with."""
+    tensors = [leaf for leaf in tree_leaves(example_inputs) if isinstance(leaf, Tensor)]
+    if not tensors or tensors[0].ndim == 0 or tensors[0].shape[0] == 0:
+        found = [list(t.shape) for t in tensors] or f"{checks.shown(example_inputs)}, a {type(example_inputs).__name__}"
+        raise InputError(
+            f"example_inputs={found}: pass a batch of inputs as a tensor, a tuple of tensors (positional) or a dict of "
+            "tensors (by name), with at least one row, as the network is called"
+        )
 
 
 def as_arguments(example_inputs: Any, model: nn.Module) -> Arguments:
@@ -22,13 +34,7 @@ def as_arguments(example_inputs: Any, model: nn.Module) -> Arguments:
     Raises:
         InputError: there is no tensor with a batch dimension among them, or a value is not finite.
     """
-    tensors = [leaf for leaf in tree_leaves(example_inputs) if isinstance(leaf, Tensor)]
-    if not tensors or tensors[0].ndim == 0 or tensors[0].shape[0] == 0:
-        found = [list(t.shape) for t in tensors] or type(example_inputs).__name__
-        raise InputError(
-            f"example_inputs={found}: pass a batch of inputs as a tensor, a tuple of tensors (positional) or a dict of "
-            "tensors (by name), with at least one row, as the network is called"
-        )
+    check_example(example_inputs)
     device = next((t.device for t in model.parameters()), torch.device("cpu"))
     moved = tree_map(lambda leaf: leaf.detach().to(device) if isinstance(leaf, Tensor) else leaf, example_inputs)
     if isinstance(moved, dict):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor, nn
 
+from .. import checks
 from ..errors import InputError
 from .measures import MEASURES, Subject, added, mean_one, owned_sums
 from .plan import Structure
@@ -16,19 +17,19 @@ Importance = str | Callable[[str, Tensor, int], Tensor] | Taylor | Hessian
 WITH_DATA: dict[str, type[Taylor] | type[Hessian]] = {"taylor": Taylor, "hessian": Hessian}
 
 
-def check_importance(importance: Importance) -> None:
-    """Raise `InputError` unless `importance` is a known name, an object with data or a callable."""
+def check_importance(importance: Importance, name: str = "importance") -> None:
+    """Raise `InputError` unless `importance` is a known name, an object with data or a callable; `name` is its own."""
     if isinstance(importance, str) and importance in WITH_DATA:
-        name = WITH_DATA[importance].__name__
+        kind = WITH_DATA[importance].__name__
         raise InputError(
-            f"importance={importance!r} needs a batch of labelled data: pass importance={name}(inputs, labels) from "
+            f"{name}={importance!r} needs a batch of labelled data: pass {name}={kind}(inputs, labels) from "
             f"prunefuse_al.pruning (a PrunedProxySelector takes the name and uses its labelled data)"
         )
     known = sorted([*MEASURES, *WITH_DATA])
-    if not callable(importance) and not isinstance(importance, Taylor | Hessian) and importance not in known:
-        raise InputError(
-            f"importance={importance!r} is not known; pass one of {known} or a callable(name, tensor, dim)"
-        )
+    if isinstance(importance, Taylor | Hessian) or (isinstance(importance, str) and importance in known):
+        return
+    if not callable(importance) or isinstance(importance, type):
+        raise checks.refused(name, importance, f"one of {known} or a callable(name, tensor, dim)")
 
 
 def measured(importance: Importance, model: nn.Module) -> Importance | Sensitivity:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import checks
 from ..channel_map import ChannelMap, Stream, TensorMap
 from ..errors import InputError
 from .atoms import FROZEN, Axis
@@ -123,6 +126,31 @@ def protected_axes(trace: Trace, model: nn.Module, keep: Keep | Iterable[Keep]) 
     return reasons
 
 
+def check_keep(keep: Keep | Iterable[Keep], model: nn.Module) -> Keep | tuple[Keep, ...]:
+    """Return `keep` with modules of `model` as their names, which copies of the network have too.
+
+    Raises:
+        InputError: an entry is no name, type or module, or is a module of another network.
+    """
+    what = "names or patterns, module types or modules of this model"
+    if isinstance(keep, str | type):
+        entries: Iterable[Any] = [keep]
+    elif isinstance(keep, nn.Module) or not isinstance(keep, Iterable):
+        entries = [keep]
+    else:
+        entries = keep
+    found: list[Keep] = []
+    for entry in entries:
+        name = next((name for name, module in model.named_modules() if module is entry), None)
+        if name is not None:
+            found.append(glob.escape(name))
+        elif isinstance(entry, str) or (isinstance(entry, type) and issubclass(entry, nn.Module)):
+            found.append(entry)
+        else:
+            raise checks.refused("keep", entry, what)
+    return found[0] if isinstance(keep, str | type) else tuple(found)
+
+
 def type_name(entry: type[nn.Module] | nn.Module) -> str:
     """Return the class name of a module or module type."""
     return entry.__name__ if isinstance(entry, type) else type(entry).__name__
@@ -130,10 +158,6 @@ def type_name(entry: type[nn.Module] | nn.Module) -> str:
 
 def _tensors_meant(entry: Keep, model: nn.Module, tensors: Iterable[str]) -> set[str]:
     """Return the tensors that `entry` names, and those of the modules it names and of all modules in these."""
-    if not isinstance(entry, str | type | nn.Module):
-        raise InputError(
-            f"keep={entry!r} is a {type(entry).__name__}; pass names or patterns, module types or modules of this model"
-        )
     prefixes = tuple(
         f"{name}." if name else ""
         for name, module in model.named_modules(remove_duplicate=False)  # a module may be known by several names

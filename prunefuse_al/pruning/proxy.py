@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .. import checks
 from ..channel_map import ChannelMap, TensorMap, named_tensors
 from ..counting import batch_rows, parameter_count
 from ..errors import InputError, NoEffectWarning, PruningError
@@ -18,10 +19,18 @@ from ..model_checks import check_model
 from ..types import RngLike, as_rng
 from .example import Arguments, as_arguments, with_rows
 from .importance import Importance, channel_scores, check_importance, measured
-from .plan import Keep, Structure, outside
+from .plan import Keep, Structure, check_keep, outside
 from .report import LayerWidth, PruningReport
 from .search import Choice, Found, nothing_prunable, widest
-from .widths import GlobalScope, asked_sizes, check_scope, choose_widths, kept_channels
+from .widths import (
+    GlobalScope,
+    asked_sizes,
+    check_ratio,
+    check_round_to,
+    check_scope,
+    choose_widths,
+    kept_channels,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +115,10 @@ def prune(
         )
     """
     check_model(model)
-    _check_options(pruning_ratio, importance, scope, round_to)
-    seed = int(as_rng(random_state).integers(2**63))
+    pruning_ratio, scope = check_ratio("pruning_ratio", pruning_ratio), check_scope("scope", scope)
+    round_to, keep = check_round_to("round_to", round_to), check_keep(keep, model)
+    check_importance(importance)
+    seed = int(as_rng(random_state, "random_state").integers(2**63))
     if within is not None:
         _check_within(within, model)
     with torch.inference_mode(False):  # tensors made in it could not be trained
@@ -134,20 +145,8 @@ def prune(
     return Proxy(found.module, found.verdict.channel_map, report)
 
 
-def _check_options(ratio: float, importance: Importance, scope: object, round_to: int | None) -> None:
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float | np.number) or not 0 <= ratio < 1:
-        raise InputError(
-            f"pruning_ratio={ratio!r} is not in [0, 1): it is the fraction of channels to remove, for example 0.5"
-        )
-    check_importance(importance)
-    check_scope(scope)
-    if round_to is not None and (
-        isinstance(round_to, bool) or not isinstance(round_to, int | np.integer) or round_to < 1
-    ):
-        raise InputError(f"round_to={round_to!r} must be a positive integer, for example 8, or None")
-
-
 def _check_within(within: ChannelMap, model: nn.Module) -> None:
+    checks.instance("within", within, ChannelMap, "the channel_map of a proxy cut from this network, or None")
     own = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
     if {name: tensor.shape for name, tensor in within.tensors.items()} != own:
         raise InputError("within= is a map of another network; pass the channel_map of a proxy cut from this one")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import InputError
+from .. import checks
 from .atoms import Axis
 from .plan import Group, Structure
 
@@ -32,8 +32,8 @@ class GlobalScope:
     floor: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.floor < 1:
-            raise InputError(f"GlobalScope(floor={self.floor!r}): it is a share of the channels, 0 <= floor < 1")
+        what = "the share of the channels that stays at least, 0 <= floor < 1"
+        checks.settle(self, floor=checks.number("GlobalScope: floor", self.floor, least=0, below=1, what=what))
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +60,24 @@ class _Ladder:
         return np.unique([rounded(width, self.steps, round_to) for width in whole[:-1]] + [self.steps])
 
 
-def check_scope(scope: object) -> None:
-    """Raise `InputError` unless `scope` is "local", "global" or a `GlobalScope`."""
-    if scope not in ("local", "global") and not isinstance(scope, GlobalScope):
-        raise InputError(f'scope={scope!r} is not known; pass "local" or "global"')
+def check_ratio(name: str, ratio: float) -> float:
+    """Return a pruning ratio, or raise `InputError` unless it is a number, 0 <= p < 1."""
+    what = "the share of channels removed, 0 <= p < 1, for example 0.5"
+    return checks.number(name, ratio, least=0, below=1, what=what)
+
+
+def check_scope(name: str, scope: object) -> str | GlobalScope:
+    """Return a scope, or raise `InputError` unless it is "local", "global" or a `GlobalScope`."""
+    if isinstance(scope, GlobalScope):
+        return scope
+    if not isinstance(scope, str) or scope not in ("local", "global"):
+        raise checks.refused(name, scope, '"local", "global" or a GlobalScope(...)')
+    return scope
+
+
+def check_round_to(name: str, round_to: int | None) -> int | None:
+    """Return what widths are rounded to, or raise `InputError` unless it is a whole number from 1, or None."""
+    return checks.maybe(checks.whole, name, round_to, least=1, what="a positive integer, for example 8")
 
 
 def choose_widths(

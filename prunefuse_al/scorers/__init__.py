@@ -8,7 +8,9 @@ tells whether it keeps the contract.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Set
 
+from .. import checks
 from ..errors import InputError
 from ..types import Scorer
 from ._badge import Badge as Badge
@@ -106,7 +108,15 @@ def get_scorer(scorer: str | Scorer) -> Scorer:
         near = difflib.get_close_matches(scorer, SCORERS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"unknown scorer {scorer!r}; {hint}known: {', '.join(sorted(SCORERS))}")
-    if isinstance(scorer, Scorer) and not isinstance(scorer, type):
-        return scorer
-    fix = f"pass an instance: {scorer.__name__}()" if isinstance(scorer, type) else "pass a name or an object with both"
-    raise InputError(f"scorer={scorer!r} has no usable `needs` and `select(signals, k, *, rng=None)`; {fix}")
+    usable = not isinstance(scorer, type) and callable(getattr(scorer, "select", None)) and hasattr(scorer, "needs")
+    if not usable:
+        fix = f"an instance: {scorer.__name__}()" if isinstance(scorer, type) else "a name or an object with both"
+        found = f"scorer={checks.shown(scorer)} has no usable `needs` and `select(signals, k, *, rng=None)`"
+        raise InputError(f"{found}; pass {fix}")
+    needs = scorer.needs
+    if not isinstance(needs, Set) or not all(isinstance(name, str) for name in needs):
+        raise InputError(
+            f"scorer={checks.shown(scorer)} has needs={checks.shown(needs)}; give it a frozenset of the names of the "
+            'Signals fields it reads, such as frozenset({"logits"})'
+        )
+    return scorer

@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..types import RngLike, Selection, Signals, as_rng
 from ._distances import frame_scale, row_sums, working_dtype
 from ._features import check_features, read_features
+from ._given import given_logits
 from ._select import check_k, read_logits
 from ._uncertainty import _relative
 
@@ -43,6 +44,7 @@ def badge(logits: Tensor, features: Tensor, k: int, *, rng: RngLike = None) -> T
         >>> badge(torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 0.0]]), torch.tensor([[1.0], [1.0], [3.0]]), 1)
         tensor([2])
     """
+    logits = given_logits("badge", logits)
     return _badge("badge", Signals(torch.arange(len(logits)), logits, features), k, rng)
 
 

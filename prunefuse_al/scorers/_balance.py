@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import checks
 from ..errors import BudgetError, InputError
 from ..types import PointScorer, RngLike, Selection, Signals, as_rng
+from ._asked import picks_of, scores_of
 from ._combine import one_rng, part_of
 from ._dynamics import dynamics_of
-from ._select import check_k, read_labels, rows_of, select_top
+from ._given import given_column, given_labels
+from ._select import check_finite, check_k, read_labels, rows_of, select_top
 
 
 def class_budgets(sizes: Tensor, k: int, *, rng: RngLike = None) -> Tensor:
@@ -31,13 +34,20 @@ def class_budgets(sizes: Tensor, k: int, *, rng: RngLike = None) -> Tensor:
     Returns:
         int64 [c], summing to k.
 
+    Raises:
+        BudgetError: k is out of range.
+        InputError: sizes that are no counts.
+
     Examples:
         >>> class_budgets(torch.tensor([50, 2, 50]), 12)
         tensor([5, 2, 5])
     """
-    counts = sizes.cpu().numpy()
+    found = checks.whole_numbers("class_budgets: sizes", sizes, "how many samples each class has, [c]")
+    if found.ndim != 1 or bool((found < 0).any()):
+        raise checks.refused("class_budgets: sizes", sizes, "how many samples each class has, [c], none below 0")
+    counts, k = found.cpu().numpy(), checks.whole("class_budgets: k", k)
     if not 0 <= k <= counts.sum():
-        raise BudgetError(f"class_budgets: k={k} but the classes hold {counts.sum():,} samples")
+        raise BudgetError(f"class_budgets: k={k} but the classes hold {counts.sum():,} samples; ask for no more")
     ties = np.arange(len(counts)) if rng is None else as_rng(rng).permutation(len(counts))
     budgets, left = torch.zeros(len(counts), dtype=torch.int64), k
     for visited, place in enumerate(np.lexsort((ties, counts))):
@@ -80,17 +90,16 @@ class ClassBalanced(_ByLabel):
     scorer: Any = "margin"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scorer", part_of(self.scorer))
+        checks.settle(self, scorer=part_of(self.scorer))
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the picks of each class in turn, without scores."""
         k = check_k("ClassBalanced", k, len(signals))
         if isinstance(self.scorer, PointScorer):
-            return self.select_scored(self.scorer.score(signals), signals, k, rng=rng)
+            return self.select_scored(scores_of(self.scorer, signals), signals, k, rng=rng)
 
         def pick(rows: Tensor, budget: int, own: RngLike) -> Selection:
-            picked: Selection = self.scorer.select(rows_of(signals, rows), budget, rng=own)
-            return picked
+            return picks_of(self.scorer, rows_of(signals, rows), budget, own)
 
         return _by_class(signals, k, one_rng(rng), pick)
 
@@ -125,12 +134,19 @@ def standardised_by_class(scores: Tensor, labels: Tensor) -> Tensor:
     Returns:
         float64 [n]; of each class the mean is 0 and the mean square 1.
 
+    Raises:
+        InputError: shapes that do not fit.
+        NonFiniteError: NaN or infinity in scores.
+
     Examples:
         >>> standardised_by_class(torch.tensor([1.0, 3.0, 10.0, 30.0, 7.0]), torch.tensor([0, 0, 1, 1, 2])).tolist()
         [-1.0, 1.0, -1.0, 1.0, 0.0]
     """
-    values, found = scores.double(), torch.zeros(len(scores), dtype=torch.float64)
-    _, own, sizes = labels.unique(return_inverse=True, return_counts=True)  # [n], [c]
+    values = given_column("standardised_by_class", "scores", scores).cpu().double()
+    check_finite("standardised_by_class", "scores", values, torch.arange(len(values)))
+    classes = given_labels("standardised_by_class", labels, len(values)).cpu()
+    found = torch.zeros(len(values), dtype=torch.float64)
+    _, own, sizes = classes.unique(return_inverse=True, return_counts=True)  # [n], [c]
     for rows in own.argsort(stable=True).split(sizes.tolist()):
         some = values[rows]
         if some.max() > some.min():
@@ -161,7 +177,7 @@ class ClassStandardised(_ByLabel):
     scorer: Any = "moso"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scorer", part_of(self.scorer))
+        checks.settle(self, scorer=part_of(self.scorer))
         if not isinstance(self.scorer, PointScorer):
             raise InputError(
                 f"ClassStandardised: {self.scorer!r} gives picks and no score for each sample, so there is nothing to "
@@ -171,7 +187,7 @@ class ClassStandardised(_ByLabel):
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first, with standardised scores; `rng` breaks ties (None: the lower row first)."""
         check_k("ClassStandardised", k, len(signals))
-        return self.select_scored(self.scorer.score(signals), signals, k, rng=rng)
+        return self.select_scored(scores_of(self.scorer, signals), signals, k, rng=rng)
 
     def select_scored(self, scores: Tensor, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return what `select` does where the scores, float [n], are known already; only labels are read."""

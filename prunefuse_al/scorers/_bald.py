@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..types import RngLike, Selection, Signals
+from ._given import given_passes
 from ._select import FEW, check_k, in_blocks, read_mc_logits, select_top, single
 
 
@@ -23,8 +24,11 @@ def bald(mc_logits: Tensor) -> Tensor:
 
     Returns:
         float [n] between 0 and log(min(t, c)); higher means label it sooner.
+
+    Raises:
+        InputError: they are no numbers, or of another shape.
     """
-    return in_blocks(_bald, mc_logits, dim=1)
+    return in_blocks(_bald, given_passes("bald", mc_logits), dim=1)
 
 
 def _bald(mc_logits: Tensor) -> Tensor:

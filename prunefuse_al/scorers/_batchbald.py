@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from .. import checks
 from ..types import RngLike, Selection, Signals, as_rng
 from ._bald import bald
-from ._select import check_k, read_mc_logits, single, top_k
+from ._given import given_passes
+from ._select import check_finite, check_k, read_mc_logits, single, top_k
 
 _TIE = 1e-10
 """Nats; gains closer than this differ by rounding only."""
@@ -49,8 +50,16 @@ def batchbald(mc_logits: Tensor, k: int, *, outcomes: int = 1024, rng: RngLike =
 
     Returns:
         int64 [k] on the CPU, in the order in which they were picked. Memory is a few numbers a sample.
+
+    Raises:
+        BudgetError: k is out of range.
+        InputError: logits that are no numbers or of another shape, or `outcomes` below 1.
+        NonFiniteError: NaN or infinity.
     """
+    mc_logits = given_passes("batchbald", mc_logits)
     t, n, c = mc_logits.shape
+    k, outcomes = check_k("batchbald", k, n), _check_outcomes("batchbald", outcomes)
+    check_finite("batchbald", "mc_logits", mc_logits.transpose(0, 1), torch.arange(n))
     generator = as_rng(0 if rng is None else rng)
     priority = torch.arange(n) if rng is None else torch.from_numpy(generator.permutation(n))  # [n], lowest first
     alone = bald(mc_logits).cpu()  # [n]
@@ -190,6 +199,10 @@ def _probabilities(mc_logits: Tensor) -> Tensor:
     return odds.div_(odds.sum(-1, keepdim=True))
 
 
+def _check_outcomes(name: str, outcomes: int) -> int:
+    return checks.whole(f"{name}: outcomes", outcomes, least=1, what="how many joint labels to look at, at least 1")
+
+
 @dataclass(frozen=True)
 class BatchBALD:
     """Prefers samples whose labels together tell most about the network; see `batchbald`.
@@ -202,8 +215,7 @@ class BatchBALD:
     needs: ClassVar[frozenset[str]] = frozenset({"mc_logits"})
 
     def __post_init__(self) -> None:
-        if self.outcomes < 1:
-            raise InputError(f"BatchBALD: outcomes={self.outcomes}; it must be at least 1")
+        checks.settle(self, outcomes=_check_outcomes("BatchBALD", self.outcomes))
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return k candidates in the order in which they were picked, without scores."""

@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .. import checks
 from ..errors import InputError
 from ..types import RngLike, Selection, Signals
-from ._features import check_features, check_labelled_features, read_features
-from ._neighbours import nearest
+from ._features import check_features, check_labelled_features, given_labelled, read_features
+from ._given import given_features, given_logits
+from ._neighbours import check_neighbours, nearest
 from ._select import check_finite, check_k, read_logits, select_top
 
 _BLOCK = 1 << 12
@@ -43,26 +45,20 @@ def cal(
         float64 [n], >= 0; higher means label it sooner.
 
     Raises:
-        InputError: shapes that do not fit.
+        InputError: shapes that do not fit, or an option that cannot be used.
+        NonFiniteError: NaN or infinity.
 
     Examples:
         >>> near, far = torch.tensor([[0.0]]), torch.tensor([[0.0, 0.0]])
         >>> cal(torch.tensor([[0.0, 0.0], [5.0, 0.0]]), torch.zeros(2, 1), far, near).round(decimals=2)
         tensor([0.0000, 0.6500], dtype=torch.float64)
     """
-    count = min(n_neighbors, len(labelled_logits))
-    if count < 1:
-        raise InputError(
-            f"cal: n_neighbors={n_neighbors} of {len(labelled_logits)} labelled samples; at least one is needed"
-        )
-    near = nearest("cal", labelled_features, features, count, neighbours)  # [n count]
-    known = labelled_logits.double().log_softmax(1)  # [m c]
-    scores = []
-    for block, rows in zip(logits.split(_BLOCK), near.to(known.device).split(_BLOCK), strict=True):
-        own, theirs = block.double().log_softmax(1)[:, None], known[rows]  # [b 1 c], [b count c]
-        first, second = (theirs, own) if from_neighbours else (own, theirs)
-        scores.append((first.exp() * (first - second)).sum(2).mean(1).clamp_min(0))
-    return torch.cat(scores)
+    method = CAL(n_neighbors, from_neighbours, neighbours)
+    logits = given_logits("cal", logits)
+    features = given_features("cal", features, rows=len(logits))
+    check_finite("cal", "logits", logits, torch.arange(len(logits)))
+    check_features("cal", features)
+    return _cal("cal", method, logits, features, labelled_logits, labelled_features)
 
 
 @dataclass(frozen=True)
@@ -74,31 +70,50 @@ class CAL:
     neighbours: Any = None
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "features", "labelled_logits", "labelled_features"})
 
+    def __post_init__(self) -> None:
+        check_neighbours("CAL", self.neighbours)
+        checks.settle(
+            self,
+            n_neighbors=checks.whole("CAL: n_neighbors", self.n_neighbors, least=1),
+            from_neighbours=checks.flag("CAL: from_neighbours", self.from_neighbours),
+        )
+
     def score(self, signals: Signals) -> Tensor:
         """Return float64 [n]; higher means label it sooner."""
         logits, features = read_logits("CAL", signals), read_features("CAL", signals)
         check_features("CAL", features, signals.indices)
-        known, place = signals.labelled_logits, signals.labelled_features
-        if known is None or place is None:
+        if signals.labelled_logits is None or signals.labelled_features is None:
             raise InputError("CAL reads signals.labelled_logits and signals.labelled_features; one of them is None")
-        check_labelled_features("CAL", place, features)
-        if known.ndim != 2 or len(known) != len(place) or known.shape[1] != logits.shape[1]:
-            raise InputError(
-                f"CAL: labelled_logits have shape {list(known.shape)} for {len(place):,} labelled samples and "
-                f"{logits.shape[1]} classes"
-            )
-        check_finite("CAL", "labelled logits", known, torch.arange(len(known)))
-        return cal(
-            logits,
-            features,
-            known,
-            place,
-            n_neighbors=self.n_neighbors,
-            from_neighbours=self.from_neighbours,
-            neighbours=self.neighbours,
-        )
+        return _cal("CAL", self, logits, features, signals.labelled_logits, signals.labelled_features)
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
         check_k("CAL", k, len(signals))
         return select_top("CAL", self.score(signals), signals, k, rng)
+
+
+def _cal(name: str, method: CAL, logits: Tensor, features: Tensor, labelled_logits: Any, labelled: Any) -> Tensor:
+    """Return the scores for checked logits [n c] and features [n d]; what is labelled is checked here."""
+    place = given_labelled(name, labelled, features)
+    known = checks.array(f"{name}: labelled_logits", labelled_logits, "an array of floats [m c]", floats=True)
+    if place is None or known.ndim != 2 or len(known) != len(place) or known.shape[1] != logits.shape[1]:
+        raise InputError(
+            f"{name}: labelled_logits have shape {list(known.shape)} for {0 if place is None else len(place):,} "
+            f"labelled samples and {logits.shape[1]} classes; pass one row of each for every labelled sample"
+        )
+    check_labelled_features(name, place)
+    check_finite(name, "labelled logits", known, torch.arange(len(known)))
+    count = min(method.n_neighbors, len(known))
+    if count < 1:
+        raise InputError(
+            f"{name}: n_neighbors={method.n_neighbors} of {len(known)} labelled samples; at least one is needed: "
+            "label some first, or take a scorer that reads none"
+        )
+    near = nearest(name, place, features, count, method.neighbours)  # [n count]
+    known = known.double().log_softmax(1)  # [m c]
+    scores = []
+    for block, rows in zip(logits.split(_BLOCK), near.to(known.device).split(_BLOCK), strict=True):
+        own, theirs = block.double().log_softmax(1)[:, None], known[rows]  # [b 1 c], [b count c]
+        first, second = (theirs, own) if method.from_neighbours else (own, theirs)
+        scores.append((first.exp() * (first - second)).sum(2).mean(1).clamp_min(0))
+    return torch.cat(scores)

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import checks
 from ..errors import InputError
 from ..types import PointScorer, RngLike, Selection, Signals, as_rng
+from ._asked import scores_of
 from ._dynamics import dynamics_of
+from ._given import given_column
 from ._select import check_finite, check_k, top_k
 
 
@@ -37,16 +40,16 @@ def ccs(
 
     Raises:
         BudgetError: `k` is not between 1 and n.
-        InputError: `mislabelled` or `strata` out of range.
+        InputError: `mislabelled` or `strata` out of range, or difficulties that are no numbers [n].
+        NonFiniteError: NaN or infinity.
 
     Examples:
         >>> ccs(torch.arange(10.0), 3, mislabelled=0.2, strata=3, rng=0).tolist()
         [5, 4, 1]
     """
-    _check_options(mislabelled, strata)
-    k = check_k("ccs", k, len(difficulty))
-    generator = as_rng(rng)
-    values = difficulty.detach().cpu().double()
+    mislabelled, strata = check_mislabelled(mislabelled), _check_strata(strata)
+    values = given_difficulty("ccs", difficulty)
+    k, generator = check_k("ccs", k, len(values)), as_rng(rng)
     kept = without_hardest(values, k, mislabelled, generator)  # positions, [m]
     stratum = strata_of(values[kept], strata)  # [m]
     sizes = torch.bincount(stratum, minlength=strata)  # [strata]
@@ -111,23 +114,26 @@ def difficulty_scorer(difficulty: str | PointScorer) -> PointScorer:
     return scorer
 
 
-def read_difficulty(name: str, scorer: PointScorer, signals: Signals) -> Tensor:
-    """Return the scores of `scorer`, float64 [n] on the CPU, checked to be finite."""
-    values = scorer.score(signals).detach().cpu().double()
-    check_finite(name, "difficulties", values, signals.indices)
+def given_difficulty(name: str, difficulty: Tensor) -> Tensor:
+    """Return difficulties as float64 [n] on the CPU, checked to be finite."""
+    values = given_column(name, "difficulty", difficulty).cpu().double()
+    check_finite(name, "difficulties", values, torch.arange(len(values)))
     return values
 
 
-def check_mislabelled(mislabelled: float) -> None:
-    """Raise `InputError` unless 0 <= share < 1."""
-    if not 0 <= mislabelled < 1:
-        raise InputError(f"mislabelled={mislabelled!r}; it is the share dropped as too hard, 0 <= share < 1")
+def read_difficulty(scorer: PointScorer, signals: Signals) -> Tensor:
+    """Return the scores of `scorer`, float64 [n] on the CPU, checked to be finite."""
+    return scores_of(scorer, signals).cpu().double()
 
 
-def _check_options(mislabelled: float, strata: int) -> None:
-    check_mislabelled(mislabelled)
-    if not isinstance(strata, int) or strata < 1:
-        raise InputError(f"strata={strata!r}; pass a whole number of intervals from 1")
+def check_mislabelled(mislabelled: float) -> float:
+    """Return the share, or raise `InputError` unless it is 0 <= share < 1."""
+    what = "the share dropped as too hard, 0 <= share < 1"
+    return checks.number("mislabelled", mislabelled, least=0, below=1, what=what)
+
+
+def _check_strata(strata: int) -> int:
+    return checks.whole("strata", strata, least=1, what="a whole number of intervals from 1")
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,7 @@ class CCS:
     strata: int = 50
 
     def __post_init__(self) -> None:
-        _check_options(self.mislabelled, self.strata)
+        checks.settle(self, mislabelled=check_mislabelled(self.mislabelled), strata=_check_strata(self.strata))
         difficulty_scorer(self.difficulty)
 
     @property
@@ -165,6 +171,6 @@ class CCS:
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return k samples, hardest first, with their difficulties; `rng` draws them."""
         k = check_k("CCS", k, len(signals))
-        values = read_difficulty("CCS", difficulty_scorer(self.difficulty), signals)  # [n]
+        values = read_difficulty(difficulty_scorer(self.difficulty), signals)  # [n]
         picked = ccs(values, k, mislabelled=self.mislabelled, strata=self.strata, rng=rng)
         return Selection(signals.indices.cpu()[picked], values[picked])

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from .. import checks
 from ..types import RngLike, Scorer, Selection, Signals, as_rng
+from ._asked import picks_of
 from ._dynamics import dynamics_of
 from ._select import check_k, rows_of
 
@@ -48,7 +49,7 @@ def one_rng(rng: RngLike) -> RngLike:
 
 def _pick_from(signals: Signals, scorer: Scorer, indices: Tensor, k: int, rng: RngLike) -> Selection:
     seen = signals if len(indices) == len(signals) else rows_of(signals, among(signals.indices, indices))
-    return scorer.select(seen, k, rng=rng)
+    return picks_of(scorer, seen, k, rng)
 
 
 def among(indices: Tensor, some: Tensor) -> Tensor:
@@ -83,10 +84,9 @@ class TwoStage:
     keep: float = 10
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "first", part_of(self.first))
-        object.__setattr__(self, "second", part_of(self.second))
-        if not 1 <= self.keep < math.inf:
-            raise InputError(f"TwoStage: keep={self.keep!r}; it is how many candidates stay for each pick, 1 or more")
+        what = "how many candidates stay for each pick, 1 or more"
+        keep = checks.number("TwoStage: keep", self.keep, least=1, what=what)
+        checks.settle(self, first=part_of(self.first), second=part_of(self.second), keep=keep)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -134,10 +134,9 @@ class Mixture:
     share: float = 0.5
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "first", part_of(self.first))
-        object.__setattr__(self, "second", part_of(self.second))
-        if not 0 <= self.share <= 1:
-            raise InputError(f"Mixture: share={self.share!r}; it is the part of the picks that `first` makes, 0 to 1")
+        what = "the part of the picks that `first` makes, 0 to 1"
+        share = checks.number("Mixture: share", self.share, least=0, most=1, what=what)
+        checks.settle(self, first=part_of(self.first), second=part_of(self.second), share=share)
 
     @property
     def needs(self) -> frozenset[str]:

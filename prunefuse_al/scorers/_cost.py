@@ -9,10 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import checks
 from ..errors import InputError
 from ..types import PointScorer, RngLike, Selection, Signals
+from ._asked import scores_of
 from ._combine import part_of
 from ._dynamics import dynamics_of
+from ._given import given_column
 from ._select import check_k, select_top
 
 _SHOWN = 1000  # costs that a repr spells out
@@ -29,8 +32,15 @@ def score_per_cost(scores: Tensor, costs: Tensor) -> Tensor:
         float [n]; higher means label it sooner.
 
     Raises:
-        InputError: a score below 0.
+        InputError: a score below 0, costs that are not positive and finite, or shapes that do not fit.
     """
+    scores = given_column("score_per_cost", "scores", scores)
+    costs = given_column("score_per_cost", "costs", costs, rows=len(scores))
+    if bad := int((~(costs.isfinite() & (costs > 0))).sum()):
+        raise InputError(
+            f"score_per_cost: costs of {bad:,} of {len(costs):,} samples are not positive and finite "
+            f"(lowest {float(costs.min()):.3g}); pass a positive number for each"
+        )
     negative = int((scores < 0).sum())
     if negative:
         raise InputError(
@@ -60,20 +70,20 @@ class CostAware:
     costs: Any
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scorer", part_of(self.scorer))
+        checks.settle(self, scorer=part_of(self.scorer))
         if not isinstance(self.scorer, PointScorer):
             raise InputError(
                 f"CostAware: {self.scorer!r} gives picks and no score for each sample, so nothing can be divided by a "
                 "cost; take a scorer with `score`, such as entropy"
             )
-        given = self.costs.numpy(force=True) if isinstance(self.costs, Tensor) else self.costs
-        costs = np.array(given, dtype=np.float64)
+        given = checks.array("CostAware: costs", self.costs, "one positive number for each row of the pool")
+        costs = np.array(given.cpu().numpy(), dtype=np.float64)
         bad = np.flatnonzero(~((costs > 0) & (costs < np.inf)).reshape(-1))
         if costs.ndim != 1 or len(bad):
             where = f"; entry {bad[0]} is {costs.reshape(-1)[bad[0]]:g}, {len(bad):,} are bad" if len(bad) else ""
             raise InputError(f"CostAware: costs of shape {costs.shape}{where}; pass one positive number for each row")
         costs.setflags(write=False)
-        object.__setattr__(self, "costs", costs)
+        checks.settle(self, costs=costs)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -94,7 +104,7 @@ class CostAware:
                 f"CostAware: {len(self.costs):,} costs were given and there is a candidate {int(outside[0])} "
                 f"({len(outside):,} of {len(indices):,} have no cost); pass one for each row of the pool"
             )
-        return score_per_cost(self.scorer.score(signals), torch.from_numpy(self.costs[indices.numpy()]))
+        return score_per_cost(scores_of(self.scorer, signals).cpu(), torch.from_numpy(self.costs[indices.numpy()]))
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""

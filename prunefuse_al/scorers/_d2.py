@@ -11,12 +11,13 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from ..errors import InputError
+from .. import checks
 from ..types import PointScorer, RngLike, Selection, Signals, as_rng
-from ._ccs import budgets, check_mislabelled, difficulty_scorer, read_difficulty, without_hardest
+from ._ccs import budgets, check_mislabelled, difficulty_scorer, given_difficulty, read_difficulty, without_hardest
 from ._dynamics import dynamics_of
 from ._features import check_features, read_features
-from ._neighbours import knn
+from ._given import given_features, given_labels
+from ._neighbours import check_neighbours, knn
 from ._select import check_k, read_labels
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -59,12 +60,20 @@ def d2(
 
     Raises:
         BudgetError: `k` is not between 1 and n.
-        InputError: an option is out of range.
+        InputError: an option is out of range, or shapes do not fit.
+        NonFiniteError: NaN or infinity.
     """
-    _check_options(n_neighbors, gamma, mislabelled)
-    k = check_k("d2", k, len(difficulty))
-    generator = as_rng(rng)
-    values = difficulty.detach().cpu().double()
+    method = D2("margin", mislabelled, n_neighbors, gamma, neighbours)  # checks them
+    values = given_difficulty("d2", difficulty)
+    features = given_features("d2", features, rows=len(values))
+    check_features("d2", features)
+    labels = None if labels is None else given_labels("d2", labels, len(values))
+    return _d2(method, values, features, check_k("d2", k, len(values)), labels, rng)
+
+
+def _d2(method: D2, values: Tensor, features: Tensor, k: int, labels: Tensor | None, rng: RngLike) -> Tensor:
+    """Return the picks for checked input; `values` are the difficulties, float64 [n] on the CPU."""
+    generator, mislabelled = as_rng(rng), method.mislabelled
     kept = without_hardest(values, k, mislabelled, generator)
     values = values - values[kept].min()
     classes = torch.zeros_like(kept) if labels is None else torch.unique(labels.cpu()[kept], return_inverse=True)[1]
@@ -72,9 +81,9 @@ def d2(
     for label, budget in enumerate(budgets(torch.bincount(classes), k).tolist()):
         if budget:
             rows = kept[classes == label]
-            graph = neighbour_graph(features[rows.to(features.device)], n_neighbors, neighbours)
+            graph = neighbour_graph(features[rows.to(features.device)], method.n_neighbors, method.neighbours)
             tie = generator.permutation(len(rows))
-            picked.append(rows[spread(values[rows].numpy(), graph, budget, gamma, tie)])
+            picked.append(rows[spread(values[rows].numpy(), graph, budget, method.gamma, tie)])
             turns.append(torch.arange(budget))
     chosen, turn = torch.cat(picked), torch.cat(turns)
     return chosen[torch.from_numpy(np.lexsort((-values[chosen].numpy(), turn.numpy())))]
@@ -125,14 +134,6 @@ def spread(difficulty: Floats, graph: csr_array, k: int, gamma: float, tie: Any)
     return torch.tensor(order, dtype=torch.int64)
 
 
-def _check_options(n_neighbors: int, gamma: float, mislabelled: float) -> None:
-    if not isinstance(n_neighbors, int) or n_neighbors < 1:
-        raise InputError(f"n_neighbors={n_neighbors!r}; pass a whole number from 1")
-    if not 0 <= gamma < float("inf"):
-        raise InputError(f"gamma={gamma!r}; it must be finite and >= 0")
-    check_mislabelled(mislabelled)
-
-
 @dataclass(frozen=True)
 class D2:
     """Prefers difficult samples with difficult neighbours, spread over the data and evenly over classes; see `d2`.
@@ -152,7 +153,13 @@ class D2:
     neighbours: Any = None
 
     def __post_init__(self) -> None:
-        _check_options(self.n_neighbors, self.gamma, self.mislabelled)
+        check_neighbours("D2", self.neighbours)
+        checks.settle(
+            self,
+            mislabelled=check_mislabelled(self.mislabelled),
+            n_neighbors=checks.whole("n_neighbors", self.n_neighbors, least=1),
+            gamma=checks.number("gamma", self.gamma, least=0),
+        )
         difficulty_scorer(self.difficulty)
 
     @property
@@ -172,9 +179,8 @@ class D2:
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return k samples as `d2` orders them, with their difficulties; `rng` breaks ties."""
         k = check_k("D2", k, len(signals))
-        values = read_difficulty("D2", difficulty_scorer(self.difficulty), signals)  # [n]
+        values = read_difficulty(difficulty_scorer(self.difficulty), signals)  # [n]
         features, labels = read_features("D2", signals), read_labels("D2", signals)
         check_features("D2", features, signals.indices)
-        options = {name: getattr(self, name) for name in ("n_neighbors", "gamma", "mislabelled", "neighbours")}
-        picked = d2(values, features, k, labels=labels, rng=rng, **options)
+        picked = _d2(self, values, features, k, labels, rng)
         return Selection(signals.indices.cpu()[picked], values[picked])

@@ -14,7 +14,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import checks
+from ..errors import InputError
 from ..types import RngLike, Selection, Signals
+from ._given import given_column, given_labels, given_passes
 from ._select import check_k, in_blocks, read_dynamics, select_top
 
 DYNAMICS = frozenset({"aum", "correct", "el2n", "forgetting", "grand", "moso"})
@@ -69,11 +72,17 @@ def forgetting(correct: Tensor) -> Tensor:
     Returns:
         float64 [n]; higher means label it sooner.
 
+    Raises:
+        InputError: another shape, or something else than 0 and 1.
+
     Examples:
         >>> forgetting(torch.tensor([[1, 0, 1], [0, 0, 1], [1, 0, 1], [0, 0, 1]])).tolist()
         [2.0, 4.0, 0.0]
     """
-    right = correct.bool()
+    given = checks.array("forgetting: correct", correct, "bool or 0/1, [t n]")
+    right = given.bool()
+    if given.ndim != 2 or not len(given) or not bool((given == right).all()):
+        raise checks.refused("forgetting: correct", correct, "bool or 0/1, one row for each presentation [t n]")
     forgotten = (right[:-1] & ~right[1:]).sum(0).double()
     return torch.where(right.any(0), forgotten, float(len(right)))
 
@@ -87,7 +96,11 @@ def aum(logits: Tensor, labels: Tensor) -> Tensor:
 
     Returns:
         float64 [n], between -t and t; *lower* means harder.
+
+    Raises:
+        InputError: shapes that do not fit, or labels that are no classes.
     """
+    logits, labels = _answered("aum", logits, labels)
     return torch.stack([answers(each, labels).margin.double() for each in logits]).sum(0)
 
 
@@ -100,7 +113,11 @@ def el2n(logits: Tensor, labels: Tensor) -> Tensor:
 
     Returns:
         float64 [n], between 0 and sqrt(2); higher means label it sooner.
+
+    Raises:
+        InputError: shapes that do not fit, or labels that are no classes.
     """
+    logits, labels = _answered("el2n", logits, labels)
     return torch.stack([answers(each, labels).error.double() for each in logits[:EARLY]]).mean(0)
 
 
@@ -116,7 +133,12 @@ def grand(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
 
     Returns:
         float64 [n]; higher means label it sooner.
+
+    Raises:
+        InputError: shapes that do not fit, or labels that are no classes.
     """
+    logits, labels = _answered("grand", logits, labels)
+    features = _inputs("grand", features, logits)
     norms = [gradient_norms(z, h, labels) for z, h in zip(logits, features, strict=True)]
     return torch.stack(norms).mean(0)
 
@@ -141,12 +163,33 @@ def moso(logits: Tensor, features: Tensor, labels: Tensor, rates: Tensor) -> Ten
 
     Returns:
         float64 [n]; higher means label it sooner.
+
+    Raises:
+        InputError: shapes that do not fit, or labels that are no classes.
     """
+    logits, labels = _answered("moso", logits, labels)
+    features, rates = _inputs("moso", features, logits), given_column("moso", "rates", rates)
+    if len(rates) != len(logits):
+        raise InputError(f"moso: {len(rates)} rates for {len(logits)} checkpoints; pass one learning rate for each")
     total = torch.zeros(len(labels), dtype=torch.float64)
     for z, h, rate in zip(logits, features, rates, strict=True):
         mean = gradient_sum(z, h, labels) / len(labels)
         total += rate.double() * gradient_products(z, h, labels, mean, len(labels))
     return total
+
+
+def _answered(name: str, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits as floats [t n c] and labels, int64 [n] on their device, or raise `InputError`."""
+    logits = given_passes(name, logits, least=1, what="logits")
+    return logits, given_labels(name, labels, logits.shape[1], logits.shape[2]).to(logits.device)
+
+
+def _inputs(name: str, features: Tensor, logits: Tensor) -> Tensor:
+    """Return features as floats [t n d], one for each row of the logits [t n c], or raise `InputError`."""
+    features = given_passes(name, features, rows=logits.shape[1], least=1, width=1, what="features")
+    if len(features) != len(logits):
+        raise InputError(f"{name}: features at {len(features)} moments and logits at {len(logits)}; pass both at each")
+    return features
 
 
 def gradient_sum(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:

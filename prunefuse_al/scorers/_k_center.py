@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..types import RngLike, Selection, Signals, as_rng
 from ._distances import Frame, working_dtype
-from ._features import check_features, check_labelled_features, labelled_rows, read_features
+from ._features import check_features, check_labelled_features, given_labelled, labelled_rows, read_features
+from ._given import given_features
 from ._select import check_k
 from ._traversal import Centres, Traversal
 
@@ -46,9 +47,9 @@ def k_center(
         >>> k_center(line, 2, labelled=[0])
         tensor([3, 2])
     """
-    largest = max(
-        check_features("k_center", features), check_labelled_features("k_center", labelled_features, features)
-    )
+    features = given_features("k_center", features)
+    labelled_features = given_labelled("k_center", labelled_features, features)
+    largest = max(check_features("k_center", features), check_labelled_features("k_center", labelled_features))
     known = labelled_rows("k_center", labelled, len(features)).to(features.device)
     k = check_k("k_center", k, len(features) - len(known))
     return _traverse(features, k, known, labelled_features, largest, rng)
@@ -63,10 +64,9 @@ class KCenter:
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return k candidates in the order picked, without scores; `rng` breaks ties (None: the lower row first)."""
         k = check_k("KCenter", k, len(signals))
-        features, given = read_features("KCenter", signals), signals.labelled_features
-        largest = max(
-            check_features("KCenter", features, signals.indices), check_labelled_features("KCenter", given, features)
-        )
+        features = read_features("KCenter", signals)
+        given = given_labelled("KCenter", signals.labelled_features, features)
+        largest = max(check_features("KCenter", features, signals.indices), check_labelled_features("KCenter", given))
         nothing = torch.empty(0, dtype=torch.int64, device=features.device)
         return Selection(signals.indices.cpu()[_traverse(features, k, nothing, given, largest, rng)])
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..types import RngLike, Selection, Signals
 from ._features import check_features, read_features
+from ._given import given_features, given_labels
 from ._select import check_k, read_labels
 
 Floats = np.ndarray[Any, Any]
@@ -36,12 +37,22 @@ def moderate(features: Tensor, labels: Tensor, k: SupportsIndex) -> Tensor:
 
     Raises:
         BudgetError: `k` is not between 1 and n.
+        InputError: shapes that do not fit.
+        NonFiniteError: NaN or infinity.
 
     Examples:
         >>> moderate(torch.tensor([[0.0], [9.0], [1.0], [3.0], [2.0]]), torch.zeros(5, dtype=torch.int64), 3).tolist()
         [3, 2, 0]
     """
+    features = given_features("moderate", features)
     k = check_k("moderate", k, len(features))
+    labels = given_labels("moderate", labels, len(features))
+    check_features("moderate", features)
+    return _moderate(features, labels, k)
+
+
+def _moderate(features: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Return the picks for checked input."""
     order = distances_to_medians(features, labels).argsort(stable=True)  # [n]
     n = len(order)
     from_middle = (2 * torch.arange(n) - (n - 1)).abs()  # of each rank, twice over
@@ -115,4 +126,4 @@ class Moderate:
         k = check_k("Moderate", k, len(signals))
         features, labels = read_features("Moderate", signals), read_labels("Moderate", signals)
         check_features("Moderate", features, signals.indices)
-        return Selection(signals.indices.cpu()[moderate(features, labels, k)])
+        return Selection(signals.indices.cpu()[_moderate(features, labels, k)])

@@ -26,11 +26,24 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
+from .. import checks
 from ..errors import InputError
 from ._distances import working_dtype
 
+SEARCH = "an object with `fit(X)` and `kneighbors(X, n_neighbors)`, such as sklearn.neighbors.NearestNeighbors()"
+CLUSTERER = "an object with `fit_predict(X)`, such as sklearn.cluster.KMeans()"
 FEW_CLUSTERS = 50
 """Up to so many clusters k-means goes over all points at once, beyond it over small batches (as TypiClust does)."""
+
+
+def check_neighbours(name: str, neighbours: Any) -> None:
+    """Raise `InputError` unless `neighbours` is None or can be searched with, see `nearest`."""
+    checks.maybe(checks.methods, f"{name}: neighbours", neighbours, ("fit", "kneighbors"), SEARCH)
+
+
+def check_clusterer(name: str, clusterer: Any) -> None:
+    """Raise `InputError` unless `clusterer` is None or can cluster, see `cluster`."""
+    checks.maybe(checks.methods, f"{name}: clusterer", clusterer, ("fit_predict",), CLUSTERER)
 
 
 def nearest(name: str, known: Tensor, asked: Tensor, count: int, neighbours: Any = None) -> Tensor:
@@ -47,19 +60,15 @@ def nearest(name: str, known: Tensor, asked: Tensor, count: int, neighbours: Any
     Raises:
         InputError: `neighbours` has another form, or gives something else than rows of `known`.
     """
+    check_neighbours(name, neighbours)
     search = NearestNeighbors(algorithm="brute") if neighbours is None else copy.deepcopy(neighbours)
-    if not hasattr(search, "fit") or not hasattr(search, "kneighbors"):
-        raise InputError(
-            f"{name}: neighbours={neighbours!r} has no `fit(X)` and `kneighbors(X, n_neighbors)`; "
-            "pass an object such as sklearn.neighbors.NearestNeighbors()"
-        )
     search.fit(as_array(known))
     _, rows = search.kneighbors(as_array(asked), n_neighbors=count)
     rows = np.asarray(rows)
     if rows.shape != (len(asked), count) or rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= len(known):
         raise InputError(
             f"{name}: kneighbors of {type(search).__name__} gave {rows.dtype} {list(rows.shape)} from {rows.min()} to "
-            f"{rows.max()}; expected row numbers [{len(asked)}, {count}] from 0 to {len(known) - 1}"
+            f"{rows.max()}; expected row numbers [{len(asked)}, {count}] from 0 to {len(known) - 1}: let it give these"
         )
     return torch.from_numpy(rows.astype(np.int64))
 
@@ -78,24 +87,23 @@ def cluster(name: str, points: Tensor, count: int, clusterer: Any, rng: np.rando
     Raises:
         InputError: `clusterer` has another form or does not give one integer for each point.
     """
+    check_clusterer(name, clusterer)
     if clusterer is None:
         seed = int(rng.integers(2**31))
         method: Any = KMeans(count, n_init=1, random_state=seed)
         if count > FEW_CLUSTERS:
             method = MiniBatchKMeans(count, batch_size=4096, n_init=1, random_state=seed)
-    elif hasattr(clusterer, "fit_predict"):
+    else:
         method = copy.deepcopy(clusterer)
         if hasattr(method, "n_clusters"):
             method.n_clusters = count
-    else:
-        raise InputError(f"{name}: clusterer={clusterer!r} has no `fit_predict(X)`; pass one of sklearn.cluster")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: no harm here
         labels = np.asarray(method.fit_predict(as_array(points)))
     if labels.shape != (len(points),) or labels.dtype.kind not in "iu":
         raise InputError(
             f"{name}: fit_predict of {type(method).__name__} gave {labels.dtype} {list(labels.shape)}; "
-            f"expected integers [{len(points)}]"
+            f"expected integers [{len(points)}]: let it give these"
         )
     return torch.from_numpy(labels.astype(np.int64))
 

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import checks
 from ..errors import InputError
 from ..types import RngLike, Selection, Signals, as_rng
 from ._distances import Frame, Rows, lower_bounds, lower_minima, squared_distances
-from ._features import check_features, check_labelled_features, labelled_rows, read_features
-from ._neighbours import cluster
+from ._features import check_features, check_labelled_features, given_labelled, labelled_rows, read_features
+from ._given import given_features, given_labels
+from ._neighbours import check_clusterer, cluster
 from ._select import check_k, read_logits
 
 _BLOCK, _CHUNK = 1 << 12, 1 << 10
@@ -58,11 +60,12 @@ def probcover(
         InputError: an option, shapes or row numbers that cannot be used.
         NonFiniteError: NaN or infinity in features.
     """
+    features = given_features("probcover", features)
     check_features("probcover", features)
     known = labelled_rows("probcover", labelled, len(features))
     k = check_k("probcover", k, len(features) - len(known))
-    method = ProbCover(delta, classes, purity, clusterer)
-    return _probcover("probcover", features, k, known, labelled_features, method, classes, rng)
+    method = ProbCover(delta, checks.whole("ProbCover: classes", classes, least=1), purity, clusterer)
+    return _probcover("probcover", features, k, known, labelled_features, method, method.classes or 1, rng)
 
 
 def purity_radius(points: Tensor, clusters: Tensor, *, purity: float = 0.95) -> float:
@@ -75,9 +78,20 @@ def purity_radius(points: Tensor, clusters: Tensor, *, purity: float = 0.95) -> 
 
     Returns:
         The distance of some point to the nearest one of another cluster; infinity if there is one cluster only.
+
+    Raises:
+        InputError: shapes that do not fit, or a purity out of range.
+        NonFiniteError: NaN or infinity.
     """
-    if not 0 < purity <= 1:
-        raise InputError(f"purity={purity!r}; it must be above 0 and at most 1")
+    points, purity = given_features("purity_radius", points, what="points"), _check_purity(purity)
+    check_features("purity_radius", points, what="points")
+    if not len(points):
+        raise InputError("purity_radius: there are 0 points; pass at least one")
+    clusters = given_labels("purity_radius", clusters, len(points)).to(points.device)
+    return _purity_radius(points, clusters, purity)
+
+
+def _purity_radius(points: Tensor, clusters: Tensor, purity: float) -> float:
     frame = Frame.around(points, float(points.abs().amax()), points.dtype)
     enemies = torch.full((len(points),), math.inf, dtype=torch.float64, device=points.device)  # [n] squared distance
     for label in clusters.unique():
@@ -103,6 +117,15 @@ class ProbCover:
     classes: int | None = None
     purity: float = 0.95
     clusterer: Any = None
+
+    def __post_init__(self) -> None:
+        check_clusterer("ProbCover", self.clusterer)
+        checks.settle(
+            self,
+            delta=checks.maybe(checks.number, "ProbCover: delta", self.delta, least=0),
+            classes=checks.maybe(checks.whole, "ProbCover: classes", self.classes, least=1),
+            purity=_check_purity(self.purity),
+        )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -131,21 +154,24 @@ def _probcover(
     classes: int,
     rng: RngLike,
 ) -> Tensor:
-    check_labelled_features(name, given, features)
+    given = given_labelled(name, given, features)
+    check_labelled_features(name, given)
     points = _normalised(features)
     if given is not None:
         points = torch.cat([points, _normalised(given.to(points.device))])
     generator, delta = as_rng(rng), method.delta
     if delta is None:
         clusters = cluster(name, points, min(classes, len(points)), method.clusterer, generator)
-        delta = purity_radius(points, clusters.to(points.device), purity=method.purity)
-    if not delta >= 0:
-        raise InputError(f"{name}: delta={delta!r}; it must be 0 or more")
+        delta = _purity_radius(points, clusters.to(points.device), method.purity)
     cover = _Cover(points, delta)
     open_ = torch.arange(len(points), device=points.device) < len(features)
     open_[known.to(points.device)] = False
     rank = torch.arange(len(points)) if rng is None else torch.from_numpy(generator.permutation(len(points)))
     return cover.greedy(open_, k, rank.to(points.device)).cpu()
+
+
+def _check_purity(purity: float) -> float:
+    return checks.number("purity", purity, above=0, most=1, what="a share above 0 and at most 1")
 
 
 def _normalised(features: Tensor) -> Tensor:

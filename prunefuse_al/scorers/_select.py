@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from operator import index
 from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .. import checks
 from ..errors import BudgetError, InputError, NonFiniteError
 from ..types import RngLike, Selection, Signals, as_rng
+from ._given import given_column, given_labels, given_logits, given_passes
 
 Floats = np.ndarray[Any, Any]
 Integers = np.ndarray[Any, np.dtype[np.int64]]
@@ -25,9 +26,10 @@ _BLOCK = {"cpu": 2**18, "cuda": 2**24}  # numbers computed at once; what a CPU h
 def check_k(name: str, k: SupportsIndex, n: int) -> int:
     """Return `k` as an int, or raise `BudgetError` unless it is between 1 and the number of candidates `n`."""
     try:
-        wanted = index(k)
-    except TypeError:
-        raise BudgetError(f"{name}: k={k!r} is a {type(k).__name__}; pass a whole number of samples") from None
+        wanted = checks.whole("k", k)
+    except InputError:
+        found = f"k={checks.shown(k)} is a {type(k).__name__}"
+        raise BudgetError(f"{name}: {found}; pass a whole number of samples") from None
     if n == 0:
         raise BudgetError(f"{name}: k={wanted} but there are no candidates; nothing is left to label")
     if not 1 <= wanted <= n:
@@ -62,14 +64,7 @@ def unless_finite(name: str, what: str, values: Tensor, indices: Tensor) -> Call
 
 def read_logits(name: str, signals: Signals, *, finite: bool = True) -> Tensor:
     """Return `signals.logits` [n c], checked: present, two classes or more, and finite unless the caller looks."""
-    logits = signals.logits
-    if logits is None:
-        raise InputError(f"{name} reads signals.logits, but it is None; collect what scorer.needs names")
-    if logits.ndim != 2 or logits.shape[0] != len(signals) or logits.shape[1] < 2:
-        raise InputError(
-            f"{name}: logits have shape {list(logits.shape)} for {len(signals):,} samples; "
-            "expected [samples, classes] with two classes or more"
-        )
+    logits = given_logits(name, read_field(name, signals, "logits"), rows=len(signals))
     if finite:
         check_finite(name, "logits", logits, signals.indices)
     return logits
@@ -77,29 +72,22 @@ def read_logits(name: str, signals: Signals, *, finite: bool = True) -> Tensor:
 
 def read_mc_logits(name: str, signals: Signals) -> Tensor:
     """Return `signals.mc_logits` [t n c], checked: present, two passes and two classes or more, finite."""
-    passes = signals.mc_logits
-    if passes is None:
-        raise InputError(f"{name} reads signals.mc_logits, but it is None; collect what scorer.needs names")
-    if passes.ndim != 3 or passes.shape[1] != len(signals) or passes.shape[0] < 2 or passes.shape[2] < 2:
-        raise InputError(
-            f"{name}: mc_logits have shape {list(passes.shape)} for {len(signals):,} samples; "
-            "expected [passes, samples, classes] with two passes and two classes or more"
-        )
+    passes = given_passes(name, read_field(name, signals, "mc_logits"), rows=len(signals))
     check_finite(name, "mc_logits", passes.transpose(0, 1), signals.indices)
     return passes
 
 
 def read_labels(name: str, signals: Signals) -> Tensor:
     """Return `signals.labels` int64 [n] on the CPU, checked: present, one whole number for each sample."""
-    labels = signals.labels
-    if labels is None:
-        raise InputError(f"{name} reads signals.labels, but it is None; collect what scorer.needs names")
-    if labels.shape != (len(signals),) or labels.is_floating_point():
-        raise InputError(
-            f"{name}: labels have shape {list(labels.shape)} and dtype {labels.dtype} for {len(signals):,} samples; "
-            "expected one class number for each"
-        )
-    return labels.cpu().long()
+    return given_labels(name, read_field(name, signals, "labels"), len(signals)).cpu()
+
+
+def read_field(name: str, signals: Signals, field: str) -> Tensor:
+    """Return a field of the signals, checked to be there."""
+    values: Tensor | None = getattr(signals, field)
+    if values is None:
+        raise InputError(f"{name} reads signals.{field}, but it is None; collect what scorer.needs names")
+    return values
 
 
 def read_dynamics(name: str, signals: Signals, key: str) -> Tensor:
@@ -109,11 +97,7 @@ def read_dynamics(name: str, signals: Signals, key: str) -> Tensor:
     if key not in signals.dynamics:
         known = ", ".join(sorted(signals.dynamics)) or "nothing"
         raise InputError(f"{name} reads signals.dynamics[{key!r}], but what was recorded is: {known}")
-    values = signals.dynamics[key]
-    if values.shape != (len(signals),):
-        raise InputError(
-            f"{name}: dynamics[{key!r}] has shape {list(values.shape)} for {len(signals):,} samples; expected [samples]"
-        )
+    values = given_column(name, f"dynamics[{key!r}]", signals.dynamics[key], rows=len(signals))
     check_finite(name, f"dynamics[{key!r}]", values, signals.indices)
     return values if values.dtype == torch.float64 else values.float()
 

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import checks
 from ..types import RngLike, Selection, Signals, as_rng
 from ._distances import squared_distances
-from ._features import check_features, check_labelled_features, labelled_rows, read_features
-from ._neighbours import cluster, nearest
+from ._features import check_features, check_labelled_features, given_labelled, labelled_rows, read_features
+from ._given import given_features
+from ._neighbours import check_clusterer, check_neighbours, cluster, nearest
 from ._select import check_k
 
 _BLOCK = 1 << 12
@@ -55,6 +57,7 @@ def typiclust(
         InputError: shapes or row numbers that do not fit.
         NonFiniteError: NaN or infinity in features.
     """
+    features = given_features("typiclust", features)
     check_features("typiclust", features)
     known = labelled_rows("typiclust", labelled, len(features))
     k = check_k("typiclust", k, len(features) - len(known))
@@ -72,6 +75,15 @@ class TypiClust:
     neighbours: Any = None
     needs: ClassVar[frozenset[str]] = frozenset({"features", "labelled_features"})
 
+    def __post_init__(self) -> None:
+        check_clusterer("TypiClust", self.clusterer)
+        check_neighbours("TypiClust", self.neighbours)
+        checks.settle(
+            self,
+            max_clusters=checks.whole("TypiClust: max_clusters", self.max_clusters, least=1),
+            n_neighbors=checks.whole("TypiClust: n_neighbors", self.n_neighbors, least=1),
+        )
+
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return k candidates in the order picked, without scores."""
         k = check_k("TypiClust", k, len(signals))
@@ -85,7 +97,8 @@ class TypiClust:
 def _typiclust(
     name: str, features: Tensor, k: int, known: Tensor, given: Tensor | None, method: TypiClust, rng: RngLike
 ) -> Tensor:
-    check_labelled_features(name, given, features)
+    given = given_labelled(name, given, features)
+    check_labelled_features(name, given)
     points = features.cpu() if given is None else torch.cat([features.cpu(), given.cpu()])
     open_ = torch.arange(len(points)) < len(features)
     open_[known] = False

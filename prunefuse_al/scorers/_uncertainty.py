@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..types import RngLike, Selection, Signals
+from ._given import given_logits
 from ._select import FEW, check_k, in_blocks, read_logits, select_top, single, unless_finite
 
 Formula = Callable[[Tensor, int, Tensor, Tensor], Tensor]
@@ -87,8 +88,11 @@ def least_confidence(logits: Tensor) -> Tensor:
 
     Returns:
         float [n] between 0 and 1 - 1/c; higher means label it sooner.
+
+    Raises:
+        InputError: they are no numbers, or of another shape.
     """
-    return _by_rows(_least_confidence, logits, _unchecked)
+    return _by_rows(_least_confidence, given_logits("least_confidence", logits), _unchecked)
 
 
 def _least_confidence(logits: Tensor, dim: int, z: Tensor, others: Tensor) -> Tensor:
@@ -104,8 +108,11 @@ def margin(logits: Tensor) -> Tensor:
 
     Returns:
         float [n] between 0 and 1; higher (a smaller margin) means label it sooner.
+
+    Raises:
+        InputError: they are no numbers, or of another shape.
     """
-    return _by_rows(_margin, logits, _unchecked)
+    return _by_rows(_margin, given_logits("margin", logits), _unchecked)
 
 
 def _margin(logits: Tensor, dim: int, z: Tensor, others: Tensor) -> Tensor:
@@ -122,8 +129,11 @@ def entropy(logits: Tensor) -> Tensor:
 
     Returns:
         float [n] between 0 and log c; higher means label it sooner.
+
+    Raises:
+        InputError: they are no numbers, or of another shape.
     """
-    return _by_rows(_entropy, logits, _unchecked)
+    return _by_rows(_entropy, given_logits("entropy", logits), _unchecked)
 
 
 def _entropy(logits: Tensor, dim: int, z: Tensor, others: Tensor) -> Tensor:

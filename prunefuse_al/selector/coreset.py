@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import checks
 from ..costs import CostLedger
 from ..data import labels_of
 from ..errors import InputError
@@ -28,8 +29,8 @@ def budget(fraction: float, n: int) -> int:
     Raises:
         InputError: not 0 < fraction <= 1.
     """
-    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
-        raise InputError(f"fraction={fraction!r}; it is the share of the {n:,} samples to keep, 0 < fraction <= 1")
+    what = f"the share of the {n:,} samples to keep, 0 < fraction <= 1"
+    fraction = checks.number("fraction", fraction, above=0, most=1, what=what)
     return check_k("coreset", max(1, round(fraction * n)), n)
 
 

@@ -12,7 +12,9 @@ from torch import nn
 from ..costs import CostLedger
 from ..data import as_dataset
 from ..errors import FusionError, NotFittedError
+from ..model_checks import check_model
 from ..pruning import Proxy
+from ..signals import check_needs
 from ..types import Signals
 from .options import Options, State
 from .scoring import LOGITS, Float64s, labelled_dataset, probabilities, read_signals, refuse_alone, with_passes
@@ -80,9 +82,19 @@ class Holder:
     ) -> Signals:
         """Return what the trained proxy says about every row of `X`; with `model`, what that one says.
 
-        Recorded as stage "predict", which is not counted as selection. `mc_samples`: passes, instead of the trainer's.
+        Recorded as stage "predict", which is not counted as selection.
+
+        Args:
+            X: see `fit`; labels are not needed.
+            needs: names among "logits", "features", "mc_logits" and "labels" (those that the proxy predicts).
+            model: another network to ask.
+            mc_samples: passes for "mc_logits", instead of the trainer's.
+
+        Raises:
+            InputError: an unknown need, or data that cannot be used.
         """
-        state, data = self._fitted("predict"), as_dataset(X)
+        state, data, needs = self._fitted("predict"), as_dataset(X), check_needs(needs)
+        check_model(self.model if model is None else model, "model")
         network, role = (self.model, "proxy") if model is None else (model, "target")
         with self._ledger.stage("predict", round=state.round, network=role, dense=state.dense) as stage:
             stage.watch(network)

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from .. import checks
 from ..channel_map import ChannelMap, check_cross
 from ..data import as_dataset
 from ..errors import InputError
 from ..pruning import GlobalScope
+from ..pruning.example import check_example
+from ..pruning.importance import WITH_DATA, check_importance
+from ..pruning.widths import check_ratio, check_round_to, check_scope
 from ..storage import check_storage
 from ..training.distillation import Distillation
 from ..training.progressive import ProgressivePruning
 from ..training.recording import Snapshot
 from ..training.warm import ShrinkPerturb
-from ..types import RngLike, Scorer, Trainer, as_rng
+from ..types import RngLike, Scorer, Trainer, as_rng, epochs_of
 from .ratios import PruningRatio, ratio_of
+from .scoring import check_needs
 
 WarmStart = bool | ShrinkPerturb
 STAGES = ("prune", "train_proxy", "query", "train_target", "sync", "perturb")  # the order is part of what a seed means
@@ -55,39 +62,31 @@ class Options:
     entropy: int
 
     def __post_init__(self) -> None:
-        if not callable(self.pruning_ratio):
-            ratio_of(self.pruning_ratio, 0)
-        share = self.candidate_fraction
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-            raise InputError(f"candidate_fraction={share!r}; it is the share of the candidates scored, 0 < share <= 1")
-        every = self.sync_every
-        if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
-            raise InputError(f"sync_every={every!r}; pass None (V1) or a number of rounds from 1")
+        checks.settle(self, **{name: check(name, getattr(self, name)) for name, check in CHECKS.items()})
         if self.sync_importance is not None and self.sync_every is None:
             raise InputError(
                 f"sync_importance={self.sync_importance!r} says how V2 prunes again; give sync_every= as well"
             )
-        if self.recalibration_data is not None:
-            if not self.recalibrate:
-                raise InputError("recalibration_data= was given with recalibrate=False; give one of the two")
-            object.__setattr__(self, "recalibration_data", as_dataset(self.recalibration_data))  # refused at the door
-        if self.fine_tune_lr_scale is not None and not 0 < self.fine_tune_lr_scale < float("inf"):
-            raise InputError(f"fine_tune_lr_scale={self.fine_tune_lr_scale!r}; pass a factor above 0, or None")
+        if self.recalibration_data is not None and not self.recalibrate:
+            raise InputError("recalibration_data= was given with recalibrate=False; give one of the two")
         if self.progressive is not None:
             self._check_progressive(self.progressive)
         check_warm(self.warm_start, self.trainer)
-        check_cross(self.cross)
         check_storage(self.features_dtype, self.features_path)
+        teaches = self.target_trainer or self.trainer
+        if self.distillation is not None and not hasattr(teaches, "distillation"):
+            raise InputError(
+                f"distillation= was given, but {type(teaches).__name__} has no `distillation` to set; "
+                "pass a TorchTrainer, or a target_trainer that distils by itself"
+            )
 
     def _check_progressive(self, progressive: ProgressivePruning) -> None:
-        if not isinstance(progressive, ProgressivePruning):
-            raise InputError(f"progressive={progressive!r}; pass ProgressivePruning(...) or None")
         if self.sync_importance is not None:
             raise InputError(
                 f"progressive= chooses channels by `importance` while a proxy is trained, and sync_importance="
                 f"{self.sync_importance!r} says how to choose before that: give one of the two"
             )
-        name, epochs = type(self.trainer).__name__, getattr(self.trainer, "epochs", None)
+        name, epochs = type(self.trainer).__name__, epochs_of(self.trainer)
         parameters = inspect.signature(self.trainer.fit).parameters.values()
         if not any(p.name == "on_epoch" or p.kind is p.VAR_KEYWORD for p in parameters):
             raise InputError(
@@ -95,7 +94,7 @@ class Options:
                 "argument on_epoch=None, and if that is not None call on_epoch(epoch, optimizer) before every epoch, "
                 "from 0 (where it returns True, forget weights kept from earlier epochs)"
             )
-        if isinstance(epochs, int) and epochs <= progressive.epochs:
+        if epochs is not None and epochs <= progressive.epochs:
             raise InputError(
                 f"progressive= ends after {progressive.epochs} epochs, but {name} trains for {epochs}: the last width "
                 f"would not be trained; pass ProgressivePruning(epochs=...) below {epochs}, or train for longer"
@@ -150,22 +149,107 @@ class State:
     snapshots: tuple[Snapshot, ...] = ()
 
 
-def check_warm(warm: Any, trainer: Trainer) -> None:
-    """Raise `InputError` unless proxies can be started as `warm` says and trained by `trainer`."""
+def check_warm(warm: Any, trainer: Trainer) -> WarmStart:
+    """Return how proxies are started, or raise `InputError` unless they can be, and be trained so by `trainer`."""
     if not isinstance(warm, ShrinkPerturb):
-        if warm not in (True, False):
-            raise InputError(f"warm_start={warm!r}; pass True, False or ShrinkPerturb(...)")
-    elif warm.epochs is not None and not isinstance(getattr(trainer, "epochs", None), int):
+        if not isinstance(warm, bool | np.bool_):
+            raise checks.refused("warm_start", warm, "True, False or ShrinkPerturb(...)")
+        return bool(warm)
+    if warm.epochs is not None and epochs_of(trainer) is None:
         raise InputError(
             f"{warm!r} sets the epochs of warm rounds, and {type(trainer).__name__} has no whole number `epochs` to "
             "set: give it one, or leave epochs= out of ShrinkPerturb"
         )
+    return warm
+
+
+def check_trainer(name: str, trainer: Any) -> Any:
+    """Return a trainer, or raise `InputError` unless it has the methods of a `Trainer` and its own `check` passes."""
+    what = "an object with `fit(model, data, *, teacher, seed)` and `infer(model, data, needs)`, such as TorchTrainer()"
+    checks.methods(name, trainer, ("fit", "infer"), what)
+    own = getattr(trainer, "check", None)
+    if callable(own):
+        own()
+    return trainer
+
+
+def _target_trainer(name: str, trainer: Any) -> Any:
+    return None if trainer is None else check_trainer(name, trainer)
 
 
 def entropy_of(random_state: RngLike) -> int:
     """Return the number all seeds derive from; None draws a fresh one."""
-    if isinstance(random_state, int | np.integer) and not isinstance(random_state, bool):
-        if random_state < 0:
-            raise InputError(f"random_state={random_state}; seeds start at 0")
-        return int(random_state)
-    return int(as_rng(random_state).integers(2**63))
+    if isinstance(random_state, int | np.integer):
+        what = "None, a whole number from 0, or a generator of numpy or torch: seeds start at 0"
+        return checks.whole("random_state", random_state, least=0, what=what)
+    return int(as_rng(random_state, "random_state").integers(2**63))
+
+
+def _ratio(name: str, given: Any) -> PruningRatio:
+    """Look at a number; what a function gives is looked at when the labels are counted."""
+    if callable(given) and not isinstance(given, type):
+        found: PruningRatio = given
+        return found
+    return check_ratio(name, given)
+
+
+def _importance(name: str, measure: Any) -> Any:
+    if not (isinstance(measure, str) and measure in WITH_DATA):  # for which the selector has the labelled data
+        check_importance(measure, name)
+    return measure
+
+
+def _sync_importance(name: str, measure: Any) -> Any:
+    same = isinstance(measure, str) and measure == "same"
+    return measure if measure is None or same else _importance(name, measure)
+
+
+def _example(name: str, example_inputs: Any) -> Any:
+    if example_inputs is not None:
+        check_example(example_inputs)
+    return example_inputs
+
+
+def _dataset(name: str, data: Any) -> Any:
+    return None if data is None else as_dataset(data)
+
+
+def _scorer(name: str, scorer: Any) -> Scorer:
+    check_needs(scorer)
+    found: Scorer = scorer
+    return found
+
+
+def _cross(name: str, cross: Any) -> str | float:
+    factor = check_cross(cross)
+    return cross if isinstance(cross, str) else factor
+
+
+def _path(name: str, path: Any) -> str | None:
+    return checks.maybe(checks.path, name, path, "a .npy file in a folder that is there")
+
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "pruning_ratio": _ratio,
+    "scorer": _scorer,
+    "trainer": check_trainer,
+    "importance": _importance,
+    "sync_every": partial(checks.maybe, checks.whole, least=1, what="a number of rounds from 1 (V2)"),
+    "sync_importance": _sync_importance,
+    "cross": _cross,
+    "distillation": partial(checks.maybe, checks.instance, kind=Distillation, what="Distillation(...)"),
+    "example_inputs": _example,
+    "target_trainer": _target_trainer,
+    "fine_tune_lr_scale": partial(checks.maybe, checks.number, above=0, what="a finite factor above 0"),
+    "recalibrate": checks.flag,
+    "recalibration_data": _dataset,
+    "fold_batchnorm": checks.flag,
+    "scope": check_scope,
+    "round_to": check_round_to,
+    "progressive": partial(checks.maybe, checks.instance, kind=ProgressivePruning, what="ProgressivePruning(...)"),
+    "candidate_fraction": partial(
+        checks.number, above=0, most=1, what="the share of the candidates scored, 0 < share <= 1"
+    ),
+    "features_path": _path,
+}
+"""Option -> `check(name, value)`, which returns it as it is used; those of two options together stand in the class."""

@@ -16,7 +16,7 @@ from ..scorers import get_scorer
 from ..scorers._select import check_k
 from ..types import RngLike, Scorer, Selection, as_rng
 from .options import Options, State
-from .scoring import LABELLED, candidate_rows
+from .scoring import LABELLED, candidate_rows, check_needs
 from .steps import rank
 from .tracing import past_of, traced
 
@@ -43,10 +43,13 @@ def pick(
         labelled: dataset of what is labelled; None where it is not in memory.
 
     Raises:
+        InputError: the scorer, the candidates or what the scorer returned cannot be used; the ledger is as before.
+        BudgetError: `k` is not between 1 and the number of candidates.
         NotFittedError: the scorer reads labelled samples, which are not in memory.
     """
     data, k, candidates = asked
     chosen = options.scorer if scorer is None else get_scorer(scorer)
+    check_needs(chosen)
     rows = candidate_rows(candidates, len(data))
     k = check_k("query", k, len(rows))
     generator = as_rng(options.seed("query", state.round) if rng is None else rng)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import InputError
+from .. import checks
 from ..training.warm import ShrinkPerturb
 
 
@@ -39,6 +39,4 @@ def selector_preset(name: str) -> dict[str, Any]:
             "candidate_fraction": 0.3,
         },
     }
-    if name not in presets:
-        raise InputError(f"preset {name!r} does not exist; there are {', '.join(map(repr, presets))}")
-    return presets[name]
+    return presets[checks.one_of("preset: name", name, presets)]

@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .. import checks
 from ..errors import InputError
+from ..pruning.widths import check_ratio
 
 PruningRatio = float | Callable[[int], float]
 """The share of channels removed, or a function of the number of labelled samples that gives it."""
@@ -40,16 +42,17 @@ class FallingRatio:
     steps: int = 3
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", tuple(self.labels))
-        numbers = isinstance(self.start, int | float) and isinstance(self.end, int | float)
-        if not numbers or not 0 <= self.end < self.start < 1:
-            raise InputError(f"start={self.start!r}, end={self.end!r}; a falling ratio has 0 <= end < start < 1")
-        if len(self.labels) != 2 or not all(isinstance(n, int) for n in self.labels):
-            raise InputError(f"labels={self.labels!r}; pass two whole numbers of labelled samples")
-        if not 1 <= self.labels[0] < self.labels[1]:
-            raise InputError(f"labels={self.labels!r}; the first must be at least 1 and below the second")
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise InputError(f"steps={self.steps!r}; pass how often the ratio falls, from 1")
+        start, end = check_ratio("start", self.start), check_ratio("end", self.end)
+        if not end < start:
+            raise InputError(f"start={start!r}, end={end!r}; pass two with 0 <= end < start < 1: the ratio falls")
+        what = "two whole numbers of labelled samples"
+        labels = tuple(checks.whole_numbers("labels", self.labels, what).flatten().tolist())
+        if len(labels) != 2:
+            raise checks.refused("labels", self.labels, what)
+        if not 1 <= labels[0] < labels[1]:
+            raise checks.refused("labels", self.labels, "two, of which the first is at least 1 and below the second")
+        steps = checks.whole("steps", self.steps, least=1, what="how often the ratio falls, from 1")
+        checks.settle(self, start=start, end=end, labels=labels, steps=steps)
 
     def __call__(self, n: int) -> float:
         """Return the ratio for n labelled samples."""
@@ -67,8 +70,11 @@ def ratio_of(given: PruningRatio, n: int) -> float:
     Raises:
         InputError: it is not 0 <= p < 1.
     """
-    ratio = given(n) if callable(given) else given
-    if not isinstance(ratio, int | float) or not 0 <= ratio < 1:
-        source = f"pruning_ratio={given!r}" + (f" gave {ratio!r} for {n:,} labelled samples" if callable(given) else "")
-        raise InputError(f"{source}; it is the share of channels removed, 0 <= p < 1")
-    return ratio
+    if not callable(given):
+        return check_ratio("pruning_ratio", given)
+    ratio = given(n)
+    try:
+        return check_ratio("pruning_ratio", ratio)
+    except InputError as error:
+        found = f"pruning_ratio={checks.shown(given)} gave {checks.shown(ratio)} for {n:,} labelled samples"
+        raise InputError(f"{found}; {str(error).partition('; ')[2]}") from None

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import checks
 from ..counting import Call, PassCounter
 from ..data import as_dataset, has_labels, subset, to_dataset
 from ..errors import InputError
 from ..forward import as_logits
+from ..scorers._asked import picks_of, scores_of
 from ..storage import RowStore
 from ..types import RngLike, Scorer, Selection, Signals, Trainer, altered, as_rng
 from .asking import ask
@@ -45,13 +47,13 @@ def candidate_rows(candidates: Any, n: int) -> Tensor:
     """
     if candidates is None:
         return torch.arange(n)
-    rows = np.asarray(candidates.cpu() if isinstance(candidates, Tensor) else candidates)
-    if rows.size == 0:
+    needed = f"row numbers [m], or a mask of length {n:,}"
+    found = checks.array("candidates", candidates, needed).cpu()
+    if not found.numel():
         return torch.empty(0, dtype=torch.int64)
-    if rows.ndim != 1 or rows.dtype.kind not in "biu":
-        raise InputError(
-            f"candidates has shape {rows.shape} and dtype {rows.dtype}; pass row numbers or a mask of length {n:,}"
-        )
+    if found.ndim != 1 or found.is_floating_point():
+        raise InputError(f"candidates has shape {list(found.shape)} and dtype {found.dtype}; pass {needed}")
+    rows = found.numpy()
     if rows.dtype.kind == "b":
         if len(rows) != n:
             raise InputError(f"candidates is a mask of length {len(rows):,}, but the pool has {n:,} rows")
@@ -72,8 +74,8 @@ def call_rng(random_state: RngLike, round: int, n: int) -> np.random.Generator:
     Another pool or round draws other numbers from the same number as seed.
     """
     if isinstance(random_state, int | np.integer):
-        return np.random.default_rng([int(random_state), round, n])
-    return as_rng(random_state)
+        return np.random.default_rng([checks.whole("random_state", random_state, least=0), round, n])
+    return as_rng(random_state, "random_state")
 
 
 def check_needs(scorer: Scorer) -> frozenset[str]:
@@ -103,7 +105,7 @@ def point_scores(
     """
     store = RowStore(len(rows))
     for signals in _chunks(trainer, model, data, rows, needs, past):
-        scores = {"scores": scorer.score(replace(signals, **known)).detach().cpu()}
+        scores = {"scores": scores_of(scorer, replace(signals, **known)).cpu()}
         store.add(scores if signals.labels is None else {**scores, "labels": signals.labels})
     return store.tensors["scores"], store.tensors.get("labels")
 
@@ -223,6 +225,7 @@ def with_passes(trainer: Trainer, mc_samples: int | None) -> Trainer:
     """Return `trainer`, or where `mc_samples` is given a copy that makes so many passes for the signal "mc_logits"."""
     if mc_samples is None:
         return trainer
+    mc_samples = checks.whole("mc_samples", mc_samples, least=1)
     if not hasattr(trainer, "mc_samples"):
         raise InputError(f"{mc_samples} passes are asked of {type(trainer).__name__}, which has no `mc_samples` to set")
     return cast("Trainer", altered(trainer, mc_samples=mc_samples))
@@ -239,7 +242,7 @@ def select_known(scorer: Scorer, signals: Signals, k: int, rng: RngLike) -> Sele
             f"{scorer!r} reads {', '.join(lacking)}, but all that was given here is {', '.join(given)}; "
             "let it ask a pruned proxy, or take a scorer that needs no more"
         )
-    return scorer.select(signals, k, rng=rng)
+    return picks_of(scorer, signals, k, rng)
 
 
 def labelled_dataset(call: str, X: Any, y: Any, sample_weight: Any) -> Any:

@@ -13,11 +13,13 @@ from typing import Any
 
 from torch import nn
 
+from .. import checks
 from ..costs import CostLedger
 from ..data import as_dataset, subset
 from ..errors import InputError
 from ..model_checks import check_model
 from ..pruning import GlobalScope
+from ..pruning.plan import check_keep
 from ..scorers import get_scorer
 from ..training.distillation import Distillation
 from ..training.progressive import ProgressivePruning
@@ -132,6 +134,7 @@ class PrunedProxySelector(Holder):
         features_dtype: str = "float32",
         features_path: str | os.PathLike[str] | None = None,
     ) -> None:
+        check_model(model)
         self.options = Options(
             pruning_ratio=pruning_ratio,
             scorer=get_scorer(scorer),
@@ -148,21 +151,21 @@ class PrunedProxySelector(Holder):
             recalibrate=recalibrate,
             recalibration_data=recalibration_data,
             fold_batchnorm=fold_batchnorm,
-            keep=keep,
+            keep=check_keep(keep, model),
             scope=scope,
             round_to=round_to,
             progressive=progressive,
             candidate_fraction=candidate_fraction,
             features_dtype=features_dtype,
-            features_path=None if features_path is None else os.fspath(features_path),
+            features_path=features_path,
             entropy=entropy_of(random_state),
         )
         if proxy is not None and (sync_every is not None or progressive is not None):
             name = "sync_every=" if progressive is None else "progressive="
             raise InputError(f"{name} prunes the dense network, and proxy= is another network: give one of the two")
         self.history: Any = None
-        self._state = State(copy.deepcopy(check_model(model)))
-        self._other = None if proxy is None else copy.deepcopy(check_model(proxy))
+        self._state = State(copy.deepcopy(model))
+        self._other = None if proxy is None else copy.deepcopy(check_model(proxy, "proxy"))
         self._ledger = CostLedger()
         self._labelled: Any = None
 
@@ -205,8 +208,8 @@ class PrunedProxySelector(Holder):
             NonFiniteError: NaN or infinity in inputs or loss.
         """
         data = labelled_dataset("fit", labelled, y, sample_weight)
-        warm = self.options.warm_start if warm_start is None else warm_start
-        check_warm(warm, self.options.trainer)
+        given = self.options.warm_start if warm_start is None else warm_start
+        warm = check_warm(given, self.options.trainer)
         recorder = recorder_for(self.options.trainer, self.options.scorer, self._state)
         with self._ledger.transaction():
             state, history = train_proxy(
@@ -299,6 +302,7 @@ class PrunedProxySelector(Holder):
 
     def follow(self, other: PrunedProxySelector) -> None:
         """Go on with the rounds and the ledger of `other`, whose place this selector takes, before its first fit."""
+        checks.instance("other", other, PrunedProxySelector, "another PrunedProxySelector")
         self._ledger, self._state = other._ledger, replace(self._state, round=other.round)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -307,7 +311,7 @@ class PrunedProxySelector(Holder):
         The labelled data is not written. Options that JSON cannot hold, such as functions in a trainer, are left
         out and asked for by `load`.
         """
-        save_selector(path, self.options, self._state, self._other, self._ledger)
+        save_selector(checks.path("path", path), self.options, self._state, self._other, self._ledger)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: nn.Module, **options: Any) -> PrunedProxySelector:
@@ -322,7 +326,8 @@ class PrunedProxySelector(Holder):
             CheckpointError: damaged or foreign file, another architecture, or an option is missing.
             FileNotFoundError: there is no such file.
         """
-        saved = load_selector(path, model, options)
+        check_model(model)
+        saved = load_selector(checks.path("path", path), model, options)
         selector = cls(model, **saved.options)
         selector._state, selector._ledger = saved.state, saved.ledger
         if "random_state" not in options:

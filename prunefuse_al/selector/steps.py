@@ -21,12 +21,13 @@ from ..errors import CostWarning
 from ..forward import as_inputs
 from ..pruning import Proxy, PruningReport, prune, rebuild
 from ..scorers import ClassBalanced, ClassStandardised
+from ..scorers._asked import checked_picks, picks_of
 from ..scorers._combine import Composed
 from ..scorers._dynamics import dynamics_of
 from ..scorers._select import select_top
 from ..training.batchnorm import fold_batchnorm
 from ..training.recording import Recorder, Snapshot
-from ..types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer
+from ..types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer, epochs_of
 from .importance import with_data
 from .options import Options, State, WarmStart
 from .past import Past
@@ -178,8 +179,8 @@ def _warn_of_costs(options: Options, report: PruningReport) -> None:
     """Say so where V2 cannot pay: a proxy every round and a target every `sync_every` cost a dense network a round."""
     if not options.sync_every:
         return
-    epochs, fewer = (getattr(t, "epochs", None) for t in (options.trainer, options.target_trainer or options.trainer))
-    share = fewer / epochs if isinstance(epochs, int) and isinstance(fewer, int) and epochs > 0 else 1.0
+    epochs, fewer = (epochs_of(t) for t in (options.trainer, options.target_trainer or options.trainer))
+    share = 1.0 if epochs is None or fewer is None or epochs < 1 else fewer / epochs
     total = report.mac_share + share / options.sync_every
     if total >= 1:
         warnings.warn(
@@ -215,6 +216,10 @@ def rank(
         rng: breaks ties and draws.
         past: what is known besides the trained proxy's answers: its training, given labels.
         stage: what the ledger calls ranking: "rank", or "coreset" of labelled data.
+
+    Raises:
+        InputError: the scorer returned something else than k different rows of the candidates.
+        NonFiniteError: scores with NaN or infinity.
     """
     (data, rows, k), needs = candidates, check_needs(scorer)
     if past is not None:
@@ -224,12 +229,12 @@ def rank(
         def pick(part: Scorer, rows: Tensor, k: int, rng: RngLike) -> Selection:
             return rank(options, ledger, state, part, (data, rows, k), labelled, rng, past, stage=stage)
 
-        picked = scorer.compose(pick, rows, k, rng)
+        picked = checked_picks(scorer, scorer.compose(pick, rows, k, rng), rows, k)
     else:
         signals, scores = _read(options, ledger, state, scorer, data, rows, labelled, past)
         with ledger.stage(stage, round=state.round, network="proxy"):
             if scores is None:
-                picked = scorer.select(signals, k, rng=rng)
+                picked = picks_of(scorer, signals, k, rng)
             elif isinstance(scorer, _BY_CLASS):
                 picked = scorer.select_scored(scores, signals, k, rng=rng)
             else:

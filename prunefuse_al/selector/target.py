@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..costs import CostLedger
-from ..errors import FallbackWarning, InputError
+from ..errors import FallbackWarning
 from ..fusion import fuse
 from ..pruning import Proxy
 from ..types import altered
@@ -71,11 +71,6 @@ def _target_trainer(options: Options, fused: bool) -> Any:
         changes["distillation"] = options.distillation
     if options.target_trainer is None and fused and options.fine_tune_lr_scale not in (None, 1):
         changes["lr_scale"] = options.fine_tune_lr_scale
-    if "distillation" in changes and not hasattr(trainer, "distillation"):
-        raise InputError(
-            f"distillation= was given, but {type(trainer).__name__} has no `distillation` to set; "
-            "pass a TorchTrainer, or a target_trainer that distils by itself"
-        )
     if "lr_scale" in changes and not hasattr(trainer, "lr_scale"):
         del changes["lr_scale"]
         warnings.warn(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 from torch import nn
 
 from ..training.warm import ShrinkPerturb, shrink_perturb
-from ..types import Trainer, altered
+from ..types import Trainer, altered, epochs_of
 from .options import Options, State, WarmStart
 
 
@@ -29,5 +28,6 @@ def beginning(options: Options, state: State, warm: WarmStart) -> tuple[nn.Modul
     shrink_perturb(network, state.start, warm, options.seed("perturb", state.round + 1))
     if warm.epochs is None:
         return network, options.trainer
-    own: Any = options.trainer
-    return network, altered(own, epochs=warm.epochs_of(own.epochs))
+    whole = epochs_of(options.trainer)
+    assert whole is not None  # `check_warm` has looked
+    return network, altered(options.trainer, epochs=warm.epochs_of(whole))

@@ -14,12 +14,13 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from .. import checks
 from ..arrays import describe_rows, map_leaves, nonfinite_rows
 from ..data import to_dataset
 from ..errors import NonFiniteError
 from ..forward import Transform, call, explained, forward_for, logits_of, settled
 from ..items import Collate
-from ..loading import BatchLoader
+from ..loading import BatchLoader, check_reading
 from ..model_checks import check_model
 from ..precision import resolve_device
 from ..rng import isolated_rng
@@ -57,9 +58,13 @@ def recalibrate_batchnorm(
         The number of rows used: 0 if no layer keeps running statistics.
 
     Raises:
+        InputError: an option or the data cannot be used.
         NonFiniteError: inputs or statistics with NaN or infinity; the old statistics are put back.
     """
     check_model(model)
+    batch_size, num_workers = check_reading(batch_size, num_workers, transform, collate)
+    max_rows = checks.maybe(checks.whole, "max_rows", max_rows, least=1)
+    seed = checks.whole("seed", seed, least=0, most=2**64 - 1)
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not layers:
         return 0

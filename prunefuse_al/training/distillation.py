@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import InputError
+from .. import checks
 
 ANNEALING: dict[str, Callable[[float], float]] = {
     "none": lambda progress: 1.0,
@@ -40,12 +40,12 @@ class Distillation:
     annealing: str | Callable[[float], float] = "none"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.lambda_ <= 1:
-            raise InputError(f"lambda_={self.lambda_}; it must be between 0 and 1")
-        if not (self.tau > 0 and math.isfinite(self.tau)):
-            raise InputError(f"tau={self.tau}; the temperature must be positive and finite")
-        if not callable(self.annealing) and self.annealing not in ANNEALING:
-            raise InputError(f"annealing={self.annealing!r}; it must be one of {', '.join(ANNEALING)}, or a function")
+        checks.settle(
+            self,
+            lambda_=checks.number("lambda_", self.lambda_, least=0, most=1, what="the teacher's weight, 0 to 1"),
+            tau=checks.number("tau", self.tau, above=0, what="a positive and finite temperature"),
+            annealing=checks.named("annealing", self.annealing, ANNEALING, "progress in [0, 1) -> factor"),
+        )
 
     def weight(self, epoch: int, epochs: int) -> float:
         """Return lambda in epoch `epoch` (from 0) of `epochs`."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from .. import checks
 from ..data import split_row
 from ..errors import InputError
 from ..forward import Transform
@@ -18,6 +19,7 @@ from ..precision import home_device
 from ..rng import isolated_rng
 from ..signals import collect
 from ..types import Signals
+from .checking import OPTIONS
 from .placement import in_training
 
 OFFERED = ("seed", "teacher", "lr_scale")
@@ -45,6 +47,9 @@ class FunctionTrainer:
         mc_samples: its passes for the signal "mc_logits".
         collate: makes a batch of a list of a dataset's inputs for it; None stacks them.
 
+    Raises:
+        InputError: an option cannot be used.
+
     Example:
         >>> def fit(model, data):
         ...     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -67,12 +72,14 @@ class FunctionTrainer:
         mc_samples: int = 10,
         collate: Collate | None = None,
     ) -> None:
-        for name, function in (("fit", fit), ("infer", infer)):
-            if function is not None and not callable(function):
-                raise InputError(f"{name}={function!r} is not callable; pass a function of (model, data)")
-        self.fit_function, self.infer_function = fit, infer
-        self.eval_batch_size, self.eval_transform, self.device = eval_batch_size, eval_transform, device
-        self.num_workers, self.mc_samples, self.collate = num_workers, mc_samples, collate
+        self.fit_function = checks.function("fit", fit, "a function of (model, data)")
+        self.infer_function = checks.maybe(checks.function, "infer", infer, "a function of (model, data)")
+        self.eval_batch_size: int = OPTIONS["batch_size"]("eval_batch_size", eval_batch_size)
+        self.eval_transform: Transform | None = OPTIONS["eval_transform"]("eval_transform", eval_transform)
+        self.device: str | torch.device = OPTIONS["device"]("device", device)
+        self.num_workers: int = OPTIONS["num_workers"]("num_workers", num_workers)
+        self.mc_samples: int = OPTIONS["mc_samples"]("mc_samples", mc_samples)
+        self.collate: Collate | None = OPTIONS["collate"]("collate", collate)
         taken = _parameters(fit)
         if "lr_scale" in taken:  # a selector sets what it finds: see `fine_tune_lr_scale` and `distillation` there
             self.lr_scale = 1.0
@@ -80,7 +87,12 @@ class FunctionTrainer:
             self.distillation: Any = True
 
     def fit(self, model: nn.Module, data: Any, *, teacher: nn.Module | None = None, seed: int | None = None) -> Any:
-        """Train `model` in place with the function given, and return what it returns."""
+        """Train `model` in place with the function given, and return what it returns.
+
+        Raises:
+            InputError: a seed that is no whole number from 0.
+        """
+        seed = checks.maybe(checks.whole, "seed", seed, least=0, most=2**64 - 1)
         home = home_device(model) or torch.device("cpu")
         offered = {"seed": seed, "teacher": teacher, "lr_scale": getattr(self, "lr_scale", 1.0)}
         taken = {name: offered[name] for name in OFFERED if name in _parameters(self.fit_function)}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import checks
 from ..errors import InputError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -47,15 +48,23 @@ class Objective:
         """Return the loss, a scalar, of logits [n c] for labels [n] and weights [n]."""
         weights = self.weights(y, w, logits)
         if weights is None:
-            value = self.whole(logits, y)
+            value = self._value(self.whole, logits, y)
             return value.mean() if value.ndim else value
-        value = self.each(logits, y)
+        value = self._value(self.each, logits, y)
         if value.ndim == 0 and len(y) > 1:
             raise InputError(
                 f"the loss returns one number for a batch of {len(y)}, so class or sample weights cannot enter it: "
                 "return one value for each row, [n]"
             )
         return weighted_mean(value.reshape(len(y), -1).mean(dim=1), weights)
+
+    @staticmethod
+    def _value(loss: Loss, logits: Tensor, y: Tensor) -> Tensor:
+        value: object = loss(logits, y)
+        if not isinstance(value, Tensor):
+            what = "a function or module that returns a tensor, a scalar or one value for each row, [n]"
+            raise checks.refused(f"loss: what {checks.shown(loss)} returned", value, what)
+        return value
 
     def check_kind(self, y: Tensor) -> None:
         """Raise `InputError` for one floating number per row where the loss wants the number of a class."""

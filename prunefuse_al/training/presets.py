@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import InputError
+from .. import checks
 from .transforms import Compose, Normalize, RandomCropFlip
 
 CIFAR10 = Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -22,20 +22,21 @@ def preset(name: str) -> dict[str, Any]:
     * "imagenet": PruneFuse's 100 epochs of SGD with momentum 0.9, weight decay 1e-4 and label smoothing 0.1. The
       paper's rates are not known to us: batches of 256 at 0.1, divided by 10 at epochs 30, 60 and 90, is the field's
       habit. Random resized crops belong in the Dataset, whose pictures differ in size; flips are made here.
+
+    Raises:
+        InputError: there is no such preset.
     """
-    if name == "cifar":
+    if checks.one_of("preset: name", name, ("cifar", "imagenet")) == "cifar":
         return {
             **{"epochs": 181, "batch_size": 128, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
             "scheduler": "cifar",
             "transform": Compose((RandomCropFlip(padding=4), CIFAR10)),
             "eval_transform": CIFAR10,
         }
-    if name == "imagenet":
-        return {
-            **{"epochs": 100, "batch_size": 256, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4},
-            "scheduler": "imagenet",
-            "loss": nn.CrossEntropyLoss(label_smoothing=0.1),
-            "transform": Compose((RandomCropFlip(padding=0), IMAGENET)),
-            "eval_transform": IMAGENET,
-        }
-    raise InputError(f"preset {name!r} does not exist; there are 'cifar' and 'imagenet'")
+    return {
+        **{"epochs": 100, "batch_size": 256, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4},
+        "scheduler": "imagenet",
+        "loss": nn.CrossEntropyLoss(label_smoothing=0.1),
+        "transform": Compose((RandomCropFlip(padding=0), IMAGENET)),
+        "eval_transform": IMAGENET,
+    }

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import checks
 from ..channel_map import ChannelMap, TensorMap, named_tensors
 from ..errors import InputError
 
@@ -54,12 +55,11 @@ class ProgressivePruning:
     schedule: str | Callable[[float], float] = "linear"
 
     def __post_init__(self) -> None:
-        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
-            raise InputError(f"epochs={self.epochs!r}; pass the number of epochs over which the ratio rises, from 1")
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= self.epochs:
-            raise InputError(f"steps={self.steps!r}; pass 1 to {self.epochs}, one for each of the epochs at most")
-        if not callable(self.schedule) and self.schedule not in SHAPES:
-            raise InputError(f"schedule={self.schedule!r}; it must be one of {', '.join(SHAPES)}, or a function")
+        what = "the number of epochs over which the ratio rises, from 1"
+        checks.settle(self, epochs=checks.whole("epochs", self.epochs, least=1, what=what))
+        what = f"1 to {self.epochs}, one for each of the epochs at most"
+        checks.settle(self, steps=checks.whole("steps", self.steps, least=1, most=self.epochs, what=what))
+        checks.named("schedule", self.schedule, SHAPES, "progress in (0, 1] -> share of the full ratio")
         shares = [0.0, *self._shares()]
         if abs(shares[-1] - 1) > 1e-9 or any(b < a for a, b in itertools.pairwise(shares)):
             raise InputError(
@@ -75,7 +75,8 @@ class ProgressivePruning:
 
     def _shares(self) -> list[float]:
         shape = self.schedule if callable(self.schedule) else SHAPES[self.schedule]
-        return [float(shape(step / self.steps)) for step in range(1, self.steps + 1)]
+        steps = range(1, self.steps + 1)
+        return [float(checks.number(f"schedule({step / self.steps:.3g})", shape(step / self.steps))) for step in steps]
 
 
 def thin_in_place(

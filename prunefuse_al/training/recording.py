@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .. import checks
 from ..errors import InputError, NotFittedError
 from ..scorers._dynamics import EARLY, Answers, answers
 
@@ -98,8 +99,8 @@ class Recorder:
     """
 
     def __init__(self, snapshots: int = 10) -> None:
-        if not isinstance(snapshots, int) or snapshots < 0:
-            raise InputError(f"snapshots={snapshots!r}; pass how many states of the network to keep, 0 or more")
+        what = "how many states of the network to keep, 0 or more"
+        snapshots = checks.whole("snapshots", snapshots, least=0, what=what)
         self.snapshots: tuple[Snapshot, ...] = ()
         self._limit = snapshots
         self._tally: Tally | None = None

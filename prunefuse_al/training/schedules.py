@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from .. import checks
 from ..errors import InputError
 
 EPOCHS = {"epochs", "T_max", "total_iters", "num_epochs", "n_epochs"}  # what schedulers call the number of epochs
@@ -27,10 +28,18 @@ ScheduleFactory = Callable[[torch.optim.Optimizer, int], LRScheduler | ReduceLRO
 
 @dataclass(frozen=True)
 class Cosine:
-    """A half cosine from the full rate to `final` times it, after `warmup` epochs of linear rise."""
+    """A half cosine from the full rate to `final` times it, after `warmup` epochs of linear rise.
+
+    Raises:
+        InputError: `warmup` or `final` below 0.
+    """
 
     warmup: int = 0
     final: float = 0.0
+
+    def __post_init__(self) -> None:
+        warmup, final = checks.whole("warmup", self.warmup, least=0), checks.number("final", self.final, least=0)
+        checks.settle(self, warmup=warmup, final=final)
 
     def __call__(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
         """Return the schedule for `epochs` epochs."""
@@ -52,9 +61,21 @@ class Steps:
     Attributes:
         phases: (epochs, multiple of the full rate) of each phase. The default is the schedule of the paper (and of
             Selection via Proxy) for CIFAR: 1 + 90 + 45 + 45 = 181 epochs at 0.01, 0.1, 0.01, 0.001 for a rate of 0.1.
+
+    Raises:
+        InputError: no phases, or a length or a factor below 0.
     """
 
     phases: tuple[tuple[float, float], ...] = ((1, 0.1), (90, 1.0), (45, 0.1), (45, 0.01))
+
+    def __post_init__(self) -> None:
+        what = "pairs (epochs, multiple of the full rate), none below 0"
+        found = checks.array("phases", self.phases, what, floats=True)
+        pairs = found.ndim == 2 and found.shape[1] == 2 and len(found) > 0
+        if not pairs or not bool((found.isfinite() & (found >= 0)).all()):
+            raise checks.refused("phases", self.phases, what)
+        if not float(found[:, 0].sum()):
+            raise checks.refused("phases", self.phases, "phases of which one at least has epochs")
 
     def __call__(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
         """Return the schedule for `epochs` epochs."""
@@ -94,25 +115,49 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
 }
 
 
+def check_optimizer(optimizer: Any, given: Iterable[str]) -> None:
+    """Raise `InputError` unless an optimiser is a known name or a factory; `given` are settings, for a name alone."""
+    if callable(optimizer):
+        if beside := ", ".join(given):
+            raise InputError(f"{beside} was given beside an optimizer factory: set it inside the factory")
+        return
+    if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
+        what = f"one of {', '.join(OPTIMIZERS)}, or a factory: what is called with the list of parameters"
+        raise checks.refused("optimizer", optimizer, what)
+    known = OPTIMIZERS[optimizer][1]
+    if unknown := sorted(set(given) - set(known)):
+        raise InputError(f"optimizer={optimizer!r} has no {', '.join(unknown)}; it takes {', '.join(known)}")
+
+
+def check_scheduler(name: str, scheduler: Any) -> Any:
+    """Return a schedule, or raise `InputError` unless it is a known name or a factory."""
+    if not callable(scheduler) and (not isinstance(scheduler, str) or scheduler not in SCHEDULES):
+        what = f"one of {', '.join(SCHEDULES)}, or a factory: what is called with (optimizer, epochs)"
+        raise checks.refused(name, scheduler, what)
+    return scheduler
+
+
 def make_optimizer(
     optimizer: str | OptimizerFactory, params: list[nn.Parameter], lr_scale: float, **settings: float | None
 ) -> torch.optim.Optimizer:
     """Return the optimiser of `params`, by name with `settings` (None: its default) or by a factory.
 
     Raises:
-        InputError: an unknown name, or settings given beside a factory, which knows its own.
+        InputError: an unknown name, settings given beside a factory, which knows its own, or a factory that gives
+            something else than an optimiser.
     """
     given = {name: value for name, value in settings.items() if value is not None}
+    check_optimizer(optimizer, given)
+    made: torch.optim.Optimizer
     if callable(optimizer):
-        if given:
-            raise InputError(f"{', '.join(given)} was given beside an optimizer factory: set it inside the factory")
-        made = optimizer(params)
+        made = checks.methods(
+            f"optimizer: what {checks.shown(optimizer)} returned",
+            optimizer(params),
+            ("step", "zero_grad"),
+            "a factory that returns a torch.optim.Optimizer of the parameters it is called with",
+        )
     else:
-        if optimizer not in OPTIMIZERS:
-            raise InputError(f"optimizer={optimizer!r}; it must be one of {', '.join(OPTIMIZERS)}, or a factory")
         kind, defaults = OPTIMIZERS[optimizer]
-        if unknown := sorted(set(given) - set(defaults)):
-            raise InputError(f"optimizer={optimizer!r} has no {', '.join(unknown)}; it takes {', '.join(defaults)}")
         made = kind(params, **{**defaults, **given})
     for group in made.param_groups:
         group["lr"] = group["lr"] * lr_scale
@@ -122,12 +167,21 @@ def make_optimizer(
 def make_schedule(
     scheduler: str | ScheduleFactory, optimizer: torch.optim.Optimizer, epochs: int
 ) -> LRScheduler | ReduceLROnPlateau:
-    """Return the schedule of `optimizer`, by name or by a factory; see the top of this file for how it is called."""
+    """Return the schedule of `optimizer`, by name or by a factory; see the top of this file for how it is called.
+
+    Raises:
+        InputError: an unknown name, or a factory that gives something else than a schedule.
+    """
+    check_scheduler("scheduler", scheduler)
     if callable(scheduler):
         factory: Callable[..., LRScheduler | ReduceLROnPlateau] = scheduler
-        return factory(optimizer, epochs) if _asks_for_epochs(factory) else factory(optimizer)
-    if scheduler not in SCHEDULES:
-        raise InputError(f"scheduler={scheduler!r}; it must be one of {', '.join(SCHEDULES)}, or a factory")
+        made: LRScheduler | ReduceLROnPlateau = checks.methods(
+            f"scheduler: what {checks.shown(scheduler)} returned",
+            factory(optimizer, epochs) if _asks_for_epochs(factory) else factory(optimizer),
+            ("step",),
+            "a factory that returns a schedule of torch.optim.lr_scheduler ('constant' leaves the rate as it is)",
+        )
+        return made
     return SCHEDULES[scheduler](optimizer, epochs)
 
 

@@ -12,6 +12,8 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from .. import checks
+from ..data import to_dataset
 from ..errors import InputError
 
 
@@ -46,14 +48,15 @@ class EarlyStopping:
     validation_data: Any = None
 
     def __post_init__(self) -> None:
-        if self.patience < 1:
-            raise InputError(f"patience={self.patience}; at least 1 epoch is needed")
-        if not 0 < self.validation_fraction < 1:
-            raise InputError(f"validation_fraction={self.validation_fraction}; it must lie between 0 and 1")
-        if not self.min_delta >= 0:
-            raise InputError(f"min_delta={self.min_delta}; it must be >= 0")
-        if self.monitor not in ("loss", "accuracy", "train_loss"):
-            raise InputError(f"monitor={self.monitor!r}; it must be 'loss', 'accuracy' or 'train_loss'")
+        what, held = "the share of the rows held out, between 0 and 1", self.validation_fraction
+        checks.settle(
+            self,
+            patience=checks.whole("patience", self.patience, least=1, what="how many epochs to wait, at least 1"),
+            validation_fraction=checks.number("validation_fraction", held, above=0, below=1, what=what),
+            min_delta=checks.number("min_delta", self.min_delta, least=0),
+        )
+        checks.one_of("monitor", self.monitor, ("loss", "accuracy", "train_loss"))
+        checks.maybe(lambda _, data: to_dataset(data), "validation_data", self.validation_data)  # refused at the door
         if self.monitor == "train_loss" and self.validation_data is not None:
             raise InputError(
                 "monitor='train_loss' watches the training data, and validation_data= was given: leave it out, or "

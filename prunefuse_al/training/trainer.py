@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import nn
 
-from ..data import to_dataset
+from .. import checks
+from ..data import has_labels, to_dataset
 from ..errors import InputError
 from ..items import Collate
 from ..model_checks import check_model
@@ -20,6 +20,7 @@ from ..precision import resolve_device, resolve_precision
 from ..rng import fresh_seed
 from ..signals import collect
 from ..types import Signals
+from .checking import checked
 from .distillation import Distillation as Distillation
 from .fitting import Run
 from .plan import Plan
@@ -148,6 +149,10 @@ class TorchTrainer(BaseEstimator):
         self.mc_samples = mc_samples
         self.collate = collate
 
+    def check(self) -> None:
+        """Raise `InputError` unless every option can be used; a selector asks this before it does anything."""
+        checked(self)
+
     def fit(
         self,
         model: nn.Module,
@@ -185,6 +190,7 @@ class TorchTrainer(BaseEstimator):
 
     def infer(self, model: nn.Module, data: Any, needs: Iterable[str] = ("logits",)) -> Signals:
         """Return the signals in `needs` for every row of `data`, in order; see `signals.collect`."""
+        self.check()
         return collect(
             model,
             data,
@@ -211,51 +217,45 @@ class TorchTrainer(BaseEstimator):
         return cls(**{**preset(name), **overrides})
 
     def _eval_batch_size(self) -> int:
-        return max(256, self.batch_size) if self.eval_batch_size is None else self.eval_batch_size
+        return int(max(256, self.batch_size) if self.eval_batch_size is None else self.eval_batch_size)
 
     def _plan(self, seed: int | None) -> Plan:
-        self._check_options()
-        accelerator, rule = self.accelerator, self.early_stopping
+        options = checked(self)
+        accelerator, rule, asked = options["accelerator"], options["early_stopping"], options["compile"]
         device = resolve_device(self.device) if accelerator is None else accelerator.device
-        settings = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
+        settings = {name: options[name] for name in ("lr", "momentum", "weight_decay")}
         return Plan(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
+            epochs=options["epochs"],
+            batch_size=options["batch_size"],
             eval_batch_size=self._eval_batch_size(),
-            make_optimizer=lambda params: make_optimizer(self.optimizer, params, self.lr_scale, **settings),
-            make_schedule=partial(make_schedule, self.scheduler, epochs=self.epochs),
+            make_optimizer=lambda params: make_optimizer(self.optimizer, params, options["lr_scale"], **settings),
+            make_schedule=partial(make_schedule, self.scheduler, epochs=options["epochs"]),
             loss=self.loss,
-            class_weight=self.class_weight,
+            class_weight=options["class_weight"],
             transform=self.transform,
             eval_transform=self.eval_transform,
             early_stopping=rule,
-            validation=None if rule is None or rule.validation_data is None else to_dataset(rule.validation_data),
+            validation=None if rule is None else _validation(rule),
             device=device,
             autocast=None if accelerator is not None else resolve_precision(self.precision, device),
-            channels_last=self.channels_last,
-            compile_options=None if self.compile is False else {} if self.compile is True else self.compile,
-            progress=self.progress,
+            channels_last=options["channels_last"],
+            compile_options=None if asked is False else {} if asked is True else asked,
+            progress=options["progress"],
             distillation=self.distillation,
             accelerator=accelerator,
-            num_workers=self.num_workers,
-            grad_clip=self.grad_clip,
-            deterministic=self.deterministic,
-            seed=fresh_seed() if seed is None else int(seed),
+            num_workers=options["num_workers"],
+            grad_clip=options["grad_clip"],
+            deterministic=options["deterministic"],
+            seed=fresh_seed() if seed is None else checks.whole("seed", seed, least=0, most=2**64 - 1),
             collate=self.collate,
         )
 
-    def _check_options(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("num_workers", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or value < least:
-                raise InputError(f"{name}={value!r}; a whole number from {least} is needed")
-        for name, what in (("lr_scale", "a factor above 0"), ("grad_clip", "a largest norm above 0, or None")):
-            value = getattr(self, name)
-            if name == "grad_clip" and value is None:
-                continue
-            if not isinstance(value, int | float | np.number) or not value > 0:
-                raise InputError(f"{name}={value!r}; pass {what}")
-        if self.early_stopping is not None and not isinstance(self.early_stopping, EarlyStopping):
-            raise InputError(f"early_stopping={self.early_stopping!r}; pass EarlyStopping(...) or None")
-        if self.distillation is not None and not isinstance(self.distillation, Distillation):
-            raise InputError(f"distillation={self.distillation!r}; pass Distillation(...) or None")
+
+def _validation(rule: EarlyStopping) -> Any:
+    """Return held-out data of the user's own as a dataset, checked to have labels; None: there is none."""
+    if rule.validation_data is None:
+        return None
+    data = to_dataset(rule.validation_data)
+    if not has_labels(data):
+        raise InputError("early_stopping: validation_data has no labels; pass (X, y), or a Dataset of (input, label)")
+    return data

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .. import checks
 from ..errors import InputError
 
 
@@ -44,26 +45,26 @@ class ShrinkPerturb:
     epochs: int | float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.shrink, int | float) or not 0 <= self.shrink <= 1:
-            raise InputError(f"shrink={self.shrink!r}; it is the factor on the last weights, 0 <= shrink <= 1")
-        if not isinstance(self.perturb, int | float) or not 0 <= self.perturb < float("inf"):
-            raise InputError(f"perturb={self.perturb!r}; it is the factor on fresh weights, 0 or more")
+        what = "the factor on the last weights, 0 <= shrink <= 1"
+        shrink = checks.number("shrink", self.shrink, least=0, most=1, what=what)
+        perturb = checks.number("perturb", self.perturb, least=0, what="the factor on fresh weights, 0 or more")
+        checks.settle(self, shrink=shrink, perturb=perturb, epochs=checks.maybe(_epochs, "epochs", self.epochs))
         if not self.shrink and not self.perturb:
             raise InputError("shrink=0 and perturb=0 leave weights of zero; for fresh starts pass warm_start=False")
-        if self.epochs is None:
-            return
-        whole = isinstance(self.epochs, int) and not isinstance(self.epochs, bool)
-        if not (self.epochs >= 1 if whole else isinstance(self.epochs, float) and 0 < self.epochs <= 1):
-            raise InputError(
-                f"epochs={self.epochs!r}; pass a number of epochs as an int from 1, a share of the trainer's epochs as "
-                "a float above 0 and up to 1.0, or None"
-            )
 
     def epochs_of(self, whole: int) -> int:
         """Return how many epochs a warm round trains where the trainer says `whole`; at least one."""
         if self.epochs is None:
             return whole
         return self.epochs if isinstance(self.epochs, int) else max(1, round(self.epochs * whole))
+
+
+def _epochs(name: str, value: int | float) -> int | float:
+    what = "a number of epochs as an int from 1, a share of the trainer's epochs as a float above 0 and up to 1.0"
+    found = checks.number(name, value, above=0, what=what)
+    if isinstance(found, float) and found > 1:
+        raise checks.refused(name, value, what)
+    return found
 
 
 @torch.no_grad()

@@ -197,7 +197,7 @@ def test_labels_keep_their_share_of_another_pool() -> None:
         ({"rounds": 11}, "labels, but the pool has 50,000 rows"),
         ({"initial": 6000}, r"k \(a tenth of the pool, less what is labelled\)=-1000"),
         ({"k": (10, 20)}, "k has 2 numbers for 5 rounds"),
-        ({"k": 0}, "k=0; a whole number from 1"),
+        ({"k": 0}, "k=0; pass a whole number from 1"),
         ({"rounds": 2, "k": (10, 2.5)}, r"k=2\.5"),
         ({"pool": 0}, "pool=0"),
         ({"rounds": True}, "rounds=True"),

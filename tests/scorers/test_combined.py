@@ -127,7 +127,7 @@ def test_costs_of_any_kind_make_equal_scorers():
 @pytest.mark.parametrize(
     ("make", "phrase"),
     [
-        (lambda: TwoStage("margin", "random", keep=0.5), "keep=0.5; it is how many candidates stay for each pick"),
+        (lambda: TwoStage("margin", "random", keep=0.5), "keep=0.5; pass how many candidates stay for each pick"),
         (lambda: TwoStage("margin", "random", keep=float("nan")), "keep=nan"),
         (lambda: TwoStage("margin", "entrophy"), "did you mean 'entropy'"),
         (lambda: Mixture(share=1.2), "share=1.2; .* 0 to 1"),

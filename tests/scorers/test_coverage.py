@@ -145,12 +145,12 @@ def test_difficulty_is_any_point_scorer():
 @pytest.mark.parametrize(
     ("make", "phrase"),
     [
-        (lambda: CCS(mislabelled=1.0), r"mislabelled=1\.0; it is the share dropped"),
+        (lambda: CCS(mislabelled=1.0), r"mislabelled=1\.0; pass the share dropped"),
         (lambda: CCS(strata=0), "strata=0; pass a whole number of intervals"),
         (lambda: CCS("random"), "difficulty='random' gives no score for each sample"),
         (lambda: CCS("amu"), "unknown scorer 'amu'; did you mean 'aum'"),
         (lambda: D2(n_neighbors=0), "n_neighbors=0; pass a whole number"),
-        (lambda: D2(gamma=-1), "gamma=-1; it must be finite"),
+        (lambda: D2(gamma=-1), "gamma=-1; pass a finite number >= 0"),
         (lambda: D2("moderate"), "difficulty='moderate' gives no score"),
         (lambda: ccs(torch.zeros(3), 4), "ccs: k=4 but there are 3 candidates"),
         (lambda: d2(torch.zeros(3), torch.zeros(3, 1), 0), "d2: k=0 but there are 3 candidates"),

@@ -159,6 +159,6 @@ def test_unusable_passes_are_refused(scorer, mc_logits, phrase):
 
 
 def test_outcomes_are_checked():
-    with pytest.raises(InputError, match="outcomes=0; it must be at least 1"):
+    with pytest.raises(InputError, match="outcomes=0; pass how many joint labels to look at, at least 1"):
         BatchBALD(0)
     assert batchbald(torch.tensor([[[9.0, 0.0]] * 3, [[0.0, 9.0]] * 3]), 3, outcomes=1).tolist() == [0, 1, 2]

@@ -114,7 +114,7 @@ def test_dynamics_that_are_not_there_are_asked_for(name):
         get_scorer(name).select(replace(signals, dynamics=None), 2)
     with pytest.raises(ValueError, match="but what was recorded is: correct"):
         get_scorer(name).select(replace(signals, dynamics={"correct": signals.dynamics["correct"]}), 2)
-    with pytest.raises(ValueError, match=r"has shape \[3\] for 40 samples"):
+    with pytest.raises(ValueError, match=r"have shape \[3\] for 40 samples"):
         get_scorer(name).select(replace(signals, dynamics={key: torch.zeros(3)}), 2)
 
 

@@ -132,8 +132,8 @@ def test_it_is_a_trainer_that_pickles_and_prints() -> None:
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: FunctionTrainer("sgd"), "fit='sgd' is not callable"),  # type: ignore[arg-type]
-        (lambda: FunctionTrainer(plain, TorchTrainer()), "infer=TorchTrainer.* is not callable"),  # type: ignore[arg-type]
+        (lambda: FunctionTrainer("sgd"), "fit='sgd'; pass a function of"),  # type: ignore[arg-type]
+        (lambda: FunctionTrainer(plain, TorchTrainer()), "infer=TorchTrainer.*; pass a function of"),  # type: ignore[arg-type]
         (
             lambda: FunctionTrainer(plain, logits).infer(mlp(6, 3), [(X[0], 0)], {"features"}),
             "and features are asked for",

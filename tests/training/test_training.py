@@ -352,10 +352,10 @@ class Unlabelled(Counting):
         ((X, Y), {"scheduler": "linear"}, InputError, "warmup_cosine"),
         ((X, Y), {"epochs": 0}, InputError, "epochs=0"),
         ((X, Y), {"batch_size": 0}, InputError, "batch_size=0"),
-        ((X, Y), {"epochs": None}, InputError, "epochs=None; a whole number from 1"),
-        ((X, Y), {"epochs": 2.5}, InputError, r"epochs=2\.5; a whole number from 1"),
-        ((X, Y), {"batch_size": "8"}, InputError, "batch_size='8'; a whole number from 1"),
-        ((X, Y), {"num_workers": -1}, InputError, "num_workers=-1; a whole number from 0"),
+        ((X, Y), {"epochs": None}, InputError, "epochs=None; pass a whole number from 1"),
+        ((X, Y), {"epochs": 2.5}, InputError, r"epochs=2\.5; pass a whole number from 1"),
+        ((X, Y), {"batch_size": "8"}, InputError, "batch_size='8'; pass a whole number from 1"),
+        ((X, Y), {"num_workers": -1}, InputError, "num_workers=-1; pass a whole number from 0"),
         ((X, Y), {"lr_scale": 0}, InputError, "lr_scale=0"),
         ((X, Y), {"grad_clip": 0}, InputError, "grad_clip=0; .* above 0, or None"),
         ((X, Y), {"lr_scale": "low"}, InputError, "lr_scale='low'"),
@@ -387,7 +387,7 @@ def test_a_failed_training_says_why_and_changes_nothing(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"monitor": "val_loss"}, "monitor='val_loss'; it must be 'loss', 'accuracy' or 'train_loss'"),
+        ({"monitor": "val_loss"}, "monitor='val_loss'; pass one of 'loss', 'accuracy', 'train_loss'"),
         ({"monitor": "train_loss", "validation_data": (X, Y)}, "watches the training data, and validation_data= was"),
     ],
 )
@@ -472,7 +472,7 @@ def test_presets_are_those_of_the_paper_and_can_be_shortened() -> None:
     assert [row["lr"] for row in history.epochs] == pytest.approx([0.1, 0.1, 0.01, 0.001])
     imagenet = TorchTrainer.preset("imagenet")
     assert (imagenet.epochs, imagenet.weight_decay, imagenet.loss.label_smoothing) == (100, 1e-4, 0.1)
-    with pytest.raises(InputError, match="there are 'cifar' and 'imagenet'"):
+    with pytest.raises(InputError, match="one of 'cifar', 'imagenet'"):
         TorchTrainer.preset("mnist")
 
 
