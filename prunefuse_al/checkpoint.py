@@ -8,17 +8,14 @@ file before its tensors are read. In files of version 1 the digest covers the te
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
 import math
 import os
-import shutil
 import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .errors import CheckpointError, InputError
-from .files import replacing
+from .files import replacing, shortage
 from .states import Form, Forms, forms_of
 
 FORMAT = "prunefuse_al selector"
@@ -89,7 +86,8 @@ def write_file(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], conf
             file.seek(0)
             file.write(_header(forms, text, content.hexdigest()))
     except OSError as error:
-        raise _explained(error, path, size) from error
+        what = (error.strerror or str(error)) + shortage(error, path, size)
+        raise OSError(error.errno, what, path_of(path)) from error
 
 
 def _check_plain(tensors: Mapping[str, Tensor], where: str) -> None:
@@ -100,15 +98,6 @@ def _check_plain(tensors: Mapping[str, Tensor], where: str) -> None:
                 f"{where}: {name!r} is {value.dtype}, {value.layout}, on {value.device}, and a file holds dense "
                 "tensors of plain types; nothing was written"
             )
-
-
-def _explained(error: OSError, path: str | os.PathLike[str], size: int) -> OSError:
-    """Return the same error with the path and, where the disk is full, with numbers."""
-    what = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(Path(path_of(path)).resolve().parent).free
-        what += f": the selector takes {size:,} bytes and {free:,} are free; what was there before is still there"
-    return OSError(error.errno, what, path_of(path))
 
 
 def _header(forms: Forms, text: str, content: str) -> bytes:
@@ -138,7 +127,7 @@ def _size(form: Form) -> int:
     return math.prod(form.shape) * form.dtype.itemsize
 
 
-def _digest(forms: Forms, text: str, content: str) -> str:
+def _digest(forms: Forms, text: str, content: Any) -> str:
     """Return the digest of a header, which holds that of the tensors' bytes."""
     table = [[name, _CODES[forms[name].dtype], list(forms[name].shape)] for name in _order(forms)]
     return hashlib.sha256(json.dumps([FORMAT, text, table, content]).encode()).hexdigest()
@@ -154,18 +143,23 @@ class SelectorFile:
     """A file whose header has been read; its tensors not yet.
 
     Attributes:
-        where: the call, for messages.
+        path: where it is.
         version: of the format.
         config: what `write_file` was given.
         forms: what the tensors are, by name.
+        content: the digest of their bytes.
     """
 
-    where: str
+    path: str
     version: int
     config: dict[str, Any]
     forms: Forms
-    _content: str
-    _reader: Any = field(repr=False)
+    content: str
+
+    @property
+    def where(self) -> str:
+        """The call, for messages."""
+        return f"load({self.path!r})"
 
     def tensors(self) -> dict[str, Tensor]:
         """Read and return the tensors.
@@ -173,9 +167,13 @@ class SelectorFile:
         Raises:
             CheckpointError: they are damaged.
         """
-        with _complained(self.where):
-            found = {name: self._reader.get_tensor(name) for name in _order(self.forms)}
-        if self._content != (_digest_before(found) if self.version == 1 else _content_of(found)):
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                found = {name: file.get_tensor(name) for name in _order(self.forms)}
+        except (SafetensorError, ValueError, RuntimeError) as error:
+            raise _unreadable(self.where, str(error)) from error
+        digest = _digest_before(found) if self.version == 1 else _content_of(found)
+        if digest != self.content or forms_of(found) != self.forms:
             raise CheckpointError(f"{self.where}: its {len(found)} tensors do not match their digest; {_OLDER}")
         return found
 
@@ -183,45 +181,35 @@ class SelectorFile:
 _OLDER = "use an older copy"
 
 
-@contextlib.contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[SelectorFile]:
-    """Yield a file that `write_file` wrote, of which nothing but the header has been read.
+def opened(path: str | os.PathLike[str]) -> SelectorFile:
+    """Return a file that `write_file` wrote, of which nothing but the header is read.
 
     Raises:
         FileNotFoundError: there is no such file.
         OSError: it may not be read, or the disk cannot read it.
         CheckpointError: damaged, of another origin, of a newer version, or no regular file.
     """
-    where = f"load({path_of(path)!r})"
-    _check_size(path_of(path), where)
-    with contextlib.ExitStack() as stack:
-        with _complained(where):
-            reader = stack.enter_context(safe_open(path_of(path), framework="pt"))
-            metadata = reader.metadata() or {}
-            forms = {name: _form(reader.get_slice(name)) for name in reader.keys()}  # noqa: SIM118 (not a dict)
-        if metadata.get("format") != FORMAT:
-            raise CheckpointError(f"{where}: a safetensors file, but not one that PrunedProxySelector.save wrote")
-        config = _parsed(metadata.get("config", ""), where)
-        version = config.pop("version", None)
-        if version == 1:
-            content = str(config.pop("digest", ""))
-        elif version == VERSION and type(version) is int:
-            content = metadata.get("content", "")
-            if metadata.get("digest") != _digest(forms, metadata["config"], content):
-                raise CheckpointError(f"{where}: its header does not match its digest; {_OLDER}")
-        elif type(version) is int:
-            raise CheckpointError(
-                f"{where}: written in version {version} of the format, this library reads 1 to {VERSION}"
-            )
-        else:
-            raise CheckpointError(f"{where}: its header is damaged (version {version!r}); {_OLDER}")
-        yield SelectorFile(where, version, config, forms, content, reader)
+    name = path_of(path)
+    where = f"load({name!r})"
+    metadata, forms = _read_header(name, where)
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{where}: a safetensors file, but not one that PrunedProxySelector.save wrote")
+    config = _parsed(str(metadata.get("config")), where)
+    version = config.pop("version", None)
+    if type(version) is not int:
+        raise CheckpointError(f"{where}: its header is damaged (version {version!r:.100}); {_OLDER}")
+    if not 1 <= version <= VERSION:
+        raise CheckpointError(f"{where}: written in version {version} of the format, this library reads 1 to {VERSION}")
+    content = config.pop("digest", None) if version == 1 else metadata.get("content")
+    if version > 1 and metadata.get("digest") != _digest(forms, metadata["config"], content):
+        raise CheckpointError(f"{where}: its header does not match its digest; {_OLDER}")
+    return SelectorFile(name, version, config, forms, content)
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the config of a file that `write_file` wrote; see `opened`."""
-    with opened(path) as file:
-        return file.tensors(), file.config
+    file = opened(path)
+    return file.tensors(), file.config
 
 
 def path_of(path: str | os.PathLike[str]) -> str:
@@ -239,8 +227,11 @@ def path_of(path: str | os.PathLike[str]) -> str:
     return text
 
 
-def _check_size(path: str, where: str) -> None:
-    """Raise unless there is a regular file with a header within it; nothing else is opened, which a pipe would hold."""
+def _read_header(path: str, where: str) -> tuple[dict[str, Any], dict[str, Form]]:
+    """Return what a safetensors file says of itself and of its tensors; only a regular file is opened, no pipe.
+
+    Read here because safetensors maps the whole file first, which a file larger than memory does not survive.
+    """
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -250,16 +241,24 @@ def _check_size(path: str, where: str) -> None:
         raise CheckpointError(f"{where}: it is a {what}, not a file")
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-    if not 2 <= length <= min(MAX_HEADER, found.st_size - 8):
-        raise _unreadable(where, f"a header of {length:,} bytes in a file of {found.st_size:,}")
-
-
-@contextlib.contextmanager
-def _complained(where: str) -> Iterator[None]:
+        if not 2 <= length <= min(MAX_HEADER, found.st_size - 8):
+            raise _unreadable(where, f"a header of {length:,} bytes in a file of {found.st_size:,}")
+        header = _parsed(file.read(length), where)
+    metadata = header.pop("__metadata__", {})
     try:
-        yield
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise _unreadable(where, str(error)) from error
+        forms = {name: Form(_DTYPES[entry["dtype"]], _shape(entry["shape"])) for name, entry in header.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unreadable(where, f"a tensor of it is not described: {error!r:.200}") from error
+    size, rest = sum(map(_size, forms.values())), found.st_size - 8 - length
+    if size != rest or not isinstance(metadata, dict):
+        raise _unreadable(where, f"{size:,} bytes of tensors in its header, and {rest:,} behind it")
+    return metadata, forms
+
+
+def _shape(sizes: Any) -> tuple[int, ...]:
+    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError(f"shape {sizes!r:.100}")
+    return tuple(sizes)
 
 
 def _unreadable(where: str, what: str) -> CheckpointError:
@@ -268,24 +267,19 @@ def _unreadable(where: str, what: str) -> CheckpointError:
     )
 
 
-def _form(part: Any) -> Form:
-    code = part.get_dtype()
-    if code not in _DTYPES:
-        raise ValueError(f"it holds a tensor of type {code}")
-    return Form(_DTYPES[code], tuple(part.get_shape()))
-
-
-def _parsed(text: str, where: str) -> dict[str, Any]:
-    """Return the JSON object in a header; what would take far more memory than it has bytes is not parsed."""
-    parts = sum(map(text.count, ",[{"))
+def _parsed(text: str | bytes, where: str) -> dict[str, Any]:
+    """Return a JSON object; what would take far more memory than it has bytes is not parsed."""
+    data = text.encode(errors="replace") if isinstance(text, str) else text
+    parts = sum(map(data.count, (b",", b"[", b"{")))
+    if parts > _MAX_PARTS:
+        raise CheckpointError(f"{where}: its header is damaged ({parts:,} values); {_OLDER}")
     try:
-        config = json.loads(text) if parts <= _MAX_PARTS else None
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: its header is damaged ({type(error).__name__}: {error}); {_OLDER}") from error
-    if not isinstance(config, dict):
-        what = f"{parts:,} values" if config is None and parts > _MAX_PARTS else f"a {type(config).__name__}"
-        raise CheckpointError(f"{where}: its header is damaged ({what} for the configuration); {_OLDER}")
-    return config
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{where}: its header is damaged ({type(found).__name__}, no object); {_OLDER}")
+    return found
 
 
 def _content_of(tensors: Mapping[str, Tensor]) -> str:

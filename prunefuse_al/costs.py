@@ -296,7 +296,8 @@ def _checked_row(position: int, row: Any) -> CostRow:
 
 
 def _is_plain(value: Any, kind: type) -> bool:
-    return value.__class__ is kind and (kind is str or bool(0 <= value < math.inf))
+    same = type(value) is kind
+    return same if kind is str else same and bool(0 <= value < math.inf)
 
 
 def _checked(name: str, value: Any, kind: type) -> int | float | str:

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import BinaryIO
 STALE = 24 * 3600.0
 """Seconds after which a part is left behind for sure, where its writer cannot be asked (another machine's)."""
 _NODE = re.sub(r"\W", "", platform.node())[:40] or "node"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNKNOWN_TO_DISK = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # the kinds of disk that cannot reserve
 
 
@@ -36,7 +38,7 @@ def replacing(path: str | os.PathLike[str], *, lasting: bool = True) -> Iterator
         OSError: it cannot be written there, or there is something else than a regular file.
     """
     target = Path(os.path.realpath(path))
-    mode = _mode_of(target)
+    mode = _mode_of(path)
     stem = f"{target.name[:40]}.{_NODE}"
     _sweep(target.parent, stem)
     part = target.with_name(f"{stem}-{os.getpid()}-{secrets.token_hex(4)}.part")
@@ -77,16 +79,24 @@ def reserve(file: BinaryIO, size: int) -> None:
     file.flush()
 
 
-def _mode_of(target: Path) -> int | None:
+def shortage(error: OSError, path: str | os.PathLike[str], size: int) -> str:
+    """Return in words that a disk has no room for `size` bytes, where that is what an error says; "" otherwise."""
+    if error.errno not in _NO_ROOM:
+        return ""
+    free = shutil.disk_usage(os.path.dirname(os.path.realpath(path))).free
+    return f": it takes {size:,} bytes and its disk has {free:,} free"
+
+
+def _mode_of(path: str | os.PathLike[str]) -> int | None:
     """Return the permissions of the file that is to be replaced, None where there is none."""
     try:
-        found = os.stat(target).st_mode
+        found = os.stat(path).st_mode
     except FileNotFoundError:
         return None
     if stat.S_ISDIR(found):
-        raise IsADirectoryError(errno.EISDIR, "there is a folder of that name", str(target))
+        raise IsADirectoryError(errno.EISDIR, "there is a folder of that name", os.fsdecode(path))
     if not stat.S_ISREG(found):
-        raise OSError(errno.EINVAL, "there is a device, pipe or socket of that name", str(target))
+        raise OSError(errno.EINVAL, "there is a device, pipe or socket of that name", os.fsdecode(path))
     return stat.S_IMODE(found) & 0o777
 
 

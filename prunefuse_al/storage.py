@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from .arrays import nonfinite_rows
 from .errors import InputError, NonFiniteError
-from .files import replacing, reserve
+from .files import replacing, reserve, shortage
 
 FEATURE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -78,10 +77,11 @@ class RowStore:
             reserve(file, start + size)
             return np.memmap(file, dtype, "r+", start, shape)
         except OSError as error:
-            less = "" if self._half else ", or features_dtype='float16' for half of it"
+            short = shortage(error, path, size)
+            less = ", or features_dtype='float16' for half of it" if short and not self._half else ""
             raise InputError(
-                f"features_path={os.fspath(path)!r} cannot be written ({error.strerror}): it takes {size:,} bytes and "
-                f"its disk has {_free(path)} free; name another place{less}"
+                f"features_path={os.fspath(path)!r} cannot be written ({error.strerror}){short}; "
+                f"name another place{less}"
             ) from error
 
     def __enter__(self) -> RowStore:
@@ -89,13 +89,6 @@ class RowStore:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._files.__exit__(kind, error, at)
-
-
-def _free(path: str | os.PathLike[str]) -> str:
-    try:
-        return f"{shutil.disk_usage(Path(path).resolve().parent).free:,}"
-    except OSError:
-        return "an unknown number"
 
 
 def check_storage(features_dtype: str, features_path: str | os.PathLike[str] | None) -> None:

@@ -103,7 +103,7 @@ def test_saving_twice_replaces_and_a_failed_save_keeps_the_old(saved: Path, monk
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full_disk)  # where a disk says so at the latest
-    with pytest.raises(OSError, match=r"the selector takes [\d,]+ bytes and [\d,]+ are free") as caught:
+    with pytest.raises(OSError, match=r"it takes [\d,]+ bytes and its disk has [\d,]+ free") as caught:
         fitted().save(saved)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(saved))
     assert saved.read_bytes() == before

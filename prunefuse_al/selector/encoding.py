@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import CheckpointError, PruneFuseError
 from ..pruning import GlobalScope, Hessian, LayerWidth, PruningReport, Taylor
-from ..scorers import SCORERS, CostAware
+from ..scorers import SCORERS
 from ..training import Distillation, EarlyStopping, ProgressivePruning, ShrinkPerturb, TorchTrainer
 from ..training.schedules import Constant, Cosine, Steps
 from ..training.transforms import Compose, Normalize, PerSample, RandomCropFlip
@@ -20,7 +20,6 @@ KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         *SCORERS.values(),
-        CostAware,
         TorchTrainer,
         Distillation,
         EarlyStopping,
@@ -41,7 +40,8 @@ KINDS: dict[str, type] = {
         LayerWidth,
     )
 }
-"""Every class whose objects a file may hold: what an option may be made of, and what `prune` reports."""
+"""Every class whose objects a file may hold: what an option may be made of, and what `prune` reports. `CostAware` is
+not among them: it holds an array of the size of the pool, and is asked for."""
 _COLLECTIONS: dict[str, Any] = {"tuple": tuple, "set": set, "frozenset": frozenset}
 _PLAIN = (str, int, float, bool, type(None))
 

@@ -125,7 +125,8 @@ def load_selector(
     """Read a selector's file for a network of the same architecture; nothing is changed if any part does not fit."""
     other = None if given.get("proxy") is None else check_model(given["proxy"])
     dense = copy.deepcopy(check_model(model))
-    with opened(path) as file, _damage(file.where):
+    file = opened(path)
+    with _damage(file.where):
         config = file.config
         _check_shape(file)
         _check_given(file.where, config, given)
@@ -199,24 +200,28 @@ def _check_networks(file: SelectorFile, model: nn.Module, other: nn.Module | Non
 
 def _check_forms(file: SelectorFile, model: nn.Module, other: nn.Module | None) -> None:
     """Raise unless all tensors are such as this model's selector has; none has been read yet."""
-    own, name = forms_of(model.state_dict()), type(model).__name__
+    own, name, config = forms_of(model.state_dict()), type(model).__name__, file.config
     check_state(under("dense/", file.forms), own, f"model ({name})")
-    if file.config["synced_epsilons"] is not None:
+    if config["synced_epsilons"] is not None:
         check_state(under("synced/", file.forms), own, f"target ({name})")
     widest = own if other is None else forms_of(other.state_dict())
     sizes = {f"{name}:{dim}": n for name, t in named_tensors(model).items() for dim, n in enumerate(t.shape)}
+    fits: dict[str, Callable[[str, Form], bool]] = {
+        "dense": lambda rest, form: True,
+        "synced": lambda rest, form: config["synced_epsilons"] is not None,
+        "start": lambda rest, form: config["cut"] and rest in widest and _within(form, widest[rest]),
+        "trained": lambda rest, form: config["cut"] and rest in widest and _within(form, widest[rest]),
+        MAP: lambda rest, form: config["cut"] and _numel(form) <= 2 * sizes.get(rest.removesuffix(":copies"), -1),
+        COSTS: lambda rest, form: _numel(form) <= 2 * MAX_ROWS,
+    }
     for name, form in file.forms.items():
         prefix, _, rest = name.partition("/")
-        if prefix in ("start", "trained"):
-            fits = rest in widest and _within(form, widest[rest])
-        elif prefix + "/" == MAP:
-            fits = math.prod(form.shape) <= 2 * sizes.get(rest.removesuffix(":copies"), -1)
-        elif prefix + "/" == COSTS:
-            fits = math.prod(form.shape) <= 2 * MAX_ROWS
-        else:
-            fits = prefix in ("dense", "synced")
-        if not fits:
+        if prefix not in fits or not fits[prefix](rest, form):
             raise CheckpointError(f"{file.where}: it holds {name!r}, {form}, for which the network has no place")
+
+
+def _numel(form: Form) -> int:
+    return math.prod(form.shape)
 
 
 def _within(form: Form, widest: Form) -> bool:
@@ -264,7 +269,7 @@ def _put_epsilons(model: nn.Module, values: Mapping[str, Any]) -> None:
 def _map(tensors: Mapping[str, Tensor], config: Mapping[str, Any], dense: nn.Module) -> ChannelMap | None:
     if config["channel_map"] is None:
         return None
-    found = ChannelMap.from_tensors({k: v.clone() for k, v in under(MAP, tensors).items()}, config["channel_map"])
+    found = ChannelMap.from_tensors({k: v.clone() for k, v in under(MAP + "/", tensors).items()}, config["channel_map"])
     modules = dict(dense.named_modules(remove_duplicate=False))
     for place, value in found.attributes.items():
         path, _, name = place.partition(":")
@@ -304,7 +309,7 @@ def _typed(thing: Any) -> bool:
 
 
 def _ledger(tensors: Mapping[str, Tensor], costs: Any) -> CostLedger:
-    return CostLedger.from_dicts(costs) if isinstance(costs, list) else from_columns(under(COSTS, tensors), costs)
+    return CostLedger.from_dicts(costs) if isinstance(costs, list) else from_columns(under(COSTS + "/", tensors), costs)
 
 
 def _said(file: SelectorFile, given: Mapping[str, Any]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from ..states import state_tensors
 from .encoding import encode
 from .options import Options, State
 
-MAP, COSTS = "channel_map/", "costs/"
+MAP, COSTS = "channel_map", "costs"
 ELSEWHERE = frozenset({"entropy", "example_inputs"})  # one has a place of its own, the other is taken from data
 WRITES = frozenset({"features_path"})
 """Options that name what is written to: no file is asked for them, whoever made it."""
@@ -74,4 +74,4 @@ def _encodable(options: Options) -> tuple[dict[str, Any], list[str]]:
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: value for name, value in tensors.items()}
+    return {f"{prefix}/{name}": value for name, value in tensors.items()}
