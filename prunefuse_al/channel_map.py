@@ -245,39 +245,21 @@ class ChannelMap:
 
     def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return (index tensors by "name:dimension", a JSON-able rest) from which `from_tensors` restores the map."""
-        indices = {
-            f"{name}:{dim}": kept
-            for name, t in self.tensors.items()
-            for dim, kept in enumerate(t.kept)
-            if kept is not None
-        }
-        indices |= {f"{key}:copies": pairs for key, pairs in self.copies.items()}
-        rest = {
-            "tensors": {name: [list(t.shape), list(t.inputs)] for name, t in self.tensors.items()},
-            "attributes": dict(self.attributes),
-            "streams": [[s.writers, s.norms, s.centred, s.scales] for s in self.streams],
-        }
-        return indices, rest
+        from .map_files import map_to_tensors  # which makes what this file defines
+
+        return map_to_tensors(self)
 
     @classmethod
     def from_tensors(cls, indices: Mapping[str, Tensor], rest: Mapping[str, Any]) -> ChannelMap:
-        """Restore a map from what `to_tensors` returned (also after a trip through JSON)."""
-        tensors = {
-            name: TensorMap(tuple(shape), tuple(indices.get(f"{name}:{d}") for d in range(len(shape))), tuple(inputs))
-            for name, (shape, inputs) in rest["tensors"].items()
-        }
-        attributes = {k: tuple(v) if isinstance(v, list) else v for k, v in rest["attributes"].items()}
-        streams = tuple(
-            Stream(
-                tuple((n, d) for n, d in writers),
-                tuple((m, w) for m, w in norms),
-                centred,
-                tuple((n, d, tuple(of)) for n, d, of in (scales[0] if scales else ())),  # older files have none
-            )
-            for writers, norms, centred, *scales in rest["streams"]
-        )
-        copies = {key.removesuffix(":copies"): pairs for key, pairs in indices.items() if key.endswith(":copies")}
-        return cls(tensors, attributes, streams, copies)
+        """Restore a map from what `to_tensors` returned (also after a trip through JSON).
+
+        Raises:
+            FusionError: that describes no channel map: indices that do not rise within their dimension, names that
+                nothing has, attributes that are no widths.
+        """
+        from .map_files import map_from_tensors
+
+        return map_from_tensors(indices, rest)
 
     def _check(self, state: State, *, dense: bool) -> None:
         kind = "dense network" if dense else "proxy"

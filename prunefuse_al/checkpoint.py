@@ -1,208 +1,285 @@
 """One file that holds a selector: tensors as safetensors, everything else as JSON in its header; no pickle.
 
-The file is written beside the old one and moved over it, so a crash leaves either the old or the new one whole.
-A digest over all tensors is kept in the header: a damaged file is refused, not half read.
+The file is written beside the old one and moved over it, so a crash leaves either the old or the new one whole. A
+digest in the header covers the rest of the header, and with it a digest of the tensors' bytes: a damaged file is
+refused, not half read. The header is read first and says how large everything is, so that whoever loads can refuse a
+file before its tensors are read. In files of version 1 the digest covers the tensors alone.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
+import errno
 import hashlib
-import importlib
 import json
+import math
 import os
-import sys
-import tempfile
+import stat
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from . import checks
 from .errors import CheckpointError
+from .files import replacing, shortage
+from .states import Form, Forms, forms_of
 
 FORMAT = "prunefuse_al selector"
-VERSION = 1
+VERSION = 2
+MAX_HEADER = 100_000_000  # bytes that safetensors reads
+_MAX_PARTS = 20_000_000  # values in the JSON of a header
+_UNSET = "0" * 64  # where a digest will stand
+_CODES: dict[torch.dtype, str] = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
+_DTYPES = {code: dtype for dtype, code in _CODES.items()}
 
 
 def write_file(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON-able config to one file, all or nothing.
+    """Write tensors and a JSON-able config to one file, all or nothing; see `files.replacing`.
+
+    Written here and not by safetensors, which hides why a disk refuses, and copies every tensor before it writes.
 
     Raises:
-        CheckpointError: something in `config` cannot be written as JSON.
-        OSError: the folder does not exist or cannot be written to.
+        CheckpointError: something in `config` cannot be written as JSON, or is too large for a header.
+        OSError: the folder does not exist, cannot be written to or is full.
     """
-    target = Path(path)
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}  # tied ones apart
+    where = f"save({checks.path('path', path)!r})"
     try:
-        text = json.dumps({**config, "version": VERSION, "digest": _digest(plain)})
-    except TypeError as error:
-        raise CheckpointError(f"save({str(target)!r}): {error}; nothing was written") from error
-    handle, name = tempfile.mkstemp(prefix=target.name, suffix=".part", dir=target.parent)
-    os.close(handle)
+        text = json.dumps({**config, "version": VERSION})
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where}: {error}; nothing was written") from error
+    _check_plain(tensors, where)
+    forms = forms_of(tensors)
+    header = _header(forms, text, _UNSET)
+    if len(header) > MAX_HEADER:
+        raise CheckpointError(
+            f"{where}: its options and names take {len(header):,} bytes of JSON, and a header holds {MAX_HEADER:,}; "
+            "give options that are shorter to write; nothing was written"
+        )
+    size = len(header) + sum(map(_size, forms.values()))
     try:
-        save_file(plain, name, metadata={"format": FORMAT, "config": text})
-        os.replace(name, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
+        with replacing(path) as file:
+            file.write(header)
+            content = hashlib.sha256()
+            for name in _order(forms):  # one at a time, so that nothing is in memory twice
+                data = _bytes_of(tensors[name])
+                content.update(data)
+                file.write(data)
+            file.seek(0)
+            file.write(_header(forms, text, content.hexdigest()))
+    except OSError as error:
+        what = (error.strerror or str(error)) + shortage(error, path, size)
+        raise OSError(error.errno, what, checks.path("path", path)) from error
 
 
-def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and the config of a file that `write_file` wrote.
+def _check_plain(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise `CheckpointError` for tensors that a file cannot hold as they are."""
+    for name, value in tensors.items():
+        if value.dtype not in _CODES or value.layout is not torch.strided or value.device.type == "meta":
+            raise CheckpointError(
+                f"{where}: {name!r} is {value.dtype}, {value.layout}, on {value.device}, and a file holds dense "
+                "tensors of plain types; nothing was written"
+            )
+
+
+def _header(forms: Forms, text: str, content: str) -> bytes:
+    """Return the start of a file: of the same length whatever the digest of the `content` is."""
+    start, table = 0, {}
+    for name in _order(forms):
+        end = start + _size(forms[name])
+        table[name] = {
+            "dtype": _CODES[forms[name].dtype],
+            "shape": list(forms[name].shape),
+            "data_offsets": [start, end],
+        }
+        start = end
+    digest = _UNSET if content == _UNSET else _digest(forms, text, content)
+    metadata = {"format": FORMAT, "config": text, "content": content, "digest": digest}
+    data = json.dumps({"__metadata__": metadata, **table}).encode()
+    data += b" " * (-len(data) % 8)
+    return len(data).to_bytes(8, "little") + data
+
+
+def _order(forms: Forms) -> list[str]:
+    """Return the names in the order of the file: wide types first, so that each stands at a multiple of its size."""
+    return sorted(forms, key=lambda name: (-forms[name].dtype.itemsize, name))
+
+
+def _size(form: Form) -> int:
+    return math.prod(form.shape) * form.dtype.itemsize
+
+
+def _digest(forms: Forms, text: str, content: Any) -> str:
+    """Return the digest of a header, which holds that of the tensors' bytes."""
+    table = [[name, _CODES[forms[name].dtype], list(forms[name].shape)] for name in _order(forms)]
+    return hashlib.sha256(json.dumps([FORMAT, text, table, content]).encode()).hexdigest()
+
+
+def _bytes_of(value: Tensor) -> memoryview | bytes:
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if len(flat) else b""
+
+
+@dataclass(frozen=True, eq=False)
+class SelectorFile:
+    """A file whose header has been read; its tensors not yet.
+
+    Attributes:
+        path: where it is.
+        version: of the format.
+        config: what `write_file` was given.
+        forms: what the tensors are, by name.
+        content: the digest of their bytes.
+    """
+
+    path: str
+    version: int
+    config: dict[str, Any]
+    forms: Forms
+    content: str
+
+    @property
+    def where(self) -> str:
+        """The call, for messages."""
+        return f"load({self.path!r})"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Read and return the tensors.
+
+        Raises:
+            CheckpointError: they are damaged.
+        """
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                found = {name: file.get_tensor(name) for name in _order(self.forms)}
+        except (SafetensorError, ValueError, RuntimeError) as error:
+            raise _unreadable(self.where, str(error)) from error
+        digest = _digest_before(found) if self.version == 1 else _content_of(found)
+        if digest != self.content or forms_of(found) != self.forms:
+            raise CheckpointError(f"{self.where}: its {len(found)} tensors do not match their digest; {_OLDER}")
+        return found
+
+
+_OLDER = "use an older copy"
+
+
+def opened(path: str | os.PathLike[str]) -> SelectorFile:
+    """Return a file that `write_file` wrote, of which nothing but the header is read.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: damaged, of another origin, or of a newer version.
+        OSError: it may not be read, or the disk cannot read it.
+        CheckpointError: damaged, of another origin, of a newer version, or no regular file.
     """
-    where = f"load({str(path)!r})"
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{where}: no such file")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{where}: not a readable safetensors file ({error}); it is damaged, cut short or of another program"
-        ) from error
+    name = checks.path("path", path)
+    where = f"load({name!r})"
+    metadata, forms = _read_header(name, where)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{where}: a safetensors file, but not one that PrunedProxySelector.save wrote")
+    config = _parsed(str(metadata.get("config")), where)
+    version = config.pop("version", None)
+    if type(version) is not int:
+        raise CheckpointError(f"{where}: its header is damaged (version {version!r:.100}); {_OLDER}")
+    if not 1 <= version <= VERSION:
+        raise CheckpointError(f"{where}: written in version {version} of the format, this library reads 1 to {VERSION}")
+    content = config.pop("digest", None) if version == 1 else metadata.get("content")
+    if version > 1 and metadata.get("digest") != _digest(forms, metadata["config"], content):
+        raise CheckpointError(f"{where}: its header does not match its digest; {_OLDER}")
+    return SelectorFile(name, version, config, forms, content)
+
+
+def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the config of a file that `write_file` wrote; see `opened`."""
+    file = opened(path)
+    return file.tensors(), file.config
+
+
+def _read_header(path: str, where: str) -> tuple[dict[str, Any], dict[str, Form]]:
+    """Return what a safetensors file says of itself and of its tensors; only a regular file is opened, no pipe.
+
+    Read here because safetensors maps the whole file first, which a file larger than memory does not survive.
+    """
     try:
-        config: dict[str, Any] = json.loads(metadata["config"])
-        version, digest = config["version"], config["digest"]
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{where}: its header is damaged ({error!r}); use an older copy") from error
-    if version != VERSION:
-        raise CheckpointError(f"{where}: written in version {version} of the format, this library reads {VERSION}")
-    if digest != _digest(tensors):
-        raise CheckpointError(f"{where}: its {len(tensors)} tensors do not match their digest; use an older copy")
-    return tensors, config
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(errno.ENOENT, f"{where}: no such file", path) from error
+    if not stat.S_ISREG(found.st_mode):
+        what = "folder" if stat.S_ISDIR(found.st_mode) else "device, pipe or socket"
+        raise CheckpointError(f"{where}: it is a {what}, not a file")
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(MAX_HEADER, found.st_size - 8):
+            raise _unreadable(where, f"a header of {length:,} bytes in a file of {found.st_size:,}")
+        header = _parsed(file.read(length), where)
+    metadata = header.pop("__metadata__", {})
+    try:
+        forms = {name: Form(_DTYPES[entry["dtype"]], _shape(entry["shape"])) for name, entry in header.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unreadable(where, f"a tensor of it is not described: {error!r:.200}") from error
+    size, rest = sum(map(_size, forms.values())), found.st_size - 8 - length
+    if size != rest or not isinstance(metadata, dict):
+        raise _unreadable(where, f"{size:,} bytes of tensors in its header, and {rest:,} behind it")
+    return metadata, forms
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def _shape(sizes: Any) -> tuple[int, ...]:
+    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError(f"shape {sizes!r:.100}")
+    return tuple(sizes)
+
+
+def _unreadable(where: str, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{where}: not a readable safetensors file ({what}); it is damaged, cut short or of another program"
+    )
+
+
+def _parsed(text: str | bytes, where: str) -> dict[str, Any]:
+    """Return a JSON object; what would take far more memory than it has bytes is not parsed."""
+    data = text.encode(errors="replace") if isinstance(text, str) else text
+    parts = sum(map(data.count, (b",", b"[", b"{")))
+    if parts > _MAX_PARTS:
+        raise CheckpointError(f"{where}: its header is damaged ({parts:,} values); {_OLDER}")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where}: its header is damaged ({type(error).__name__}: {error}); {_OLDER}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{where}: its header is damaged ({type(found).__name__}, no object); {_OLDER}")
+    return found
+
+
+def _content_of(tensors: Mapping[str, Tensor]) -> str:
+    content = hashlib.sha256()
+    for name in _order(forms_of(tensors)):
+        content.update(_bytes_of(tensors[name]))
+    return content.hexdigest()
+
+
+def _digest_before(tensors: Mapping[str, Tensor]) -> str:
+    """Return the digest of a file of version 1."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data if value.numel() else b"")
+        digest.update(_bytes_of(value))
     return digest.hexdigest()
-
-
-def state_tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """Return a network's state under `prefix`.
-
-    Raises:
-        CheckpointError: it holds something that is not a tensor.
-    """
-    state = module.state_dict()
-    other = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if other:
-        raise CheckpointError(
-            f"save(): {other[0]!r} in the network's state is not a tensor; without pickle it cannot be saved"
-        )
-    return {prefix + name: value for name, value in state.items()}
-
-
-def load_state(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, what: str) -> nn.Module:
-    """Put the tensors under `prefix` into `module` and return it.
-
-    Raises:
-        CheckpointError: names or shapes differ; `module` is then unchanged.
-    """
-    state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    own = module.state_dict()
-    complaints = [f"{name} is only in the file" for name in state.keys() - own.keys()]
-    complaints += [f"{name} is not in the file" for name in own.keys() - state.keys()]
-    complaints += [
-        f"{name} is {list(state[name].shape)} in the file, {list(own[name].shape)} in the network"
-        for name in own.keys() & state.keys()
-        if own[name].shape != state[name].shape
-    ]
-    if complaints:
-        raise CheckpointError(
-            f"load(): the {what} ({type(module).__name__}) does not fit the file in {len(complaints)} tensors: "
-            f"{'; '.join(sorted(complaints)[:3])}; build the network that was saved"
-        )
-    module.load_state_dict(state)
-    return module
-
-
-_PLAIN = (str, int, float, bool, type(None))
-
-
-def encode(value: Any) -> Any:
-    """Return a JSON-able form of an option, from which `decode` makes an equal one.
-
-    Plain values, lists, tuples and dicts of them, and this library's own dataclasses and parameter objects
-    (those with `get_params`) have one.
-
-    Raises:
-        CheckpointError: there is none, for example for a function.
-    """
-    if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, list):
-        return [encode(item) for item in value]
-    if isinstance(value, tuple | frozenset | set):
-        return {"as": type(value).__name__, "items": [encode(item) for item in value]}
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {"as": "dict", "items": {key: encode(item) for key, item in value.items()}}
-    if type(value).__module__.partition(".")[0] == __name__.partition(".")[0]:
-        if dataclasses.is_dataclass(value):
-            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
-            return _encode_object(value, fields)
-        if hasattr(value, "get_params"):
-            return _encode_object(value, value.get_params(deep=False))
-    raise CheckpointError(f"{value!r} cannot be written as JSON")
-
-
-def _encode_object(value: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
-    kind = type(value)
-    return {
-        "as": _public_path(kind),
-        "items": {key: encode(item) for key, item in fields.items()},
-    }
-
-
-def _public_path(kind: type) -> str:
-    """Return "module:name" by the outermost module that exports a class, so that files survive a move within."""
-    parts = kind.__module__.split(".")
-    modules = [".".join(parts[: n + 1]) for n in range(len(parts))]
-    public = next(m for m in modules if getattr(sys.modules.get(m), kind.__qualname__, None) is kind)
-    return f"{public}:{kind.__qualname__}"
-
-
-def decode(value: Any) -> Any:
-    """Return the option that `encode` wrote.
-
-    Raises:
-        CheckpointError: it names a class that is not of this library.
-    """
-    if isinstance(value, list):
-        return [decode(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    kind, items = value["as"], value["items"]
-    if kind in ("tuple", "set", "frozenset"):
-        return {"tuple": tuple, "set": set, "frozenset": frozenset}[kind](decode(item) for item in items)
-    fields = {key: decode(item) for key, item in items.items()}
-    return fields if kind == "dict" else _own_class(kind)(**fields)
-
-
-def _own_class(path: str) -> Any:
-    """Return a class of this library; a file must not be able to call anything else."""
-    module, _, name = path.partition(":")
-    package = __name__.partition(".")[0]
-    found = None
-    if module.partition(".")[0] == package and "." not in name:
-        with contextlib.suppress(ImportError):
-            found = getattr(importlib.import_module(module), name, None)
-    if not isinstance(found, type) or found.__module__.partition(".")[0] != package:
-        raise CheckpointError(f"load(): the file names {path!r}, which is no class of this library")
-    return found

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Set
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from torch import nn
@@ -61,6 +62,10 @@ class CostRow:
     def macs(self) -> int:
         """Forward and backward multiply-accumulates."""
         return self.forward_macs + self.backward_macs
+
+
+_KINDS = {field.name: {"int": int, "float": float, "str": str}[str(field.type)] for field in fields(CostRow)}
+_NEEDED = {field.name for field in fields(CostRow) if field.default is MISSING}
 
 
 class CostLedger:
@@ -131,8 +136,12 @@ class CostLedger:
 
     @classmethod
     def from_dicts(cls, rows: Iterable[dict[str, Any]]) -> CostLedger:
-        """Return a ledger of the rows that `to_dicts` gave."""
-        return cls(CostRow(**row) for row in rows)
+        """Return a ledger of the rows that `to_dicts` gave.
+
+        Raises:
+            InputError: a row has other names, or a value that is no cost: below 0, not finite, or of another type.
+        """
+        return cls(_checked_row(position, row) for position, row in enumerate(rows))
 
     def totals(self) -> dict[str, dict[str, float]]:
         """Return seconds, samples, macs and dense_macs per stage and, under ``"total"``, over all."""
@@ -272,6 +281,30 @@ class CostLedger:
             "<tr>" + "".join(f"<td>{value}</td>" for value in row.values()) + "</tr>" for row in self.to_dicts()
         )
         return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _checked_row(position: int, row: Any) -> CostRow:
+    """Return a row of plain values that may come from a file."""
+    if not isinstance(row, dict) or not _NEEDED <= row.keys() <= _KINDS.keys():
+        held = ", ".join(map(str, row)) if isinstance(row, dict) else repr(row)
+        raise InputError(f"row {position} of a ledger holds {held[:200]}; it must hold {', '.join(_KINDS)}")
+    odd = {
+        name: _checked(f"row {position} of a ledger: {name}", value, _KINDS[name])
+        for name, value in row.items()
+        if not _is_plain(value, _KINDS[name])
+    }
+    return CostRow(**{**row, **odd})
+
+
+def _is_plain(value: Any, kind: type) -> bool:
+    same = type(value) is kind
+    return same if kind is str else same and bool(0 <= value < math.inf)
+
+
+def _checked(name: str, value: Any, kind: type) -> int | float | str:
+    if kind is str:
+        return checks.instance(name, value, str, "text")
+    return checks.whole(name, value, least=0) if kind is int else checks.number(name, value, least=0)
 
 
 def _cells(row: CostRow) -> tuple[str, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from . import checks
 from .arrays import nonfinite_rows
 from .errors import InputError, NonFiniteError
+from .files import replacing, reserve, shortage
 
 FEATURE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -27,10 +29,11 @@ class RowStore:
         n: rows.
         features_dtype: "float32" (as they come) or "float16", of the tensor called "features".
         features_path: a .npy file for "features", mapped into memory: written beside its place and moved there at the
-            end. Tensors that are mapped from an older file of that name stay as they are.
+            end (see `files.replacing`). Tensors that are mapped from an older file of that name stay as they are.
 
     Raises:
-        InputError: another dtype, or a path that is no .npy file in a folder that can be written to.
+        InputError: another dtype, a path that is no .npy file in a folder that can be written to, or a disk without
+            room for it: `add` says so before anything is written.
     """
 
     def __init__(
@@ -39,7 +42,7 @@ class RowStore:
         check_storage(features_dtype, features_path)
         self.n, self.filled = n, 0
         self.tensors: dict[str, Tensor] = {}
-        self._half, self._path, self._part = features_dtype == "float16", features_path, ""
+        self._half, self._path, self._files = features_dtype == "float16", features_path, contextlib.ExitStack()
 
     def add(self, batch: Mapping[str, Tensor]) -> None:
         """Put tensors [b ...] below those that are there; every batch must have the same names.
@@ -62,26 +65,31 @@ class RowStore:
         shape = (self.n, *like.shape[1:])
         if name != "features" or self._path is None:
             return torch.empty(shape, dtype=like.dtype)
-        path = Path(self._path)
+        return torch.from_numpy(self._mapped(self._path, shape, np.dtype(str(like.dtype).removeprefix("torch."))))
+
+    def _mapped(self, path: str | os.PathLike[str], shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """Return an array in a new .npy file that has its place on the disk already."""
+        size = math.prod(shape) * dtype.itemsize
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         try:
-            handle, self._part = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
-            os.close(handle)
-            dtype = np.dtype(str(like.dtype).removeprefix("torch."))
-            return torch.from_numpy(np.lib.format.open_memmap(self._part, mode="w+", dtype=dtype, shape=shape))
+            file = self._files.enter_context(replacing(path, lasting=False))  # every query writes it anew
+            np.lib.format.write_array_header_1_0(file, header)
+            start = file.tell()
+            reserve(file, start + size)
+            return np.memmap(file, dtype, "r+", start, shape)
         except OSError as error:
-            raise InputError(f"features_path={str(path)!r} cannot be written ({error}); name another place") from error
+            short = shortage(error, path, size)
+            less = ", or features_dtype='float16' for half of it" if short and not self._half else ""
+            raise InputError(
+                f"features_path={os.fspath(path)!r} cannot be written ({error.strerror}){short}; "
+                f"name another place{less}"
+            ) from error
 
     def __enter__(self) -> RowStore:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if not self._part:
-            return
-        if error is None and self._path is not None:
-            os.replace(self._part, self._path)
-            return
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._part)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._files.__exit__(kind, error, at)
 
 
 def check_storage(features_dtype: str, features_path: str | os.PathLike[str] | None) -> None:
@@ -90,7 +98,7 @@ def check_storage(features_dtype: str, features_path: str | os.PathLike[str] | N
     if features_path is None:
         return
     path = Path(checks.path("features_path", features_path))
-    if path.suffix != ".npy" or not path.parent.is_dir():
+    if path.suffix != ".npy" or not path.parent.is_dir() or (path.exists() and not path.is_file()):
         raise InputError(f"features_path={str(path)!r}; name a .npy file in a folder that is there")
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -16,7 +18,7 @@ from torch import nn
 from .. import checks
 from ..costs import CostLedger
 from ..data import as_dataset, subset
-from ..errors import InputError
+from ..errors import FallbackWarning, InputError
 from ..model_checks import check_model
 from ..pruning import GlobalScope
 from ..pruning.plan import check_keep
@@ -30,7 +32,8 @@ from .holding import Holder
 from .options import Options, State, WarmStart, check_warm, entropy_of
 from .picking import pick
 from .ratios import PruningRatio
-from .saving import load_selector, save_selector
+from .restoring import check_names, load_selector
+from .saving import save_selector
 from .scoring import Int64s, labelled_dataset
 from .steps import prepare, train_proxy
 from .tracing import recorder_for
@@ -309,29 +312,49 @@ class PrunedProxySelector(Holder):
         """Write the selector to one file: safetensors with JSON in its header, all or nothing, no pickle.
 
         The labelled data is not written. Options that JSON cannot hold, such as functions in a trainer, are left
-        out and asked for by `load`.
+        out and asked for by `load`; `features_path` is left out as well. A symbolic link is followed, and the file has
+        the permissions of the one it replaces, or those of any new file.
+
+        Raises:
+            CheckpointError: the network's state holds what is no tensor.
+            OSError: the file cannot be written (no such folder, no permission, the disk is full); what was there is
+                still there.
         """
         save_selector(checks.path("path", path), self.options, self._state, self._other, self._ledger)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], model: nn.Module, **options: Any) -> PrunedProxySelector:
+    def load(
+        cls, path: str | os.PathLike[str], model: nn.Module, *, accept_changes: bool = False, **options: Any
+    ) -> PrunedProxySelector:
         """Return the selector that `save` wrote: it picks the same samples.
+
+        Files may come from anyone: a file makes no objects but this library's options, and names nothing that is
+        written to. One that an earlier version wrote loads with a `FallbackWarning` of what its digest leaves out.
 
         Args:
             path: the file.
             model: a network of the same architecture, with any weights; it is not changed.
+            accept_changes: take a network of the same tensors whose modules are of other classes, were told something
+                else, or whose code names something else than those that were saved: it may pick otherwise.
             **options: constructor options that are not in the file (`trainer`, `proxy`, ...), or to replace.
 
         Raises:
             CheckpointError: damaged or foreign file, another architecture, or an option is missing.
             FileNotFoundError: there is no such file.
+            OSError: it may not be read.
+            InputError: one of `options` is unknown or out of range.
         """
         check_model(model)
-        saved = load_selector(checks.path("path", path), model, options)
-        selector = cls(model, **saved.options)
+        check_names(cls, "load", options)
+        accept = checks.flag("accept_changes", accept_changes)
+        saved = load_selector(checks.path("path", path), model, options, accept_changes=accept)
+        selector = saved.constructed(partial(cls, model), options)
         selector._state, selector._ledger = saved.state, saved.ledger
         if "random_state" not in options:
             selector.options = replace(selector.options, entropy=saved.entropy)
+        saved.check_start(selector.options)
+        for words in saved.said:
+            warnings.warn(words, FallbackWarning, stacklevel=2)
         return selector
 
     def __repr__(self) -> str:

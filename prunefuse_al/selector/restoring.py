@@ -1,0 +1,329 @@
+"""A selector out of its file: everything is checked, from the outside in, before anything is made of it.
+
+What kind of file it is, and how large; whether its header is whole; whether its tensors are those of the network at
+hand, by name, type and shape; only then are they read, and what the rest of the configuration says is held against the
+network. Whatever is wrong with a file is a `CheckpointError`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import difflib
+import inspect
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from ..architecture import difference
+from ..channel_map import ChannelMap, named_tensors
+from ..checkpoint import SelectorFile, opened
+from ..cost_columns import MAX_ROWS, from_columns
+from ..costs import CostLedger
+from ..errors import CheckpointError, InputError, PruneFuseError
+from ..model_checks import check_model
+from ..preserving import epsilons, set_epsilons
+from ..pruning import LayerWidth, PruningReport, rebuild
+from ..states import Form, check_state, forms_of, load_state, under
+from .encoding import decode
+from .options import Options, State
+from .saving import COSTS, ELSEWHERE, MAP, WRITES
+
+T = TypeVar("T")
+_DAMAGE = (PruneFuseError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError)
+_IN_FILES = {field.name for field in dataclasses.fields(Options)} - ELSEWHERE
+_SHAPE: dict[str, tuple[type, ...]] = {
+    "options": (dict,),
+    "missing": (list,),
+    "entropy": (int,),
+    "model": (str,),
+    "round": (int,),
+    "cut": (bool,),
+    "epsilons": (dict,),
+    "synced_epsilons": (dict, type(None)),
+    "channel_map": (dict, type(None)),
+    "report": (dict, type(None)),
+    "costs": (dict, list),
+}
+"""What the configuration of every version holds."""
+_REMEDY = "build the network that was saved, or pass accept_changes=True if it computes the same or is meant to differ"
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """A selector's parts as read from a file.
+
+    Attributes:
+        where: the call, for messages.
+        options: of the constructor, as far as they are in the file and were not given.
+        missing: names of those that were not in the file.
+        entropy: what its seeds derive from.
+        state: where it was.
+        ledger: its costs.
+        said: what whoever loads it should know.
+    """
+
+    where: str
+    options: dict[str, Any]
+    missing: frozenset[str]
+    entropy: int
+    state: State
+    ledger: CostLedger
+    said: tuple[str, ...]
+
+    def constructed(self, make: Callable[..., T], given: Mapping[str, Any]) -> T:
+        """Return what a constructor makes of the options, those `given` before those of the file.
+
+        Raises:
+            CheckpointError: it refuses the file's. Its own error, if it refuses those that were given.
+        """
+        try:
+            return make(**{**self.options, **given})
+        except _DAMAGE as error:
+            if given.keys() - self.missing and self._stands(make, given):
+                raise
+            raise CheckpointError(f"{self.where}: its options are not those of a selector: {error}") from error
+
+    def check_start(self, options: Options) -> None:
+        """Raise `CheckpointError` where proxies start as wide as the network and nothing would thin them."""
+        if self.state.start is self.state.dense and not options.gradual:
+            raise CheckpointError(
+                f"{self.where}: its proxies are thinned while they are trained, which takes the progressive= that it "
+                "was saved with"
+            )
+
+    def _stands(self, make: Callable[..., Any], given: Mapping[str, Any]) -> bool:
+        """Tell whether the file's own options are fit for a constructor."""
+        try:
+            make(**self.options, **{name: value for name, value in given.items() if name in self.missing})
+        except _DAMAGE:
+            return False
+        return True
+
+
+def check_names(kind: type, call: str, given: Mapping[str, Any]) -> None:
+    """Raise `InputError` if options are given that a class does not take, with those it does."""
+    parameters = inspect.signature(kind).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    known = [name for name in parameters if name != "model"]
+    unknown = sorted(given.keys() - set(known))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {near[0]}=? " if near else ""
+        raise InputError(f"{call}({unknown[0]}=...): there is no such option; {hint}known: {', '.join(known)}")
+
+
+def load_selector(
+    path: str | os.PathLike[str], model: nn.Module, given: Mapping[str, Any], *, accept_changes: bool = False
+) -> Saved:
+    """Read a selector's file for a network of the same architecture; nothing is changed if any part does not fit."""
+    other = None if given.get("proxy") is None else check_model(given["proxy"])
+    dense = copy.deepcopy(check_model(model))
+    file = opened(path)
+    with _damage(file.where):
+        config = file.config
+        _check_shape(file)
+        _check_given(file.where, config, given)
+        if not accept_changes and config["model"] != type(model).__name__:
+            found = f"the file is of a {config['model']}, the model is a {type(model).__name__}"
+            raise CheckpointError(f"{file.where}: {found}; {_REMEDY}")
+        _check_forms(file, model, other)
+        if not accept_changes:
+            _check_networks(file, model, other)
+        tensors = file.tensors()
+        return Saved(
+            file.where,
+            {name: decode(v) for name, v in config["options"].items() if name not in given and name not in WRITES},
+            frozenset(config["missing"]),
+            config["entropy"],
+            _state(tensors, config, dense, other),
+            _ledger(tensors, config["costs"]),
+            tuple(_said(file, given)),
+        )
+
+
+@contextlib.contextmanager
+def _damage(where: str) -> Iterator[None]:
+    """Say of whatever else is raised that the file is to blame."""
+    try:
+        yield
+    except CheckpointError as error:
+        if str(error).startswith(where):
+            raise
+        raise CheckpointError(f"{where}: {str(error).removeprefix('load(): ')}") from error
+    except _DAMAGE as error:
+        raise CheckpointError(f"{where}: the file does not describe a selector ({error!r:.500})") from error
+
+
+def _check_shape(file: SelectorFile) -> None:
+    """Raise unless the configuration holds what it must, each of its type."""
+    config = file.config
+    for name, kinds in _SHAPE.items():
+        if name not in config or type(config[name]) not in kinds:
+            found = f"{config[name]!r:.200}" if name in config else "nothing"
+            raise CheckpointError(f"{file.where}: the file does not describe a selector ({name} is {found})")
+    for name in ("entropy", "round"):
+        if config[name] < 0:
+            raise CheckpointError(f"{file.where}: {name} is {config[name]}, and none is below 0")
+    unknown = sorted(config["options"].keys() - _IN_FILES)
+    unknown += [name for name in config["missing"] if name not in _IN_FILES | {"proxy"}]
+    if unknown:
+        raise CheckpointError(f"{file.where}: it has the option {unknown[0]!r:.200}, which no selector has")
+
+
+def _check_given(where: str, config: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise unless what the file lacks was given, and another network only where it was made with one."""
+    lacking = [name for name in config["missing"] if name not in given]
+    if lacking:
+        calls = ", ".join(f"{name}=..." for name in lacking)
+        raise CheckpointError(f"{where}: JSON could not hold {' and '.join(lacking)}; pass {calls} to load()")
+    if config["cut"] and given.get("proxy") is not None and "proxy" not in config["missing"]:
+        raise CheckpointError(f"{where}: its proxy was cut from the model; leave out proxy=, which is another network")
+
+
+def _check_networks(file: SelectorFile, model: nn.Module, other: nn.Module | None) -> None:
+    """Raise unless the networks are those of the file beyond names and shapes, as far as it says."""
+    if file.version == 1:
+        return
+    found = difference(file.config["architecture"], model, "model")
+    if not found and file.config["proxy_architecture"] is not None and other is not None:
+        found = difference(file.config["proxy_architecture"], other, "proxy")
+    if found:
+        raise CheckpointError(f"{file.where}: {found}; {_REMEDY}")
+
+
+def _check_forms(file: SelectorFile, model: nn.Module, other: nn.Module | None) -> None:
+    """Raise unless all tensors are such as this model's selector has; none has been read yet."""
+    own, name, config = forms_of(model.state_dict()), type(model).__name__, file.config
+    check_state(under("dense/", file.forms), own, f"model ({name})")
+    if config["synced_epsilons"] is not None:
+        check_state(under("synced/", file.forms), own, f"target ({name})")
+    widest = own if other is None else forms_of(other.state_dict())
+    sizes = {f"{name}:{dim}": n for name, t in named_tensors(model).items() for dim, n in enumerate(t.shape)}
+    fits: dict[str, Callable[[str, Form], bool]] = {
+        "dense": lambda rest, form: True,
+        "synced": lambda rest, form: config["synced_epsilons"] is not None,
+        "start": lambda rest, form: config["cut"] and rest in widest and _within(form, widest[rest]),
+        "trained": lambda rest, form: config["cut"] and rest in widest and _within(form, widest[rest]),
+        MAP: lambda rest, form: config["cut"] and _numel(form) <= 2 * sizes.get(rest.removesuffix(":copies"), -1),
+        COSTS: lambda rest, form: _numel(form) <= 2 * MAX_ROWS,
+    }
+    for name, form in file.forms.items():
+        prefix, _, rest = name.partition("/")
+        if prefix not in fits or not fits[prefix](rest, form):
+            raise CheckpointError(f"{file.where}: it holds {name!r}, {form}, for which the network has no place")
+
+
+def _numel(form: Form) -> int:
+    return math.prod(form.shape)
+
+
+def _within(form: Form, widest: Form) -> bool:
+    """Tell whether a tensor is another one or a thinned one."""
+    same = form.dtype == widest.dtype and len(form.shape) == len(widest.shape)
+    return same and all(n <= most for n, most in zip(form.shape, widest.shape, strict=True))
+
+
+def _state(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], dense: nn.Module, other: nn.Module | None
+) -> State:
+    """Return the state, made of `dense`, a copy of the user's network."""
+    load_state(dense, tensors, "dense/", "model")
+    _put_epsilons(dense, config["epsilons"])
+    if not config["cut"]:
+        return State(dense, round=config["round"])
+    channel_map, report = _map(tensors, config, dense), _report(config["report"])
+    if (channel_map is None) != (report is None):
+        raise CheckpointError("load(): the file has a channel map without a report, or a report without a map")
+    if channel_map is None and other is None:
+        raise CheckpointError("load(): the file was saved with proxy=; pass that network to load()")
+    shape = copy.deepcopy(other) if channel_map is None else rebuild(dense, channel_map)
+    assert shape is not None
+    start = dense  # a proxy that is thinned while it is trained starts as wide
+    if under("start/", tensors) or channel_map is None:
+        start = load_state(copy.deepcopy(shape), tensors, "start/", "proxy")
+    trained = load_state(shape, tensors, "trained/", "proxy") if under("trained/", tensors) else None
+    synced = None
+    if config["synced_epsilons"] is not None:
+        synced = load_state(copy.deepcopy(dense), tensors, "synced/", "target")
+        _put_epsilons(synced, config["synced_epsilons"])
+    return State(dense, start, channel_map, report, trained, config["round"], synced)
+
+
+def _put_epsilons(model: nn.Module, values: Mapping[str, Any]) -> None:
+    own = epsilons(model)
+    for place, value in values.items():
+        if place not in own or type(value) is not float or not 0 <= value < math.inf:
+            raise CheckpointError(
+                f"load(): the file sets {place!r} to {value!r:.200}; the network has {own.get(place)}"
+            )
+    set_epsilons(model, values)
+
+
+def _map(tensors: Mapping[str, Tensor], config: Mapping[str, Any], dense: nn.Module) -> ChannelMap | None:
+    if config["channel_map"] is None:
+        return None
+    found = ChannelMap.from_tensors({k: v.clone() for k, v in under(MAP + "/", tensors).items()}, config["channel_map"])
+    modules = dict(dense.named_modules(remove_duplicate=False))
+    for place, value in found.attributes.items():
+        path, _, name = place.partition(":")
+        own = vars(modules[path]).get(name) if path in modules else None
+        if not _narrower(value, own):
+            raise CheckpointError(f"load(): the file sets {place!r} to {value!r:.200}; the network has {own!r:.200}")
+    absent = [path for stream in found.streams for path, _ in stream.norms if path not in modules]
+    if absent:
+        raise CheckpointError(f"load(): the channel map names the module {absent[0]!r}, which the network has not")
+    return found
+
+
+def _narrower(value: Any, own: Any) -> bool:
+    """Tell whether a width, or some of several, is one that thinning may have left of the network's own."""
+    if isinstance(value, tuple | list) and isinstance(own, tuple | list):
+        return len(value) == len(own) and all(v == o or _narrower(v, o) for v, o in zip(value, own, strict=True))
+    return type(value) is int and type(own) is int and 1 <= value <= own
+
+
+def _report(value: Any) -> PruningReport | None:
+    report = decode(value)
+    if report is None:
+        return None
+    known = isinstance(report, PruningReport) and _typed(report) and 0 <= report.pruning_ratio < 1
+    known = known and type(report.widths) is tuple and type(report.kept_whole) is dict
+    known = known and all(isinstance(width, LayerWidth) and _typed(width) for width in report.widths)
+    if not known or not all(isinstance(reason, str) for reason in report.kept_whole.values()):
+        raise CheckpointError(f"load(): the file's report is none that prune makes: {report!r:.200}")
+    return report  # type: ignore[no-any-return]
+
+
+def _typed(thing: Any) -> bool:
+    """Tell whether the plain fields of a report hold what they say."""
+    plain: dict[Any, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
+    fields = [field for field in dataclasses.fields(thing) if field.type in plain]
+    return all(type(getattr(thing, field.name)) in plain[field.type] for field in fields)
+
+
+def _ledger(tensors: Mapping[str, Tensor], costs: Any) -> CostLedger:
+    return CostLedger.from_dicts(costs) if isinstance(costs, list) else from_columns(under(COSTS + "/", tensors), costs)
+
+
+def _said(file: SelectorFile, given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what whoever loads a file should know."""
+    config = file.config
+    if file.version == 1:
+        yield (
+            f"{file.where}: written by an earlier version, whose digest covers the tensors and not the configuration, "
+            "and which does not say what the network computes; save it again and it is all covered"
+        )
+    unsaved = config["unsaved"] if file.version > 1 else [n for n in WRITES if config["options"].get(n) is not None]
+    for name in unsaved:
+        if name in WRITES - given.keys():
+            yield (
+                f"{file.where}: the selector had a {name}=, and what is written to is not taken from a file: pass "
+                f"{name}=... to load(), or None to have features in memory"
+            )
