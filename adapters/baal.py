@@ -113,13 +113,13 @@ class ProxyWrapper(ModelWrapper):
     def predict_on_dataset_generator(
         self, dataset: Any, iterations: int = 1, half: bool = False, verbose: bool = True
     ) -> Iterator[np.ndarray]:
-        """Yield logits [b c iterations], 1,024 rows at a time; with several iterations, of passes with dropout."""
+        """Yield logits [b c ... iterations], 1,024 rows at a time; with several iterations, of passes with dropout."""
         final = None if self.model is self.selector.model else self.model
         name, passes = ("logits", None) if iterations == 1 else ("mc_logits", iterations)
         for rows in torch.arange(len(dataset)).split(_ROWS) if len(dataset) else ():
             batch = subset(as_dataset(dataset), rows)
             found = getattr(self.selector.signals(batch, frozenset({name}), model=final, mc_samples=passes), name)
-            logits = found[..., None] if passes is None else found.permute(1, 2, 0)  # [b c t]
+            logits = found[..., None] if passes is None else found.movedim(0, -1)  # [b c ... t]
             yield (logits.half() if half else logits).numpy()
 
     def get_probabilities(self, pool: Any, **_: Any) -> Any:
@@ -186,6 +186,9 @@ class ProxyHeuristic(AbstractHeuristic):
             predictions: the pool, a Dataset, of which the scorer may read any signal; or predictions [n c t], logits or
                 probabilities, or a generator of such, for scorers of logits or of stochastic passes.
             target_predictions: not used.
+
+        Raises:
+            InputError: predictions have more dimensions, such as pixels, or the scorer reads something else.
         """
         signals = None if isinstance(predictions, Dataset) else self._signals(predictions)
         n = len(predictions if signals is None else signals)
@@ -251,6 +254,11 @@ class _Raw(Dataset[Any]):
 
 def _logits(predictions: np.ndarray, passes: bool) -> Tensor:
     """Return predictions [n c] or [n c t], logits or probabilities, as logits [n c t]; without passes of their mean."""
+    if predictions.ndim not in (2, 3):
+        raise InputError(
+            f"a ProxyHeuristic ranks predictions [n c] or [n c iterations], and these are {list(predictions.shape)}: "
+            "give the loop one of baal's own heuristics, which reduce pixels, for example Entropy(reduction='mean')"
+        )
     logits = torch.from_numpy(predictions.reshape(*predictions.shape[:2], -1))  # [n c t]
     if predictions.size and predictions.min() >= 0 and np.allclose(predictions.sum(1), 1):
         logits = as_logits(logits.double())

@@ -75,6 +75,86 @@ def tokens(size: int) -> dict[str, Tensor]:
     return {"input_ids": words(size), "attention_mask": mask}
 
 
+def padded(size: int) -> Tensor:
+    """Token numbers of which the last three of the second row are padding, 0."""
+    ids = words(size)
+    ids[1, size - 3 :] = 0
+    return ids
+
+
+class PaddedEncoder(nn.Module):
+    """`nn.TransformerEncoder` that is told which tokens are padding, and the mean over the others.
+
+    Args:
+        causal: a mask between tokens as well, a buffer of type bool or float; None: none.
+        options: of `nn.TransformerEncoderLayer`.
+    """
+
+    def __init__(self, width: int = 32, heads: int = 4, causal: torch.dtype | None = None, **options: Any) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(width, heads, 2 * width, 0.0, batch_first=True, **options)
+        self.embedding, self.head = nn.Embedding(50, width), nn.Linear(width, 4)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=not layer.norm_first)
+        future = torch.ones(64, 64, dtype=torch.bool).triu(1)
+        given = future if causal == torch.bool else torch.zeros(64, 64).masked_fill(future, -torch.inf)
+        self.register_buffer("future", None if causal is None else given)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map token numbers [n t] to logits [n 4]."""
+        padding, t = ids.eq(0), ids.shape[1]
+        future = None if self.future is None else self.future[:t, :t]
+        given = padding if future is None or future.dtype == torch.bool else padding.float() * -1e9
+        out = self.encoder(self.embedding(ids), mask=future, src_key_padding_mask=given)
+        return self.head(mean_of(out, ~padding))
+
+
+class PaddedAttention(nn.Module):
+    """A bare `nn.MultiheadAttention` with a mask of padding, with its weights asked for or not."""
+
+    def __init__(self, width: int = 32, heads: int = 4, *, weights: bool = True, batch_first: bool = True) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(50, width), nn.Linear(width, 4)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=batch_first)
+        self.weights, self.batch_first = weights, batch_first
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map token numbers [n t] to logits [n 4]."""
+        x, padding = self.embedding(ids), ids.eq(0)
+        x = x if self.batch_first else x.transpose(0, 1)
+        out, _ = self.attention(x, x, x, key_padding_mask=padding, need_weights=self.weights)
+        return self.head(mean_of(out if self.batch_first else out.transpose(0, 1), ~padding))
+
+
+class MaskedAttention(nn.Module):
+    """Attention written by hand, heads and rows as one dimension.
+
+    Args:
+        spread: (padding [n t], heads) -> the mask [n*heads, 1 or t, t], bool.
+    """
+
+    def __init__(self, spread: Callable[[Tensor, int], Tensor], width: int = 32, heads: int = 4) -> None:
+        super().__init__()
+        self.embedding, self.head, self.out = nn.Embedding(50, width), nn.Linear(width, 4), nn.Linear(width, width)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.heads, self.spread = heads, spread
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map token numbers [n t] to logits [n 4]."""
+        x, (n, t) = self.embedding(ids), ids.shape
+        q, k, v = (
+            layer(x).view(n, t, self.heads, -1).transpose(1, 2).reshape(n * self.heads, t, -1)
+            for layer in (self.query, self.key, self.value)
+        )
+        scores = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).masked_fill(self.spread(ids.eq(0), self.heads), -1e9)
+        mixed = (scores.softmax(-1) @ v).view(n, self.heads, t, -1).transpose(1, 2).reshape(n, t, -1)
+        return self.head(mean_of(self.out(mixed).relu(), ids.ne(0)))
+
+
+def mean_of(x: Tensor, counted: Tensor) -> Tensor:
+    """Return the mean [n d] of those of the tokens [n t d] that count, bool [n t]."""
+    return (x * counted[..., None]).sum(1) / counted.sum(1, keepdim=True)
+
+
 class TextClassifier(nn.Module):
     """Embedding, recurrent layer, linear head on the last state."""
 
@@ -126,6 +206,12 @@ def wide_resnet(depth: int, factor: int) -> ResNet:
     return ResNet((n, n, n), (16 * factor, 32 * factor, 64 * factor), preactivation=True)
 
 
+SPREADS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "expand": lambda padding, heads: padding[:, None, None].expand(-1, heads, -1, -1).flatten(0, 1),
+    "repeat": lambda padding, heads: padding[:, None].repeat(1, heads, 1).view(-1, 1, padding.shape[1]),
+}
+
+
 def plain() -> Iterator[Family]:
     yield Family("mlp", "plain", lambda: nn.Sequential(
         nn.Flatten(), nn.Linear(3072, 64), nn.ReLU(), nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, 10)
@@ -142,6 +228,11 @@ def plain() -> Iterator[Family]:
     yield Family("u-net", "plain", lambda: UNet(8), lambda: UNet(32), 32, 64)
     yield Family("lstm text classifier", "plain", lambda: TextClassifier("lstm"), None, 7, 7, words)
     yield Family("gru text classifier", "plain", lambda: TextClassifier("gru"), None, 7, 7, words)
+    yield Family("transformer encoder, padded", "plain", PaddedEncoder, None, 7, 7, padded)
+    yield Family("multi-head attention, padded", "plain", PaddedAttention, None, 7, 7, padded)
+    for name, spread in SPREADS.items():
+        make = lambda spread=spread: MaskedAttention(spread)  # noqa: E731
+        yield Family(f"attention by hand, mask by {name}", "plain", make, None, 7, 7, padded)
 
 
 def torchvision_families() -> Iterator[Family]:

@@ -94,7 +94,10 @@ class HeadTrace(TorchFunctionMode):
                 are not one row a sample.
         """
         if logits.ndim != 2:
-            raise UnsupportedModelError(f"features belong to logits [rows classes], and these are {list(logits.shape)}")
+            raise UnsupportedModelError(
+                f"features belong to logits [rows classes], and these are {list(logits.shape)}: average over positions "
+                "in forward, or take a scorer that needs only logits"
+            )
         layers = [layer for layer in self._from.get(logits, ()) if _width(layer) == logits.shape[1]]
         layers.sort(key=lambda layer: layer.number)
         inputs = {(layer.given.data_ptr(), layer.given.shape): _per_sample(layer, logits) for layer in layers}

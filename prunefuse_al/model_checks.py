@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -18,9 +20,8 @@ def check_model(model: object, name: str = "model") -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         kind = model.__name__ if isinstance(model, type) else type(model).__name__
-        hint = "pass an instance, not the class" if isinstance(model, type) else "wrap it in an nn.Module"
         raise UnsupportedModelError(
-            f"{name}={checks.shown(model)}: the network must be a torch.nn.Module, found {kind}: {hint}"
+            f"{name}={checks.shown(model)}: the network must be a torch.nn.Module, found {kind}: {_instead(model)}"
         )
     for name, module in model.named_modules():
         where = f"'{name}' ({type(module).__name__})" if name else type(module).__name__
@@ -28,6 +29,17 @@ def check_model(model: object, name: str = "model") -> nn.Module:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         _check_tensor(name, tensor)
     return model
+
+
+def _instead(found: object) -> str:
+    """Return what to pass instead of something that is no network."""
+    if isinstance(found, type):
+        return "pass an instance, not the class"
+    if isinstance(found, Mapping):
+        return "build the network and load the state into it with load_state_dict"
+    if isinstance(getattr(found, "module_", None), nn.Module):
+        return "pass its module_"
+    return "wrap it in an nn.Module" if callable(found) else "build the network and pass that"
 
 
 def _check_kind(module: nn.Module, where: str) -> None:

@@ -83,7 +83,17 @@ def width_attributes(
         known = _known(module, {_plain_name(n): shapes[f"{path}.{n}" if path else n] for n, _ in _own_tensors(module)})
         values = known if known is not None else dict(_guessed(module, seen.get(path, {}), freely))
         attributes.update({f"{path}:{k}": v for k, v in values.items() if getattr(module, k) != v})
-    return attributes
+    return attributes | dict(_without_nested(model, attributes))
+
+
+def _without_nested(model: nn.Module, attributes: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """Yield what turns nested tensors off where the heads that stay are odd in number, as torch's constructor does."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.TransformerEncoder) and module.use_nested_tensor:
+            layers = f"{path}.layers." if path else "layers."
+            heads = [v for k, v in attributes.items() if k.startswith(layers) and k.endswith("self_attn:num_heads")]
+            if any(number % 2 for number in heads):
+                yield f"{path}:use_nested_tensor", False
 
 
 def _plain_name(name: str) -> str:

@@ -84,7 +84,8 @@ def contract(call: Call, left: Labels, right: Labels, shape: tuple[int, ...]) ->
         passed += [call.atoms.tie_along(p, k) for p in summed if len(varying(p)) > 1]
         sizes = list(labels.shape)
         sizes[k] = 1
-        operands.append(Labels(tuple(sizes), passed, labels.parameter, labels.free))
+        stretched = tuple(n for n in labels.stretched if k not in varying(n))
+        operands.append(Labels(tuple(sizes), passed, labels.parameter, labels.free, stretched))
         if labels.parameter and left.parameter != right.parameter:
             for plane in passed:
                 call.atoms.write(plane)

@@ -123,7 +123,9 @@ class _Comparison:
             if distance < self.tolerance:
                 return fits(candidate, distance, True)
         if shown or self._distance(self._target(plain), replay) < self.tolerance:
-            return fits(plain, distance, False)
+            return fits(plain, math.inf if math.isnan(distance) else distance, False)
+        if math.isnan(distance):
+            return Verdict("the proxy cannot be checked: with generic weights answers are NaN or infinite", plain)
         return Verdict(f"the proxy is not a sub-network: relative distance {distance:.2g} with generic weights", plain)
 
     def _target(self, channel_map: ChannelMap) -> nn.Module:
@@ -134,6 +136,7 @@ class _Comparison:
         return dense
 
     def _distance(self, target: nn.Module, mode: KeptStatistics | None = None) -> float:
+        """Return the relative distance, NaN where one of the two answers with NaN or infinity."""
         with mode or nullcontext():
             found = _run(target, self.inputs)
         if found.shape != self.expected.shape:
@@ -142,7 +145,7 @@ class _Comparison:
         expected = self.expected
         scale = max(float((expected - expected.mean(0)).abs().max()), 1e-6 * float(expected.abs().max())) or 1.0
         distance = float((found - expected).abs().max()) / scale
-        return distance if math.isfinite(distance) else math.inf
+        return distance if math.isfinite(distance) else math.nan
 
 
 def _runs(thin: nn.Module, answers: list[tuple[int, ...]], arguments: Arguments) -> str:
@@ -214,12 +217,20 @@ def _make_generic(module: nn.Module) -> None:
         for number, (name, tensor) in enumerate(first.values()):
             noise = block.to(tensor).roll(-977 * number)
             if tensor.ndim > 1 and tensor.numel():
-                scale = float(torch.linalg.vector_norm(tensor)) / math.sqrt(tensor.numel())
+                scale = _scale(tensor)
                 tensor.data = tensor.contiguous()  # an expanded one cannot be written to
                 _add_noise(tensor.view(-1), noise * (0.5 * (scale or 1 / math.sqrt(tensor[0].numel()))))
                 continue
             noise = noise.repeat(-(-tensor.numel() // NOISE))[: tensor.numel()].view(tensor.shape)
             tensor.data = 0.5 + noise.abs() if "var" in name else tensor * (1 + 0.3 * noise) + 0.2 * noise
+
+
+def _scale(tensor: Tensor) -> float:
+    """Return the root of the mean square; of a mask, of what is finite in it: what is not stays as it is."""
+    norm = float(torch.linalg.vector_norm(tensor))
+    if norm == math.inf:
+        norm = float(torch.linalg.vector_norm(tensor[tensor.isfinite()]))
+    return norm / math.sqrt(tensor.numel())
 
 
 def _add_noise(values: Tensor, noise: Tensor) -> None:

@@ -7,7 +7,7 @@ h*w times. A dimension of size > 1 along which no plane differs has a fixed size
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +25,9 @@ class Labels:
         planes: label planes, each broadcastable to `shape`.
         parameter: it is computed from parameters and buffers alone.
         free: it was made inside forward from sizes alone, so that it adapts to any width.
-        stretched: dimensions that were expanded from size 1, which adapt as well.
+        stretched: for each axis that was expanded from size 1 or repeated, the number along it at each position,
+            broadcastable to `shape`: 0 1 2 0 1 2 once 3 heads were viewed as one dimension with 2 rows. Where only
+            these numbers differ the tensor is the same, so that it adapts to what is left along that axis.
         debts: numbers of the freezes that are due if the tensor is ever used in an output.
         layer: weight and bias of the layer that gave it, while nothing came after but a scale of each channel.
     """
@@ -34,7 +36,7 @@ class Labels:
     planes: list[Tensor] = field(default_factory=list)
     parameter: bool = False
     free: bool = False
-    stretched: frozenset[int] = frozenset()
+    stretched: tuple[Tensor, ...] = ()
     debts: frozenset[int] = frozenset()
     layer: frozenset[str] = frozenset()
 
@@ -42,6 +44,7 @@ class Labels:
         planes = [narrowed(plane) for plane in self.planes]
         self.free = self.free or (bool(planes) and all(bool((p == NEUTRAL).all()) for p in planes))
         self.planes = [plane for plane in planes if bool((plane > FROZEN).any())]
+        self.stretched = tuple(n for n in map(narrowed, self.stretched) if len(varying(n)) == 1)
 
     def copy(self, shape: tuple[int, ...] | None = None, planes: list[Tensor] | None = None) -> Labels:
         """Return the same labels, which are not looked through again, with another shape and planes of one."""
@@ -52,10 +55,19 @@ class Labels:
         return out
 
     def fixed(self, dim: int) -> bool:
-        """True where the tensor has a size along `dim` that pruning cannot change."""
-        if self.free or self.shape[dim] == 1 or dim in self.stretched:
+        """True where the tensor has positions along `dim` that stay, all or those of an axis it was stretched by."""
+        if self.free or self.shape[dim] == 1:
             return False
         return all(plane.shape[dim] == 1 for plane in self.planes)
+
+    def copied_from(self, dim: int) -> Tensor | None:
+        """Return for each position along `dim` the first one of the same numbers; None where nothing is stretched."""
+        numbers = [n.flatten() for n in self.stretched if dim in varying(n)]
+        if not numbers:
+            return None
+        _, alike = torch.unique(torch.stack(numbers), dim=1, return_inverse=True)
+        first = torch.full((len(alike),), len(alike)).scatter_reduce(0, alike, torch.arange(len(alike)), "amin")
+        return first[alike]
 
     def full(self, plane: Tensor) -> Tensor:
         """Return the plane with one label for each position."""
@@ -64,8 +76,9 @@ class Labels:
     def aligned(self, ndim: int) -> Labels:
         """Return the same with leading dimensions of size 1, as broadcasting does."""
         lead = (1,) * (ndim - len(self.shape))
-        out = self.copy(lead + tuple(self.shape), [plane.reshape(lead + tuple(plane.shape)) for plane in self.planes])
-        out.stretched = frozenset(dim + len(lead) for dim in self.stretched)
+        planes, numbers = ([p.reshape(lead + tuple(p.shape)) for p in given] for given in (self.planes, self.stretched))
+        out = self.copy(lead + tuple(self.shape), planes)
+        out.stretched = tuple(numbers)
         return out
 
 
@@ -94,12 +107,46 @@ def merge(atoms: Atoms, operands: Sequence[Labels], shape: Sequence[int], where:
         [plane for _, plane in planes],
         all(o.parameter or o.free for o in operands),
         bool(operands) and all(o.free for o in operands),
+        shared_stretches(aligned),
     )
+
+
+def shared_stretches(operands: Sequence[Labels]) -> tuple[Tensor, ...]:
+    """Return the numbers along stretched axes that every operand adapts to: it has them too, or size 1, or any size."""
+    found: list[Tensor] = []
+    for operand in operands:
+        for numbers in operand.stretched or _sizes_alone(operand):
+            (dim,) = varying(numbers)
+            others = [o for o in operands if o.shape[dim] > 1 and not o.free]
+            if all(_any_equal(numbers, o.stretched) for o in others) and not _any_equal(numbers, found):
+                found.append(numbers)
+    return tuple(found)
+
+
+def _any_equal(numbers: Tensor, others: Iterable[Tensor]) -> bool:
+    return any(torch.equal(numbers, other) for other in others)
+
+
+def _sizes_alone(labels: Labels) -> list[Tensor]:
+    """Return the numbers along every dimension of a tensor that was made from sizes alone."""
+    dims = [dim for dim, size in enumerate(labels.shape) if labels.free and size > 1]
+    return [positions(labels.shape, dim) for dim in dims]
+
+
+def positions(shape: Sequence[int], dim: int) -> Tensor:
+    """Return the number of each position along one dimension, broadcastable to `shape`."""
+    return torch.arange(shape[dim]).view([-1 if d == dim else 1 for d in range(len(shape))])
 
 
 def _freeze_on_fixed(atoms: Atoms, left: Labels, right: Labels, where: str) -> None:
     for number, plane in enumerate(left.planes):
-        fixed = {d for d in varying(plane) if right.fixed(d)}
+        fixed = set()
+        for dim in (d for d in varying(plane) if right.fixed(d)):
+            first = right.copied_from(dim)
+            if first is None:
+                fixed.add(dim)
+            else:  # the same leave of what each position was copied to
+                atoms.tie(plane, plane.index_select(dim, first))
         if not fixed:
             continue
         if fixed == varying(plane):
@@ -156,20 +203,36 @@ def _absorb(planes: list[tuple[int, Tensor]], operand: int, plane: Tensor) -> No
     planes.append((operand, plane))
 
 
-def restructure(operation: Callable[[Tensor], Tensor | Sequence[Tensor]], labels: Labels) -> list[list[Tensor]]:
+Structural = Callable[[Tensor], Tensor | Sequence[Tensor]]
+
+
+def restructure(operation: Structural, source: Labels, results: Sequence[Tensor]) -> list[Labels]:
     """Run a structural operation (view, permute, slice, ...) on every plane: exact by construction.
 
     Returns:
-        For each result of the operation, its planes.
+        What is known of each result of the operation.
     """
-    results: list[list[Tensor]] = []
-    for plane in labels.planes:
+    planes, numbers = (_carried_out(operation, source, given) for given in (source.planes, source.stretched))
+    return [
+        Labels(
+            tuple(result.shape),
+            [plane[place] for plane in planes],
+            source.parameter,
+            source.free,
+            tuple(number[place] for number in numbers),
+            layer=source.layer,
+        )
+        for place, result in enumerate(results)
+    ]
+
+
+def _carried_out(operation: Structural, source: Labels, planes: Iterable[Tensor]) -> list[Sequence[Tensor]]:
+    """Return for each plane what the operation makes of it: one or several."""
+    found: list[Sequence[Tensor]] = []
+    for plane in planes:
         try:
-            out = operation(labels.full(plane))
+            out = operation(source.full(plane))
         except RuntimeError:  # a view that merges dimensions needs a label for each position in memory
-            out = operation(labels.full(plane).contiguous())
-        outs = [out] if isinstance(out, Tensor) else list(out)
-        results = results or [[] for _ in outs]
-        for planes, value in zip(results, outs, strict=True):
-            planes.append(value)
-    return results
+            out = operation(source.full(plane).contiguous())
+        found.append([out] if isinstance(out, Tensor) else out)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -29,11 +30,23 @@ def indexed(call: Call) -> list[Labels]:
         dims = {d for d, index in enumerate(call.args[1]) if index is not None}
     else:
         dims = {call.args[1] % len(source.shape)}
+    indices = [t for t in call.tensors()[1:] if len(dims) == 1]
     freeze_planes(call, source, dims, "is looked up by fixed positions in")
     to_cpu = lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf  # noqa: E731
     rest = tree_map(to_cpu, call.args[1:])
-    planes = restructure(lambda plane: call.func(plane, *rest), source) or [[]]
-    return [like(call.results[0], planes[0], source)]
+    found = restructure(lambda plane: call.func(plane, *rest), source, call.results)
+    for index in indices:  # rows that are looked up several times are copies of one
+        (dim,) = dims
+        lead, trail = (1,) * dim, (1,) * (len(source.shape) - dim - 1)
+        found[0].stretched += tuple(n.reshape(lead + n.shape + trail) for n in call.labels_of(index).stretched)
+    return found
+
+
+def repeated(call: Call) -> list[Labels]:
+    """`repeat_interleave` by a tensor of repeats: the numbers by which rows are looked up, each several times."""
+    repeats, result = call.tensors()[0], call.results[0]
+    times = repeats.unique().tolist()
+    return [Labels(tuple(result.shape), stretched=(torch.arange(len(result)) % times[0],) if len(times) == 1 else ())]
 
 
 def written(call: Call) -> list[Labels]:

@@ -20,8 +20,9 @@ from ..types import RngLike, as_rng
 from .example import Arguments, as_arguments, with_rows
 from .importance import Importance, channel_scores, check_importance, measured
 from .plan import Keep, Structure, check_keep, outside
+from .refusals import nothing_prunable
 from .report import LayerWidth, PruningReport
-from .search import Choice, Found, nothing_prunable, widest
+from .search import Choice, Found, widest
 from .widths import (
     GlobalScope,
     asked_sizes,
@@ -102,7 +103,8 @@ def prune(
     Raises:
         InputError: an argument is out of range, or `example_inputs` cannot be used.
         UnsupportedModelError: TorchScript, quantised, lazy or meta modules.
-        PruningError: nothing in the network can be thinned, or it does not run on `example_inputs`.
+        PruningError: nothing in the network can be thinned, or it does not run on `example_inputs`, on two rows of
+            them, or answers with NaN; never where `pruning_ratio` is 0 and it runs.
 
     Example:
         >>> import torch
@@ -136,11 +138,11 @@ def prune(
         return Choice(kept_channels(reading, scores, widths.taken), widths.asked)
 
     with torch.inference_mode(False):
-        arguments = with_rows(as_arguments(example_inputs, model), 2)
-        found = widest(model, arguments, keep, choose)
+        given = as_arguments(example_inputs, model)
+        found = widest(model, given, keep, choose)
         if pruning_ratio > 0 and not found.structure.groups:
-            raise PruningError(nothing_prunable(found.structure))
-        report = _report(model, found, arguments, float(pruning_ratio))
+            raise PruningError(nothing_prunable(found.structure, pruning_ratio))
+        report = _report(model, found, with_rows(given, 2), float(pruning_ratio))
     _warn(report)
     return Proxy(found.module, found.verdict.channel_map, report)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .atoms import FROZEN, NEUTRAL, Atoms, varying
-from .labels import Labels, merge, restructure
+from .labels import Labels, merge, positions, restructure, shared_stretches
 from .shuffles import tie_shuffled
 
 
@@ -139,18 +139,22 @@ def structural(call: Call) -> list[Labels]:
 
     if call.name in RESHAPES:
         source.planes = [tie_shuffled(call.atoms, p, source.shape, call.results[0].shape) for p in source.planes]
-    planes = restructure(run, source) or [[] for _ in call.results]
-    if call.name == "expand":
-        shape, lead = call.results[0].shape, call.results[0].ndim - len(source.shape)
-        stretched = frozenset(d for d in range(lead, len(shape)) if shape[d] > source.shape[d - lead])
-        return [Labels(tuple(shape), planes[0], source.parameter, source.free, stretched)]
-    return [like(result, p, source) for result, p in zip(call.results, planes, strict=True)]
+    found = restructure(run, source, call.results)
+    if call.name in ("expand", "repeat"):
+        found[0].stretched += _copies(source.aligned(call.results[0].ndim).shape, call.results[0].shape)
+    return found
+
+
+def _copies(old: Sequence[int], new: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return for each dimension that was expanded or repeated the number of the copy at each position."""
+    grown = [dim for dim, size in enumerate(new) if size > old[dim] > 0]
+    return tuple(positions(new, dim) // old[dim] for dim in grown)
 
 
 def same(call: Call) -> list[Labels]:
     """Copies and casts: every result has the labels of the first tensor."""
     source = call.labels_of(call.tensors()[0])
-    return [like(result, list(source.planes), source) for result in call.results]
+    return [like(result, list(source.planes), source, source.stretched) for result in call.results]
 
 
 def pointwise(call: Call) -> list[Labels]:
@@ -183,9 +187,8 @@ def _scaled_layer(call: Call, operands: Sequence[Labels]) -> frozenset[str]:
 def gated(call: Call) -> list[Labels]:
     """`glu`: one half of a dimension times the sigmoid of the other."""
     source, result = call.labels_of(call.args[0]), call.results[0]
-    halves = restructure(lambda plane: plane.chunk(2, call.argument("dim")), source) or [[], []]
-    operands = [Labels(tuple(result.shape), planes, source.parameter, source.free) for planes in halves]
-    return [merge(call.atoms, operands, tuple(result.shape), call.name)]
+    halves = restructure(lambda plane: plane.chunk(2, call.argument("dim")), source, [result, result])
+    return [merge(call.atoms, halves, tuple(result.shape), call.name)]
 
 
 def restrided(call: Call) -> list[Labels]:
@@ -196,13 +199,17 @@ def restrided(call: Call) -> list[Labels]:
 
 def joined(call: Call) -> list[Labels]:
     """`cat` and `stack`: planes of the same other dimensions are joined; a fixed size counts as frozen."""
-    sources = [call.labels_of(t) for t in call.tensors() if t.numel() or t.ndim > 1]
+    given = [t for t in call.tensors() if t.numel() or t.ndim > 1]
+    sources = [call.labels_of(t) for t in given]
     result, dim = call.results[0], (call.argument("dim") or 0) % call.results[0].ndim
     own = {dim} if call.name == "cat" else set()
     systems = sorted({varying(p) - own for s in sources for p in s.planes}, key=sorted)
     planes = [_join(call, sources, frozenset(system), dim) for system in systems]
     parameter, free = all(s.parameter for s in sources), all(s.free for s in sources)
-    return [Labels(tuple(result.shape), planes, parameter, free)]
+    stretched = [n for n in shared_stretches(sources) if n.shape[dim] == 1] if call.name == "cat" else []
+    if len({id(t) for t in given}) == 1 and result.numel():  # one tensor again and again
+        stretched.append(positions(result.shape, dim) // (result.shape[dim] // len(given)))
+    return [Labels(tuple(result.shape), planes, parameter, free, tuple(stretched))]
 
 
 def _join(call: Call, sources: list[Labels], system: frozenset[int], dim: int) -> Tensor:
@@ -247,9 +254,13 @@ def reduction(call: Call) -> list[Labels]:
             call.owe(plane, f"is reduced over by {call.name}")
     if call.name in STATISTICS:
         call.statistics.append(Statistic(call.name, call.module, tuple(over)))
+    numbers = [n for n in source.stretched if not varying(n) & set(dims)]
     if call.results and call.results[0].ndim != ndim:
-        passed = [p.reshape([n for d, n in enumerate(p.shape) if d not in dims]) for p in passed]
-    results = [like(result, list(passed), source) for result in call.results]
+        passed, numbers = (
+            [p.reshape([n for d, n in enumerate(p.shape) if d not in dims]) for p in given]
+            for given in (passed, numbers)
+        )
+    results = [like(result, list(passed), source, tuple(numbers)) for result in call.results]
     if call.name in ("max", "min"):
         for places in results[1:]:
             places.debts = frozenset(call.debt(plane, f"is counted along by {call.name}") for plane in over)
@@ -297,6 +308,6 @@ def freeze_planes(call: Call, source: Labels, dims: set[int], what: str) -> None
     source.planes = [plane for plane in source.planes if not varying(plane) & dims]
 
 
-def like(result: Tensor, planes: list[Tensor], source: Labels) -> Labels:
+def like(result: Tensor, planes: list[Tensor], source: Labels, stretched: tuple[Tensor, ...] = ()) -> Labels:
     """Return the labels of a result: new planes, and what else is known of where it came from."""
-    return Labels(tuple(result.shape), planes, source.parameter, source.free, layer=source.layer)
+    return Labels(tuple(result.shape), planes, source.parameter, source.free, stretched, layer=source.layer)

@@ -11,11 +11,13 @@ import numpy as np
 from torch import nn
 
 from ..channel_map import ChannelMap, named_tensors
+from ..counting import batch_rows
 from ..errors import PruningError
 from .build import rebuild, width_attributes
-from .example import Arguments
+from .example import Arguments, with_rows
 from .gate import Verdict, inspect
 from .plan import Group, Keep, Structure, channel_map, protected_axes, structure
+from .refusals import does_not_run, not_finite
 from .tracing import trace
 from .twins import copies
 
@@ -69,43 +71,44 @@ class _Trial:
 
     def _judged(self, cut: ChannelMap, reading: Structure, choice: Choice) -> Found:
         module = rebuild(self.model, cut)
+        if choice.kept.all():  # there is nothing to judge
+            macs = round(reading.trace.flops / 2 / batch_rows(*self.arguments))
+            return Found(module, Verdict("", cut, exact=True, macs=macs), reading, choice.asked)
         verdict = inspect(self.model, module, cut, reading, self.arguments, choice.kept)
         return Found(module, verdict, reading, choice.asked)
 
 
-def widest(model: nn.Module, arguments: Arguments, keep: Keep | Iterable[Keep], choose: Choose) -> Found:
-    """Return the thinning of `model` that removes most and passes the gate.
+def widest(model: nn.Module, given: Arguments, keep: Keep | Iterable[Keep], choose: Choose) -> Found:
+    """Return the thinning of `model` that removes most and passes the gate; it has no groups where nothing can go.
 
     All groups of channels are tried together first: as they are, then so that equal widths stay equal, then having
     watched the network train as well. Where the gate still refuses, the groups that it refuses are looked for by
     halving and kept whole, with its words as the reason.
 
     Raises:
-        PruningError: the network does not run, or none of its groups can be thinned.
+        PruningError: the network does not run on the inputs given or on two rows of them, or answers with NaN.
     """
-    trial, found = _Trial(model, arguments, choose), None
-    for reading, equal_widths, careful in _readings(model, arguments, keep):
+    trial, found = _Trial(model, with_rows(given, 2), choose), None
+    for reading, equal_widths, careful in _readings(model, trial.arguments, given, keep):
         found = trial(reading, equal_widths, careful)
         if not found.verdict.reason:
             return found
+        if not reading.trace.finite:
+            raise PruningError(not_finite(given))
     assert found is not None  # the first reading raises where there is none
-    largest = _by_halving(trial, found)
-    if not largest.structure.groups:
-        raise PruningError(nothing_prunable(largest.structure))
-    return largest
+    return _by_halving(trial, found)
 
 
-def _readings(model: nn.Module, arguments: Arguments, keep: Any) -> Iterator[tuple[Structure, bool, bool]]:
+def _readings(
+    model: nn.Module, arguments: Arguments, given: Arguments, keep: Any
+) -> Iterator[tuple[Structure, bool, bool]]:
     for train_mode in (False, True):
         try:
             watched = trace(model, *arguments, train_mode=train_mode)
         except Exception as error:
             if train_mode:
                 return
-            shapes = [list(a.shape) for a in (*arguments[0], *arguments[1].values()) if hasattr(a, "shape")]
-            raise PruningError(
-                f"prune(): the network does not run on example_inputs {shapes}: {type(error).__name__}: {error}"
-            ) from error
+            raise PruningError(does_not_run(model, arguments, given, error)) from error
         reading = structure(watched, protected_axes(watched, model, keep))
         for equal_widths in (True,) if train_mode else (False, True):
             yield reading, equal_widths, train_mode
@@ -146,13 +149,3 @@ def _without(found: Found, part: list[Group], reason: str) -> Found:
     numbers = [axes.index(axis) for group in part for axis, _ in group.axes]
     reasons = {**found.structure.reasons, **{n: found.structure.reasons.get(n, reason) for n in numbers}}
     return replace(found, structure=replace(found.structure, reasons=reasons))
-
-
-def nothing_prunable(found: Structure) -> str:
-    """Return what to tell a user whose network has no group that can be thinned."""
-    axes = found.trace.atoms.axes
-    reasons = [f"{axes[n].name}, dimension {axes[n].dim}, {reason}" for n, reason in list(found.reasons.items())[:5]]
-    text = "prune(): nothing in this network can be thinned"
-    if reasons:
-        text += ": " + "; ".join(reasons)
-    return text + ". Pass a network with at least one hidden layer, or use pruning_ratio=0 or your own proxy"

@@ -36,6 +36,7 @@ RULES: dict[str, Rule] = {
     "_pack_padded_sequence": lookups.packed,
     "as_strided_": rules.restrided,
     **dict.fromkeys(("index", "index_select"), lookups.indexed),
+    "repeat_interleave": lookups.repeated,
     **dict.fromkeys(("mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm"), contractions.matmul),
     **dict.fromkeys(("convolution", "_convolution"), contractions.convolution),
     **dict.fromkeys(
@@ -70,6 +71,7 @@ class Trace:
         statistics: statistics and sums over channels, in the order they ran in eval mode.
         sightings: sizes of dimensions.
         answers: shapes of what the network answered with, in eval mode.
+        finite: none of that was NaN or infinite.
         flops: operations counted by torch's formulas, in eval mode.
     """
 
@@ -77,6 +79,7 @@ class Trace:
     statistics: list[Statistic] = field(default_factory=list)
     sightings: list[Sighting] = field(default_factory=list)
     answers: list[tuple[int, ...]] = field(default_factory=list)
+    finite: bool = True
     flops: int = 0
 
 
@@ -145,13 +148,14 @@ class Tracer(TorchDispatchMode):
 
 def rule_for(call: Call) -> Rule:
     """Return the rule of an operation: by name, else by torch's own tag, else the one that freezes."""
-    if call.name in RULES:
-        return RULES[call.name]
-    if torch.Tag.pointwise in call.func.tags:
+    name = call.name.rstrip("_")  # an in-place form has the rule of the other, whose tag torch may give to that alone
+    for known in (call.name, name):
+        if known in RULES:
+            return RULES[known]
+    forms = getattr(getattr(torch.ops, call.func.namespace), name, None)
+    plain = getattr(forms, call.func._overloadname, call.func)
+    if torch.Tag.pointwise in {*call.func.tags, *plain.tags}:
         return rules.pointwise
-    name = call.name.rstrip("_")
-    if name in RULES:  # an in-place form
-        return RULES[name]
     return rules.factory if not call.tensors() or name.startswith("new_") or name.endswith("_like") else rules.unknown
 
 
@@ -177,6 +181,8 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, tr
         result.answers = output_shapes(output)
         if training:  # what is compared is the eval pass
             result.statistics, result.flops, result.answers = seen
+        else:
+            result.finite = all(bool(leaf.isfinite().all()) for leaf in answers(output))
     return result
 
 

@@ -138,6 +138,34 @@ def test_our_heuristics_read_predictions_as_baals_do(model: nn.Module) -> None:
     assert (np.argsort(-scores)[:50] == ranks[:50]).all()
 
 
+@pytest.mark.touches_global_rng  # baal's own heuristics draw from NumPy's
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("generator", [True, False])
+def test_maps_of_logits_are_predicted_as_baal_predicts_them(iterations: int, generator: bool) -> None:
+    """One class for each pixel, [n c h w iterations]."""
+    network = seeded(
+        lambda: nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Dropout2d(0.3), nn.Conv2d(8, 5, 1))
+    )
+    pictures, classes = torch.from_numpy(X[:60] / 16).float().view(-1, 1, 8, 8), torch.from_numpy(Y[:60] % 5)
+    dataset = ActiveLearningDataset(TensorDataset(pictures, classes[:, None, None].expand(-1, 8, 8)), random_state=0)
+    dataset.label_randomly(20)
+    wrapper = wrap(network)
+    wrapper.train_on_dataset(dataset)
+    predict = wrapper.predict_on_dataset_generator if generator else wrapper.predict_on_dataset
+    found = predict(dataset.pool, iterations)
+    found = np.concatenate(list(found)) if generator else found
+    assert found.shape == (40, 5, 8, 8, iterations)
+    if iterations > 1:  # a pass is last, so that its mean is near what the network says without dropout
+        sure = wrapper.predict_on_dataset(dataset.pool, 1)[..., 0]
+        assert np.corrcoef(wrapper.predict_on_dataset(dataset.pool, 50).mean(-1).ravel(), sure.ravel())[0, 1] > 0.9
+        assert np.abs(found - found[..., :1]).max() > 0
+    heuristic = Entropy(reduction="mean")
+    assert ActiveLearningLoop(dataset, predict, heuristic, query_size=10, iterations=iterations).step()
+    assert len(dataset) == 30
+    with pytest.raises(InputError, match=rf"these are \[40, 5, 8, 8, {iterations}\]: give the loop one of baal's own"):
+        ProxyHeuristic(wrapper, "entropy").get_ranks(found)
+
+
 class Disagreement:
     """A batch scorer of stochastic passes, without scores."""
 

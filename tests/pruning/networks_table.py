@@ -16,9 +16,9 @@ from pathlib import Path
 from examples.zoo import FAMILIES, Family
 from prunefuse_al import prune
 from prunefuse_al.pruning import PruningReport
+from prunefuse_al.pruning.refusals import NATURAL
 
 TARGET = Path(__file__).parents[2] / "docs" / "networks.md"
-NATURAL = ("reads an input", "is not both written")  # what no pruning removes: inputs, kernel positions, tables
 HEADER = """# Networks
 
 What `prune` makes of the networks people bring, in the small configurations of

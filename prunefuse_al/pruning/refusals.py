@@ -1,0 +1,100 @@
+"""What to tell a user whose network cannot be pruned as asked: what was found, and what to do in that very case."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from .example import Arguments
+from .plan import Structure
+
+NATURAL = ("reads an input", "is not both written")  # what no pruning removes: inputs, kernel positions, tables
+CURES = {  # a word of the reason -> what helps; of several the first, as what is kept whole makes what reads it fail
+    "is not understood": "compute that with other operations",
+    "fixed size": "expand what is the same for all channels or heads, such as a mask, from size 1 inside forward",
+    "does not run": "take widths in forward from the shapes of tensors or from attributes, not from numbers",
+    "not a sub-network": "let no result depend on how many channels there are",
+    "cannot be checked": "keep answers finite whatever the weights are",
+    "answers with": "answer with the logits alone",
+    "kept on request": "name fewer layers in keep=",
+}
+REST = "or pass pruning_ratio=0 to work with the whole network, or a small network of your own as a selector's proxy="
+
+
+def nothing_prunable(found: Structure, ratio: float) -> str:
+    """Return what to tell a user whose network has no group of channels that can be thinned."""
+    reasons = _by_reason(found)
+    answers = found.trace.answers
+    if not reasons and len(answers) > 1:
+        reasons = [
+            f"it answers with {len(answers)} tensors, {[list(shape) for shape in answers]}, which stay as they are"
+        ]
+    what = "; ".join(reasons[:5] or _by_reason(found, natural=True)[:2])
+    cure = next(
+        (cure for word, cure in CURES.items() if any(word in reason for reason in reasons)),
+        "pass a network with at least one hidden layer",
+    )
+    return (
+        f"prune(): pruning_ratio={ratio:g} was asked, and nothing in this network can be thinned"
+        f"{': ' + what if what else ''}. To have it thinned, {cure}; {REST}"
+    )
+
+
+def _by_reason(found: Structure, *, natural: bool = False) -> list[str]:
+    """Return each reason once, with the first tensor that it was given for; those that say nothing apart."""
+    axes, meant = found.trace.atoms.axes, defaultdict(list)
+    for number, reason in sorted(found.reasons.items()):
+        if reason.startswith(NATURAL) == natural:
+            meant[reason].append(f"{axes[number].name}, dimension {axes[number].dim}")
+    more = {reason: f" and {len(names) - 1} more" if len(names) > 1 else "" for reason, names in meant.items()}
+    return [f"{names[0]}{more[reason]}, {reason}" for reason, names in meant.items()]
+
+
+def does_not_run(model: nn.Module, arguments: Arguments, given: Arguments, error: Exception) -> str:
+    """Return what to tell a user whose network does not run on two rows of its example inputs.
+
+    Args:
+        model: the network.
+        arguments: two rows of `given`.
+        given: the example inputs as they were passed.
+        error: what it raised.
+    """
+    why = f"{type(error).__name__}: {error}".rstrip(". \n")
+    if shapes(given) != shapes(arguments) and _runs(model, given):
+        return (
+            f"prune(): the network runs on example_inputs {shapes(given)}, but not on two rows of them, "
+            f"{shapes(arguments)}: {why}. Inputs that have rows need as many as the first one, and the network has to "
+            "take any number of rows: make what has several rows for a sample, as a mask for each head, inside forward"
+        )
+    return (
+        f"prune(): the network does not run on example_inputs {shapes(given)}: {why}; pass inputs of the shapes and "
+        "types that it is called with"
+    )
+
+
+def not_finite(arguments: Arguments) -> str:
+    """Return what to tell a user whose network answers with NaN."""
+    return (
+        f"prune(): the network answers with NaN or infinite values on example_inputs {shapes(arguments)}, so no proxy "
+        "can be checked against it; pass inputs with finite answers (a row that is padding throughout has none in an "
+        "attention), or repair the weights"
+    )
+
+
+def shapes(arguments: Arguments) -> list[list[int]]:
+    """Return the shape of every tensor."""
+    return [list(leaf.shape) for leaf in tree_leaves(arguments) if isinstance(leaf, torch.Tensor)]
+
+
+def _runs(model: nn.Module, arguments: Arguments) -> bool:
+    args, kwargs = arguments
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
+            copy.deepcopy(model).eval()(*args, **kwargs)
+    except Exception:  # whatever a user's code raises
+        return False
+    return True
