@@ -34,6 +34,11 @@ def test_no_project_table_hides_setup_cfg():
     assert not re.search(r"^\[project\b", (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
 
 
+def test_results_of_the_examples_stay_out_of_what_is_shipped():
+    rules = (ROOT / "MANIFEST.in").read_text().splitlines()
+    assert rules.index("prune examples/paper/results") > rules.index("graft examples")
+
+
 def test_skorch_and_modal_are_never_in_one_lump(setup_cfg):
     """Beside skorch >= 1 pip silently falls back to an older modAL."""
     for extra in setup_cfg["options.extras_require"].values():

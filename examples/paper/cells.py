@@ -7,7 +7,6 @@ import platform
 import time
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,6 +79,11 @@ class Unit:
         self.labelled = np.concatenate([self.drawn.first, *picks])
         if done and not self.arm.idle:
             path = self.folder / f"{done - 1}.safetensors"
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"{path} is gone, from which {self.arm.name}, seed {self.seed}, would go on after {done} rounds; "
+                    f"to start it again, remove its lines from {self.bench.store.records.path}"
+                )
             self.selector = PrunedProxySelector.load(path, self.dense, **self.options)
 
     def do(self, number: int) -> bool:
@@ -197,9 +201,3 @@ def machine(device: str) -> dict[str, Any]:
     cuda = torch.cuda.is_available() and device != "cpu"
     name = torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU"
     return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
-
-
-def remove_state(folder: Path) -> None:
-    """Remove what was kept to go on, once nothing is left to do."""
-    for path in folder.glob("*.safetensors"):
-        path.unlink()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+
+import checking
+from checking import nearest
 
 METHODS = ("random", "dense-reinit", "dense-continue", "svp", "prunefuse-v1", "prunefuse-v2")
 PRUNED = METHODS[4:]
@@ -88,7 +92,12 @@ class Arm:
     @property
     def slug(self) -> str:
         """Name of its folder."""
-        return re.sub(r"[^A-Za-z0-9.=-]+", "_", self.name)
+        return slug(self.name)
+
+
+def slug(arm: str) -> str:
+    """Return the name of an arm's folder."""
+    return re.sub(r"[^A-Za-z0-9.=-]+", "_", arm)
 
 
 def parse_arm(text: str) -> Arm:
@@ -97,20 +106,15 @@ def parse_arm(text: str) -> Arm:
     Raises:
         ValueError: an unknown method or setting, or a value out of place.
     """
-    head, *settings = text.split()
+    head, *settings = checking.text("arm", text, most=200).split()
     method, _, argument = head.partition(":")
     if method not in METHODS:
-        raise ValueError(f"arm {text!r}: {method!r} is not one of {', '.join(METHODS)}")
-    kinds = {f.name: f.type for f in fields(Arm) if f.name not in ("name", "method", "argument")}
+        raise ValueError(f"arm {text!r}: {method!r} is not one of {', '.join(METHODS)}{nearest(method, METHODS)}")
     given: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if key not in kinds or not equals:
-            raise ValueError(
-                f"arm {text!r}: {setting!r} is not a setting; write NAME=VALUE, NAME of {', '.join(kinds)}"
-            )
-        convert = next((kind for kind in (int, float) if kind.__name__ in str(kinds[key])), str)
-        given[key] = convert(value)
+    for key, value in (parse_setting(text, setting) for setting in settings):
+        if key in given:
+            raise ValueError(f"arm {text!r}: {key} is set twice")
+        given[key] = value
     name = " ".join([head, *sorted(settings)])
     arm = Arm(name, method, argument, **given)
     complaint = next(complaints(arm), None)
@@ -119,11 +123,33 @@ def parse_arm(text: str) -> Arm:
     return arm
 
 
+def parse_setting(text: str, setting: str) -> tuple[str, Any]:
+    """Return the name and the value of a setting of the arm that is written `text`.
+
+    Raises:
+        ValueError: an unknown setting, or a value out of place.
+    """
+    key, _, written = setting.partition("=")
+    kinds = {f.name: str(f.type) for f in fields(Arm) if f.name not in ("name", "method", "argument")}
+    if key not in kinds or not written:
+        known = f"write NAME=VALUE, NAME of {', '.join(kinds)}{nearest(key, kinds)}"
+        raise ValueError(f"arm {text!r}: {setting!r} is not a setting; {known}")
+    convert = next((kind for kind in (int, float) if kind.__name__ in kinds[key]), str)
+    try:
+        value = convert(written)
+    except ValueError:
+        needed = "a whole number" if convert is int else "a number"
+        raise ValueError(f"arm {text!r}: {key}={written!r}; pass {needed}") from None
+    if key in checking.ARM:
+        checking.ARM[key](f"arm {text!r}: {key}", value)
+    return key, value
+
+
 def complaints(arm: Arm) -> Iterator[str]:
     """Yield what is wrong with an arm."""
     if arm.method == "svp" and not arm.argument:
         yield "name the network that chooses, as in svp:resnet8"
-    if arm.method == "prunefuse-v2" and not re.fullmatch("[1-9][0-9]*", arm.argument):
+    if arm.method == "prunefuse-v2" and not re.fullmatch("[1-9][0-9]{0,5}", arm.argument):
         yield "name the rounds between two syncs, as in prunefuse-v2:2"
     if arm.argument and arm.method not in ("svp", "prunefuse-v2"):
         yield f"{arm.method} takes nothing behind a colon"
@@ -131,18 +157,28 @@ def complaints(arm: Arm) -> Iterator[str]:
         yield f"start={arm.start}; choose {' or '.join(STARTS)}"
     if arm.warm not in ("", "continue", "shrink"):
         yield f"warm={arm.warm}; choose continue or shrink"
+    if arm.cross not in ("preserve", "copy") and not is_number(arm.cross):
+        yield f"cross={arm.cross}; choose preserve, copy or a number"
     if arm.target and arm.start == "fused" and arm.pruned:
         yield f"target={arm.target} cannot be fused with a proxy of another network; add start=scratch"
     if arm.subset and "subset=" in arm.subset:
         yield "subset= names an arm that has a subset of another itself"
 
 
+def is_number(text: str) -> bool:
+    """Return whether a text is a finite number."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What is compared with what; see `plans.PLANS` for ready ones.
+    """What is compared with what; see `plans.PLANS` for ready ones. Every value is checked, see `checking.PLAN`.
 
     Attributes:
-        name: what reports call it.
+        name: what reports call it, and the folder of its report.
         data: a name that `data.load` knows, an .npz file, or "folder:PATH" with PATH/train and PATH/val by class.
         size: pictures are averaged down to this many pixels where that divides; 0: as they are.
         train: training pictures used, the first ones; 0: all.
@@ -191,9 +227,15 @@ class Plan:
     parsed: tuple[Arm, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        whose = "a plan's"
+        for name, check in checking.PLAN.items():
+            check(f"{whose} {name}", getattr(self, name))
+            whose = f"plan {self.name}:"
         for name in ("budgets", "seeds", "arms", "references"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "parsed", tuple(parse_arm(text) for text in self.arms))
+        for text in (self.baseline, *self.references):
+            parse_arm(text)
         names = [arm.name for arm in self.parsed]
         if len({arm.slug for arm in self.parsed}) < len(names):
             raise ValueError(f"plan {self.name}: an arm stands there twice: {', '.join(names)}")
@@ -231,15 +273,45 @@ def read_plan(text: str, plans: dict[str, Plan]) -> Plan:
     """Return a ready plan by name, or the one in a .json file (fields of `Plan`; "like" names a plan to start from).
 
     Raises:
-        ValueError: no such plan or field.
+        ValueError: no such plan or field, or a value that a plan cannot have.
     """
     if text in plans:
         return plans[text]
     if not text.endswith(".json"):
-        raise ValueError(f"plan {text!r}: there are {', '.join(plans)}, or the path of a .json file")
-    given = json.loads(Path(text).read_text())
-    base = plans[given.pop("like")] if "like" in given else Plan(name=Path(text).stem)
-    unknown = sorted(set(given) - {f.name for f in fields(Plan) if f.init})
-    if unknown:
-        raise ValueError(f"{text}: a plan has no {', '.join(unknown)}")
+        raise ValueError(
+            f"plan {text!r}: there are {', '.join(plans)}, or the path of a .json file{nearest(text, plans)}"
+        )
+    given = read_fields(Path(text))
+    like = given.pop("like", None)
+    if like is not None and (not isinstance(like, str) or like not in plans):
+        raise ValueError(f"{text}: like={like!r}; there are {', '.join(plans)}{nearest(str(like), plans)}")
+    known = [f.name for f in fields(Plan) if f.init]
+    for name in sorted(set(given) - set(known)):
+        raise ValueError(f"{text}: a plan has no {name}{nearest(name, known) or '; it has ' + ', '.join(known)}")
+    base = Plan(name=Path(text).stem) if like is None else plans[like]
     return replace(base, **{"name": Path(text).stem, **given})
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """Return what the file of a plan holds.
+
+    Raises:
+        ValueError: it is no JSON object, or a name stands there twice.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        twice = [name for place, name in enumerate(names) if name in names[:place]]
+        if twice:
+            raise ValueError(f"{twice[0]!r} stands there twice")
+        return dict(pairs)
+
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+    except OSError as error:
+        raise ValueError(f"plan {str(path)!r} cannot be read: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"plan {str(path)!r} is no plan: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"plan {str(path)!r} is no plan: an object with fields of a plan is needed, not {found!r:.80}")
+    return found

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from checking import REPORT
 from compare import Difference, Results, first_reaching
+from lines import replace_text
 from pictures import draw_all
 from plan import Plan, parse_arm
-from records import Store, replace_text
+from records import Store
 
 POLICY = {
     "random": "`random`: random labels, the dense network trained on them from its initial weights",
@@ -30,7 +32,7 @@ def write_report(plan: Plan, store: Store) -> str:
     text = "\n\n".join(part for part in parts if part)
     pictures = draw_all(results, folder)
     text += "\n\n" + "\n\n".join(f"![{caption}]({name}.png)" for name, caption in pictures.items())
-    replace_text(folder / "report.md", text.rstrip())
+    replace_text(folder / REPORT, text.rstrip() + "\n")
     return text
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import time
 from dataclasses import fields, replace
@@ -24,9 +23,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from cells import Bench, remove_state
+from cells import Bench
+from door import check_data, check_files, check_plans
 from plan import Plan, read_plan, subset_of
 from plans import GROUPS, PLANS
+from processes import end_with_parent, run_side_by_side
 from records import Store
 from report import write_report
 from sources import source
@@ -38,16 +39,27 @@ WAIT = 2.0  # seconds until one looks again whether another process has got furt
 def main(argv: list[str] | None = None) -> None:
     """Do what is left of each plan, then write its report."""
     args = arguments(argv)
-    store = Store(Path(args.out))
-    for plan in asked(args):
-        store.open(plan)
-        if not (args.report or args.jobs > 1):
-            work(plan, store, args)
+    if args.attached:
+        end_with_parent()
+    plans, store = asked(args), Store(Path(args.out))
+    if store.check(plans[0]):
+        store.open(plans[0])  # an older folder is taken over, what died there is swept
     if args.jobs > 1 and not args.report:
         in_processes(args, argv if argv is not None else sys.argv[1:])
+    elif not args.report:
+        for plan in plans:
+            work(plan, store, args)
     if not args.worker:
-        for plan in asked(args):
-            print(write_report(plan, store), end="\n\n")
+        for plan in plans:
+            print(reported(plan, store), end="\n\n")
+
+
+def reported(plan: Plan, store: Store) -> str:
+    """Put the lines of a plan that is done in order, and write its report."""
+    store.open(plan)
+    store.finish(plan)
+    with store.locked():
+        return write_report(plan, store)
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -58,10 +70,11 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", help="folder for records and report (default: paper-PLAN)")
     parser.add_argument("--root", default="data", help="folder with the pictures, or where to download them")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, ...")
-    parser.add_argument("--threads", type=int, default=1, help="of torch, in each process (default: 1)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes to work in (default: 1)")
+    parser.add_argument("--threads", type=positive, default=1, help="of torch, in each process (default: 1)")
+    parser.add_argument("--jobs", type=positive, default=1, help="processes to work in (default: 1)")
     parser.add_argument("--report", action="store_true", help="only write the report of what is there")
     parser.add_argument("--worker", action="store_true", help="write no report")
+    parser.add_argument("--attached", action="store_true", help=argparse.SUPPRESS)  # end when standard input does
     for field in fields(Plan):
         if field.init and field.name not in ("name", "note"):
             kind = type(field.default)
@@ -73,32 +86,37 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def positive(text: str) -> int:
+    """Return the whole number from 1 that a text is."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; pass a whole number from 1")
+    return int(text)
+
+
 def asked(args: argparse.Namespace) -> list[Plan]:
-    """Return the plans, with what was given on the command line."""
+    """Return the plans, with what was given on the command line.
+
+    Raises:
+        ValueError: one of them cannot be run, or not beside the others.
+    """
     changes: dict[str, Any] = {
         field.name: getattr(args, field.name)
         for field in fields(Plan)
         if field.name not in ("name", "note") and getattr(args, field.name, None) is not None
     }
     names = [name for given in args.plan for name in GROUPS.get(given, [given])]
-    return [replace(read_plan(name, PLANS), **changes) for name in names]
+    plans = [replace(read_plan(name, PLANS), **changes) for name in names]
+    check_plans(plans)
+    for plan in plans if not args.report else ():
+        check_files(plan)
+    return plans
 
 
 def in_processes(args: argparse.Namespace, argv: list[str]) -> None:
-    """Work on the plan in several processes; one that fails stops all."""
-    command = [sys.executable, str(HERE / "run.py"), *argv, "--jobs", "1", "--worker"]
+    """Work on the plans in several processes."""
+    command = [sys.executable, str(HERE / "run.py"), *argv, "--jobs", "1", "--worker", "--attached"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
-    running = [subprocess.Popen(command, env=environment) for _ in range(args.jobs)]
-    try:
-        while any(process.poll() is None for process in running):
-            if any(process.poll() not in (None, 0) for process in running):
-                raise SystemExit("a process failed, see above; what is done is kept, run the same command to go on")
-            time.sleep(0.5)
-    finally:
-        for process in running:
-            process.terminate()
-    if any(process.returncode for process in running):
-        raise SystemExit("a process failed, see above; what is done is kept, run the same command to go on")
+    run_side_by_side(command, args.jobs, environment)
 
 
 def work(plan: Plan, store: Store, args: argparse.Namespace) -> None:
@@ -107,20 +125,23 @@ def work(plan: Plan, store: Store, args: argparse.Namespace) -> None:
     # Arms that take the labels of others come last, so that these are there.
     units = [(arm, seed) for seed in plan.seeds for arm in sorted(plan.parsed, key=lambda arm: bool(arm.subset))]
     bench = None
+    if any(store.done(arm, seed, plan.rounds) < plan.rounds for arm, seed in units):
+        data = source(plan, args.root)
+        check_data(plan, data)
+        bench = Bench(plan, store, data, args.device)
+    store.open(plan)
     while True:
         waiting = moved = False
         for arm, seed in units:
-            if store.done(arm, seed, plan.rounds) == plan.rounds:
+            if store.done(arm, seed, plan.rounds) == plan.rounds and not store.state(arm, seed).exists():
                 continue
-            with store.claimed(arm, seed) as mine:
-                if not mine:
+            with store.claimed(arm, seed, plan.rounds) as mine:
+                if not mine or bench is None:
                     continue
-                bench = bench or Bench(plan, store, source(plan, args.root), args.device)
                 before, start = store.done(arm, seed, plan.rounds), time.perf_counter()
                 done = bench.run(arm, seed)
                 moved, waiting = moved or done > before, waiting or done < plan.rounds
-                if done == plan.rounds:
-                    remove_state(store.state(arm, seed))
+                if before < done == plan.rounds:
                     taken = time.perf_counter() - start
                     print(f"{arm.name}, seed {seed}: {done - before} rounds in {taken:.0f} s", flush=True)
         if not waiting:
@@ -140,7 +161,7 @@ def look_for_others(plan: Plan, store: Store, units: list[Any]) -> None:
         if not arm.subset or store.done(arm, seed, plan.rounds) == plan.rounds:
             continue
         other = plan.arm(subset_of(arm))
-        with store.claimed(other, seed) as free:
+        with store.claimed(other, seed, plan.rounds) as free:
             if free and store.done(other, seed, plan.rounds) < plan.rounds:
                 raise SystemExit(f"{arm.name}, seed {seed}: {other.name} has not got far enough and nobody is at it")
 

@@ -115,11 +115,16 @@ class Draw:
     probes: np.ndarray
 
 
+def pool_size(plan: Plan, rows: int) -> tuple[int, int]:
+    """Return how many rows a seed draws, and how many of these are never labelled."""
+    n = min(plan.pool or rows, rows)
+    return n, min(PROBES, n // 10)
+
+
 def draw(plan: Plan, rows: int, seed: int) -> Draw:
     """Return the rows of a seed."""
     order = np.random.default_rng(seed).permutation(rows)
-    n = min(plan.pool or rows, rows)
-    probes = min(PROBES, n // 10)
+    n, probes = pool_size(plan, rows)
     pool = order[: n - probes]
     return Draw(pool, pool[: plan.labels(n)[0]], order[n - probes : n])
 

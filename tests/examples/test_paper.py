@@ -26,7 +26,7 @@ import report
 import run
 from plan import Plan, parse_arm, read_plan
 from plans import PLANS
-from records import Store, write_once
+from records import Store
 
 PAPER = Path(__file__).parents[2] / "examples" / "paper"
 ARMS = ("random", "dense-reinit", "svp:mlp/2", "prunefuse-v1", "prunefuse-v2:2")
@@ -34,8 +34,9 @@ TINY = ["digits", "--network", "mlp", "--epochs", "2", "--test", "150", "--pool"
 TINY += ["--seeds", "0", "1", "--lr", "0.05", "--device", "cpu"]
 
 
-def records(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted((folder / "records").rglob("*.json"))}
+def records(folder: Path) -> list[bytes]:
+    path = folder / "records.jsonl"
+    return path.read_bytes().splitlines(keepends=True) if path.exists() else []
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +54,19 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PAPER.par
 
 
 def test_every_arm_seed_and_round_is_written_once_and_nothing_else(done):
-    found = set(records(done))
-    slugs = [parse_arm(arm).slug for arm in ARMS]
-    assert found == {f"records/{slug}/{seed}/{r}.json" for slug in slugs for seed in (0, 1) for r in range(3)}
-    assert not list(done.rglob("*.safetensors"))
+    cells = [(arm, seed, number) for arm in sorted(ARMS) for seed in (0, 1) for number in range(3)]
+    for name in ("records.jsonl", "timings.jsonl"):
+        entries = [json.loads(line) for line in (done / name).read_text().splitlines()]
+        assert [(entry["arm"], entry["seed"], entry["round"]) for entry in entries] == cells
+    files = {"plan.json", "records.jsonl", "timings.jsonl", ".lock", "digits"}
+    assert {path.name for path in done.iterdir()} == files
 
 
 def test_killed_at_any_moment_it_ends_in_the_same_bytes(done, tmp_path):
     folder = tmp_path / "killed"
     for wanted in (1, 8, 17):  # records when it is killed, not waiting for one to be whole
         process = subprocess.Popen(command(folder), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-        while process.poll() is None and len(list(folder.glob("records/*/*/*.json"))) < wanted:
+        while process.poll() is None and len(records(folder)) < wanted:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -72,6 +75,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bytes(done, tmp_path):
         assert path.stat().st_size  # there was something to go on from
     subprocess.run(command(folder), env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
     assert records(folder) == records(done)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in done.iterdir()}
 
 
 def test_several_processes_do_what_one_does(done, tmp_path):
@@ -85,9 +89,10 @@ def test_several_processes_do_what_one_does(done, tmp_path):
 
 
 def test_a_finished_plan_does_nothing_again(done, capsys):
-    before = {path: path.stat().st_mtime_ns for path in (done / "records").rglob("*.json")}
-    run.main([*TINY, "--out", str(done), "--arms", *ARMS])
-    assert {path: path.stat().st_mtime_ns for path in (done / "records").rglob("*.json")} == before
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in done.glob("*.json*")}
+    run.main([*TINY, "--out", str(done), "--arms", *ARMS, "--root", "nowhere"])
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in done.glob("*.json*")} == before
+    assert len(before) == 3
     assert " rounds in " not in capsys.readouterr().out
 
 
@@ -107,8 +112,10 @@ def test_plans_of_one_setup_share_records(done, capsys):
 
 
 def test_a_round_is_never_overwritten(done):
-    with pytest.raises(FileExistsError, match="two processes have done the same round"):
-        write_once(next((done / "records").rglob("*.json")), "{}")
+    store, arm, before = Store(done), parse_arm(ARMS[0]), records(done)
+    with pytest.raises(FileExistsError, match=r"has round 0 of random, seed 0, already: two processes have done"):
+        store.write(arm, 0, 0, store.record(arm, 0, 0), {})
+    assert records(done) == before
 
 
 def test_arms_of_a_seed_start_alike_and_never_label_twice(done):
@@ -128,8 +135,10 @@ def test_the_report_says_what_the_records_say(done):
     (done / "digits" / "report.md").unlink()
     run.main([*TINY, "--out", str(done), "--arms", *ARMS, "--report", "--root", "nowhere"])
     text = (done / "digits" / "report.md").read_text()
-    values = [json.loads((done / f"records/prunefuse-v1/{s}/2.json").read_text())["accuracy"] for s in (0, 1)]
-    base = [json.loads((done / f"records/dense-reinit/{s}/2.json").read_text())["accuracy"] for s in (0, 1)]
+    values, base = (
+        [Store(done).record(parse_arm(arm), seed, 2)["accuracy"] for seed in (0, 1)]
+        for arm in ("prunefuse-v1", "dense-reinit")
+    )
     assert f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f} |" in text
     assert "n.s." in text
     assert f"{100 * np.mean(np.subtract(values, base)):+.1f} ± " in text
@@ -198,8 +207,10 @@ def test_seconds_are_compared_on_one_kind_of_device_alone(done, tmp_path):
     shutil.copytree(done, folder)
     shares = []
     for device in (None, "another GPU"):
-        for path in folder.glob("timings/prunefuse-v1/*/*.json") if device else ():
-            path.write_text(json.dumps({**json.loads(path.read_text()), "device": device}))
+        timings = [json.loads(line) for line in (folder / "timings.jsonl").read_text().splitlines()]
+        for timing in timings if device else ():
+            timing["device"] = device if timing["arm"] == "prunefuse-v1" else timing["device"]
+        (folder / "timings.jsonl").write_text("".join(json.dumps(timing) + "\n" for timing in timings))
         run.main([*TINY, "--out", str(folder), "--arms", *ARMS, "--report"])
         text = (folder / "digits" / "report.md").read_text()
         costs = text[text.index("## Costs") :].splitlines()
@@ -277,7 +288,8 @@ def test_scorers_that_read_the_training_see_it_in_every_arm(tmp_path):
     arms = [arm.replace("resnet8/2", "mlp/2") for arm in asked]
     assert len(arms) == 9
     run.main([*TINY, "--seeds", "0", "--out", str(tmp_path), "--arms", *arms, "--baseline", arms[0]])
-    costs = [row for p in tmp_path.glob("records/*/0/*.json") for row in json.loads(p.read_text())["costs"]]
+    costs = [row for line in records(tmp_path) for row in json.loads(line)["costs"]]
+    assert costs
     assert not [row for row in costs if row["stage"] == "retrain_proxy"]  # it was watched as it happened
 
 

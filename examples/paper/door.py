@@ -1,0 +1,106 @@
+"""Refuses what cannot be run before anything is written: what `checking` cannot tell from a value alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from arms import selector_options, trainer_changes
+from checking import nearest
+from networks import NETWORKS
+from plan import Arm, Plan
+from sources import Source, pool_size, trainer
+from torch import nn
+
+from prunefuse_al import PrunedProxySelector, TorchTrainer, prune
+
+
+def check_plans(plans: Sequence[Plan]) -> None:
+    """Raise `ValueError` unless all these plans can be run into one folder."""
+    for place, plan in enumerate(plans):
+        if plan.name in [other.name for other in plans[:place]]:
+            raise ValueError(f"plan {plan.name} is asked for twice")
+        now, first = plan.setup(), plans[0].setup()
+        changed = [f"{name} is {now[name]}, not {first[name]}" for name in now if now[name] != first[name]]
+        if changed:
+            raise ValueError(
+                f"plans {plans[0].name} and {plan.name} are of different set-ups: {'; '.join(changed)}. Run them one "
+                "by one, each with its own --out"
+            )
+        for arm in plan.parsed:
+            check_arm(plan, arm)
+
+
+def check_arm(plan: Plan, arm: Arm) -> None:
+    """Raise `ValueError` unless the library takes the settings of an arm, and there are its networks."""
+    try:
+        check_settings(plan, arm)
+        for name in (plan.network, arm.argument if arm.method == "svp" else "", arm.target):
+            check_network(name)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"plan {plan.name}, arm {arm.name!r}: {error}") from error
+
+
+def check_settings(plan: Plan, arm: Arm) -> None:
+    """Make what the arm is run with, but for its networks and data."""
+    labels = plan.labels(plan.pool or plan.train or 10**6)
+    choosing, finishing = (
+        trainer(plan, (None, None), TorchTrainer, "cpu", **changes) for changes in trainer_changes(plan, arm)
+    )
+    options = selector_options(plan, arm, plan.seeds[0], labels)
+    with torch.random.fork_rng(devices=[]):
+        network = nn.Sequential(nn.Linear(1, 4), nn.Linear(4, 1))
+    PrunedProxySelector(network, trainer=choosing, target_trainer=finishing, **options)
+    if arm.importance not in ("l2", "taylor", "hessian"):  # the last two need labelled data
+        prune(network, torch.zeros(1, 1), importance=arm.importance)
+
+
+def check_network(name: str) -> None:
+    """Raise `ValueError` unless a network can be called so; torchvision's are looked up when they are built."""
+    base, _, narrow = name.partition("/")
+    known = base in NETWORKS and re.fullmatch("|[1-9]|1[0-6]", narrow) is not None and not name.endswith("/")
+    if name and not known and not re.fullmatch(r"torchvision:\w+", name):
+        raise ValueError(
+            f"network {name!r}: there are {', '.join(NETWORKS)}, each also as NAME/2 to NAME/16, or torchvision:NAME"
+            f"{nearest(base, NETWORKS)}"
+        )
+
+
+def check_files(plan: Plan) -> None:
+    """Raise `ValueError` unless the files and folders are there that a plan reads."""
+    path = Path(plan.data.removeprefix("folder:"))
+    if plan.data.startswith("folder:"):
+        missing = [str(path / part) for part in ("train", "val") if not (path / part).is_dir()]
+    else:
+        missing = [plan.data] if plan.data.endswith(".npz") and not path.is_file() else []
+    missing += [arm.checkpoint for arm in plan.parsed if arm.checkpoint and not Path(arm.checkpoint).is_file()]
+    if missing:
+        raise ValueError(f"plan {plan.name}: there is no {' and no '.join(dict.fromkeys(missing))}")
+
+
+def check_data(plan: Plan, data: Source) -> None:
+    """Raise `ValueError` unless the pictures are enough for the plan's labels, and its networks fit them."""
+    n, probes = pool_size(plan, data.rows)
+    labels = plan.labels(n)
+    if sorted({0, *labels, n - probes + 1}) != [0, *labels, n - probes + 1]:
+        raise ValueError(
+            f"plan {plan.name}: first={plan.first:g}, budgets={plan.budgets} are {labels} labels; they have to grow "
+            f"from 1 to at most {n - probes:,}, of {n:,} pictures of which {probes} are never labelled"
+        )
+    asked = {(plan.network, arm.checkpoint) for arm in plan.parsed}
+    asked |= {(name, "") for arm in plan.parsed for name in (arm.argument if arm.method == "svp" else "", arm.target)}
+    for name, checkpoint in sorted(asked):
+        if name:
+            check_fit(data, name, checkpoint)
+
+
+def check_fit(data: Source, name: str, checkpoint: str) -> None:
+    """Raise `ValueError` unless a network can be made for these pictures and takes them."""
+    network = data.network(name, 0, checkpoint).eval()
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, *data.shape))
+    except RuntimeError as error:
+        raise ValueError(f"network {name!r} does not take pictures {list(data.shape)}: {error}") from error
