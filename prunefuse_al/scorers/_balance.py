@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import BudgetError, InputError
 from ..types import PointScorer, RngLike, Selection, Signals, as_rng
-from ._combine import one_rng, part_of
+from ._combine import logits_read, one_rng, part_of
 from ._dynamics import dynamics_of
 from ._select import check_k, read_labels, rows_of, select_top
 
@@ -55,6 +55,11 @@ class _ByLabel:
     def needs(self) -> frozenset[str]:
         """What the scorer reads, and labels."""
         return frozenset(self.scorer.needs | {"labels"})
+
+    @property
+    def outputs(self) -> str:
+        """What logits the scorer reads, see `Scorer.needs`."""
+        return logits_read(self.scorer)
 
     @property
     def dynamics(self) -> frozenset[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..types import PointScorer, RngLike, Selection, Signals
-from ._combine import part_of
+from ._combine import logits_read, part_of
 from ._dynamics import dynamics_of
 from ._select import check_k, select_top
 
@@ -79,6 +79,11 @@ class CostAware:
     def needs(self) -> frozenset[str]:
         """What the scorer reads."""
         return frozenset(self.scorer.needs)
+
+    @property
+    def outputs(self) -> str:
+        """What logits the scorer reads, see `Scorer.needs`."""
+        return logits_read(self.scorer)
 
     @property
     def dynamics(self) -> frozenset[str]:

@@ -13,6 +13,7 @@ from torch import nn
 from ..channel_map import ChannelMap, check_cross
 from ..data import as_dataset
 from ..errors import InputError
+from ..outputs import Outputs, of_trainer
 from ..pruning import GlobalScope
 from ..storage import check_storage
 from ..training.distillation import Distillation
@@ -73,11 +74,19 @@ class Options:
             object.__setattr__(self, "recalibration_data", as_dataset(self.recalibration_data))  # refused at the door
         if self.fine_tune_lr_scale is not None and not 0 < self.fine_tune_lr_scale < float("inf"):
             raise InputError(f"fine_tune_lr_scale={self.fine_tune_lr_scale!r}; pass a factor above 0, or None")
+        self._check_outputs(of_trainer(self.trainer), of_trainer(self.target_trainer))
         if self.progressive is not None:
             self._check_progressive(self.progressive)
         check_warm(self.warm_start, self.trainer)
         check_cross(self.cross)
         check_storage(self.features_dtype, self.features_path)
+
+    def _check_outputs(self, proxy: Outputs | None, target: Outputs | None) -> None:
+        if proxy is not None and target is not None and proxy.kind != target.kind:
+            raise InputError(
+                f"trainer trains networks whose outputs are {proxy.name!r} and target_trainer= such with "
+                f"{target.name!r}, which nobody could read alike: give both a loss of the same kind of labels"
+            )
 
     def _check_progressive(self, progressive: ProgressivePruning) -> None:
         if not isinstance(progressive, ProgressivePruning):
