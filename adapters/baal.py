@@ -29,7 +29,7 @@ from torch.utils.data import Dataset, default_collate
 from prunefuse_al.adapters import require_host
 from prunefuse_al.data import as_dataset, labels_of, subset
 from prunefuse_al.errors import InputError
-from prunefuse_al.forward import as_logits
+from prunefuse_al.outputs import as_logits
 from prunefuse_al.scorers import get_scorer
 from prunefuse_al.selector import PrunedProxySelector
 from prunefuse_al.selector.ratios import PruningRatio

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from prunefuse_al.adapters import require_host
 from prunefuse_al.errors import InputError
-from prunefuse_al.forward import as_logits, logits_of, settled
+from prunefuse_al.forward import logits_of, settled
+from prunefuse_al.outputs import as_logits
 from prunefuse_al.precision import home_device
 from prunefuse_al.rng import isolated_rng
 from prunefuse_al.signals import read_batch

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from prunefuse_al.adapters import require_host
 from prunefuse_al.errors import InputError, NotFittedError
 from prunefuse_al.estimator import PruneFuseEstimator
-from prunefuse_al.forward import as_logits
+from prunefuse_al.outputs import as_logits
 from prunefuse_al.scorers import get_scorer
 from prunefuse_al.selector.scoring import select_known
 from prunefuse_al.types import RngLike, Scorer, Signals

@@ -103,38 +103,90 @@ def _native(array: np.ndarray[Any, Any]) -> Tensor:
 
 
 def as_labels(y: Any, n: int) -> Tensor:
-    """Return labels as int64 [n], or soft targets as float [n ...]."""
+    """Return labels as int64 [n], or [n ...] of several a row, or what is floating in its own shape and type.
+
+    Integers [n 1] are numbers of classes, [n]; floating numbers [n 1] are as many as a network with one output gives.
+    """
     labels = y.detach().cpu() if isinstance(y, Tensor) else np.asarray(y)
+    if np.ma.is_masked(y):
+        raise InputError(
+            f"labels are masked in {describe_rows(_rows_with(np.ma.getmaskarray(y)), len(y))}: drop these rows"
+        )
     if isinstance(labels, np.ndarray):
+        refuse_missing(labels)
         if labels.dtype.kind not in "fiub":
             raise InputError(
                 f"labels have dtype {labels.dtype}; integers 0..C-1 are needed: encode them "
                 "(sklearn.preprocessing.LabelEncoder), or use PruneFuseEstimator, which does"
             )
         labels = _native(labels)
+    if labels.is_complex():
+        raise InputError(f"labels have dtype {labels.dtype}; integers 0..C-1, or real numbers, are needed")
     if labels.ndim == 0 or len(labels) != n:
         raise InputError(f"X has {n} rows and y has {len(labels) if labels.ndim else 'no'} rows; they must match")
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    return labels if labels.is_floating_point() else labels.to(torch.int64)
+    if labels.is_floating_point():
+        return labels
+    return (labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels).to(torch.int64)
+
+
+def refuse_missing(labels: np.ndarray[Any, Any]) -> None:
+    """Raise `InputError` where objects among labels [n ...] are None, naming the rows."""
+    if labels.dtype.kind != "O" or labels.ndim == 0:
+        return
+    missing = _rows_with(np.equal(labels, None))
+    if len(missing):
+        raise InputError(
+            f"labels are None in {describe_rows(missing, len(labels))}: what is not labelled cannot be trained on; "
+            "drop these rows"
+        )
+
+
+def _rows_with(found: Any) -> Tensor:
+    """Return the rows, int64 [m], in which any of bool [n ...] is true."""
+    return torch.from_numpy(np.flatnonzero(np.asarray(found, dtype=bool).reshape(len(found), -1).any(1)))
 
 
 def as_weights(sample_weight: Any, n: int) -> Tensor:
-    """Return sample weights as float64 [n], finite and >= 0."""
-    given = sample_weight.detach().cpu() if isinstance(sample_weight, Tensor) else sample_weight
+    """Return sample weights as float64 [n], finite, 0 or within `WEIGHTS`."""
+    given = sample_weight.detach().cpu() if isinstance(sample_weight, Tensor) else np.asarray(sample_weight)
+    if isinstance(given, np.ndarray) and given.dtype.kind not in "fiub":
+        raise InputError(f"sample_weight has dtype {given.dtype}; one number for each of {n} rows is needed")
     weights = torch.from_numpy(np.require(given, np.float64, "W"))
     if weights.shape != (n,):
         raise InputError(f"sample_weight has shape {tuple(weights.shape)}; one weight for each of {n} rows is needed")
-    bad = (~torch.isfinite(weights) | (weights < 0)).nonzero().flatten()
-    if len(bad):
-        raise InputError(
-            f"sample_weight is negative or not finite in {describe_rows(bad, n)}; weights must be finite and >= 0"
-        )
+    check_weights(weights, torch.arange(n), n)
     if not weights.any():
         raise InputError(
             f"sample_weight is zero in all {n:,} rows; at least one must be above 0"
         )  # as scikit-learn asks
     return weights
+
+
+WEIGHTS = (1e-30, 1e30)
+"""The smallest weight above 0 and the largest one: sums of them, and of their products with losses, stay finite."""
+
+
+def check_weights(weights: Tensor, rows: Tensor, total: int) -> None:
+    """Raise `InputError` unless the weights [n] of `rows` can be used.
+
+    Args:
+        weights: numbers.
+        rows: of data of `total` rows, int64 [n].
+        total: rows there are.
+    """
+    weights, (least, most) = weights.reshape(len(rows), -1).amax(1).cpu(), WEIGHTS
+    bad = (~torch.isfinite(weights) | (weights < 0)).nonzero().flatten()
+    if len(bad):
+        raise InputError(
+            f"sample_weight is negative or not finite in {describe_rows(rows[bad], total)}; "
+            "weights must be finite and >= 0"
+        )
+    far = ((weights > most) | ((weights > 0) & (weights < least))).nonzero().flatten()
+    if len(far):
+        raise InputError(
+            f"sample_weight is {float(weights[far[0]]):g} in {describe_rows(rows[far], total)}, and single "
+            f"precision holds no sums of weights outside {least:g} to {most:g}: divide all by the largest"
+        )
 
 
 def nonfinite_rows(x: Any) -> Tensor:

@@ -13,16 +13,25 @@ from .types import Signals
 
 _C, _D, _T, _M = 5, 6, 3, 9
 _DYNAMICS = ("aum", "correct", "el2n", "forgetting", "grand", "moso")
-FIELDS = frozenset(field.name for field in fields(Signals)) - {"indices"}
+FIELDS = frozenset(field.name for field in fields(Signals)) - {"indices", "outputs"}
 _NETWORK = ("logits", "mc_logits", "features", "labelled_features", "labelled_logits")  # what comes in half precision
 BY_PASS = "mc_logits"  # its rows are its second dimension, [t n c]
-SHARED = ("labelled_features", "labelled_logits")  # have rows of their own, [m d] and [m c]
+SHARED = ("labelled_features", "labelled_logits", "labelled_labels")  # have rows of their own, [m d] and [m c]
+INTEGERS = frozenset({"labels", "labelled_labels"})
 
 
 def example_signals(
-    needs: frozenset[str], *, n: int = 40, dtype: torch.dtype = torch.float32, classes: int = _C
+    needs: frozenset[str],
+    *,
+    n: int = 40,
+    dtype: torch.dtype = torch.float32,
+    classes: int = _C,
+    outputs: str | None = None,
 ) -> Signals:
-    """Return random signals with exactly the fields in `needs`, for `n` candidates with scattered indices."""
+    """Return random signals with exactly the fields in `needs`, for `n` candidates with scattered indices.
+
+    `outputs` is what the logits are said to be: "softmax" or "sigmoid", see `Signals`; the numbers are the same.
+    """
     rng = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -36,14 +45,15 @@ def example_signals(
         "dynamics": {name: normal(n) for name in _DYNAMICS},
         "labelled_features": normal(_M, _D),
         "labelled_logits": 3 * normal(_M, classes),
+        "labelled_labels": torch.randint(2, (_M, classes), generator=rng),
     }
     indices = torch.randperm(10 * n, generator=rng)[:n]
-    return Signals(indices, **{name: made[name] for name in needs})
+    return Signals(indices, **{name: made[name] for name in needs}, outputs=outputs)
 
 
-def degenerate_signals(needs: frozenset[str], n: int) -> dict[str, Signals]:
+def degenerate_signals(needs: frozenset[str], n: int, *, outputs: str | None = None) -> dict[str, Signals]:
     """Return signals at the edges of what is allowed, by what is special about them."""
-    plain = example_signals(needs, n=n)
+    plain = example_signals(needs, n=n, outputs=outputs)
 
     def with_rows(rows: Tensor) -> Signals:
         return replace(take_rows(plain, rows), indices=plain.indices)
@@ -54,8 +64,8 @@ def degenerate_signals(needs: frozenset[str], n: int) -> dict[str, Signals]:
         "all zeros, one class": map_fields(plain, lambda _, values: torch.zeros_like(values)),
         "half precision": map_fields(plain, lambda name, values: values.half() if name in _NETWORK else values),
         "logits of +-1e4": map_fields(plain, lambda name, v: 1e4 * v.sign() if name.endswith("logits") else v),
-        "two classes": example_signals(needs, n=n, classes=2),
-        "1,000 classes": example_signals(needs, n=n, classes=1000),
+        "two classes": example_signals(needs, n=n, classes=2, outputs=outputs),
+        "1,000 classes": example_signals(needs, n=n, classes=1000, outputs=outputs),
     }
 
 

@@ -152,11 +152,6 @@ def logits_of(output: Any) -> Tensor:
     raise InputError(f"the network returned {type(output).__name__} without a tensor in it; it must return logits")
 
 
-def as_logits(probabilities: Tensor) -> Tensor:
-    """Return logits whose softmax gives `probabilities` [n c] back: their logarithms, finite also for 0."""
-    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
-
-
 @contextmanager
 def explained(model: nn.Module, x: Any) -> Iterator[None]:
     """Turn torch's complaint about a batch into an `InputError` with its shapes, keeping the cause."""

@@ -16,6 +16,7 @@ from . import scorers
 from .errors import BudgetError, NonFiniteError
 from .example_signals import (
     FIELDS,
+    INTEGERS,
     SHARED,
     degenerate_signals,
     example_signals,
@@ -38,11 +39,11 @@ def _declares_known_needs(scorer: Scorer) -> None:
 
 def _picks_exactly_k(scorer: Scorer) -> None:
     for n, k in ((_N, _K), (_N, 1), (_N, _N), (1, 1)):
-        _expect_k_of(scorer, example_signals(scorer.needs, n=n), k, f"k={k} of n={n}")
+        _expect_k_of(scorer, _example(scorer, n=n), k, f"k={k} of n={n}")
 
 
 def _handles_degenerate_inputs(scorer: Scorer) -> None:
-    for what, signals in degenerate_signals(scorer.needs, _N).items():
+    for what, signals in degenerate_signals(scorer.needs, _N, outputs=_kind(scorer)).items():
         if isinstance(scorer, PointScorer):
             _expect_scores(scorer.score(signals), what)
         for k in (1, _K, _N):
@@ -51,7 +52,7 @@ def _handles_degenerate_inputs(scorer: Scorer) -> None:
 
 def _renaming_renames(scorer: Scorer) -> None:
     """New names run the other way: neither their size nor their order may matter."""
-    signals = example_signals(scorer.needs)
+    signals = _example(scorer)
     highest = int(signals.indices.max())
     renamed = replace(signals, indices=highest - signals.indices)
     want = [highest - index for index in _picks(scorer, signals)]
@@ -60,7 +61,7 @@ def _renaming_renames(scorer: Scorer) -> None:
 
 def _row_order_is_irrelevant(scorer: Scorer) -> None:
     """Exactly where nothing is drawn; else each sample must be picked as often, whatever row it is in."""
-    signals = example_signals(scorer.needs)
+    signals = _example(scorer)
     reversed_ = take_rows(signals, torch.arange(_N - 1, -1, -1))
     drawn = {frozenset(_picks(scorer, signals, rng=seed)) for seed in range(4)}
     if len(drawn) == 1:
@@ -77,13 +78,13 @@ def _row_order_is_irrelevant(scorer: Scorer) -> None:
 
 
 def _same_seed_same_picks(scorer: Scorer) -> None:
-    signals = example_signals(scorer.needs)
+    signals = _example(scorer)
     expect(_picks(scorer, signals) == _picks(scorer, signals), "two calls with the same rng gave different picks")
 
 
 def _takes_any_rng(scorer: Scorer) -> None:
     """Each kind of `RngLike`, made anew for each call."""
-    signals = example_signals(scorer.needs)
+    signals = _example(scorer)
     kinds: dict[str, Callable[[], Any]] = {
         "a NumPy Generator": lambda: np.random.default_rng(3),
         "a RandomState": lambda: np.random.RandomState(3),
@@ -96,7 +97,7 @@ def _takes_any_rng(scorer: Scorer) -> None:
 
 
 def _leaves_inputs_alone(scorer: Scorer) -> None:
-    signals = example_signals(scorer.needs)
+    signals = _example(scorer)
     tensors = tensors_of(signals)
     before = {name: (tensor.clone(), tensor._version) for name, tensor in tensors.items()}
     _picks(scorer, signals)
@@ -106,23 +107,23 @@ def _leaves_inputs_alone(scorer: Scorer) -> None:
 
 def _accepts_read_only_inputs(scorer: Scorer) -> None:
     """Tensors made in inference mode refuse to be written to outside it."""
-    signals = example_signals(scorer.needs)
+    signals = _example(scorer)
     with torch.inference_mode():
         locked = map_fields(replace(signals, indices=signals.indices.clone()), lambda _, values: values.clone())
     expect(_picks(scorer, locked) == _picks(scorer, signals), "read-only inputs changed the picks")
 
 
 def _reads_only_declared_needs(scorer: Scorer) -> None:
-    signals = example_signals(scorer.needs)
-    noise = poisoned(example_signals(FIELDS), FIELDS, None, float("nan"))
+    signals = _example(scorer)
+    noise = poisoned(example_signals(FIELDS, outputs=_kind(scorer)), FIELDS, None, float("nan"))
     with_noise = replace(noise, indices=signals.indices, **{name: getattr(signals, name) for name in scorer.needs})
     expect(_picks(scorer, signals) == _picks(scorer, with_noise), "signals outside `needs` changed the picks")
 
 
 def _refuses_non_finite(scorer: Scorer) -> None:
-    for name in sorted(scorer.needs - {"labels"}):
+    for name in sorted(scorer.needs - INTEGERS):
         for value in (float("nan"), float("inf"), -float("inf")):
-            signals = example_signals(scorer.needs)
+            signals = _example(scorer)
             bad = poisoned(signals, frozenset({name}), 3, value)
             message = _refusal(scorer, bad, _K, NonFiniteError, f"{value} in {name}")
             index = str(int(signals.indices[3]))
@@ -130,29 +131,31 @@ def _refuses_non_finite(scorer: Scorer) -> None:
 
 
 def _refuses_bad_budgets(scorer: Scorer) -> None:
-    signals = example_signals(scorer.needs)
+    signals = _example(scorer)
     for k in (_N + 1, 0, -1):
         message = _refusal(scorer, signals, k, BudgetError, f"k={k} of {_N}")
         expect(str(k) in message and str(_N) in message, f"error must name k={k} and n={_N}: {message}")
-    _refusal(scorer, example_signals(scorer.needs, n=0), 1, BudgetError, "no candidates")
+    _refusal(scorer, _example(scorer, n=0), 1, BudgetError, "no candidates")
 
 
 def _precisions_agree(scorer: Scorer) -> None:
-    single, double = (example_signals(scorer.needs, dtype=dtype) for dtype in (torch.float32, torch.float64))
+    single, double = (_example(scorer, dtype=dtype) for dtype in (torch.float32, torch.float64))
     expect(_picks(scorer, single) == _picks(scorer, double), "float32 and float64 signals gave different picks")
 
 
 def _scores_rank(scorer: Scorer) -> None:
     if not isinstance(scorer, PointScorer):
         return
-    signals = example_signals(scorer.needs)
+    signals = _example(scorer)
     scores = scorer.score(signals)
     _expect_scores(scores, "an ordinary pool")
-    order = scores.argsort(descending=True)[:_K]
     picked = scorer.select(signals, _K, rng=0)
-    expect(torch.equal(picked.indices, signals.indices[order]), "select must return the highest scores, best first")
+    places = {index: place for place, index in enumerate(signals.indices.tolist())}
+    theirs = scores[torch.tensor([places[index] for index in picked.indices.tolist()])]
+    highest = scores.sort(descending=True).values[:_K]  # whose they are is open where there are ties
+    expect(torch.equal(theirs, highest), "select must return the highest scores, best first")
     if picked.scores is not None:
-        same = torch.allclose(picked.scores.double(), scores[order].double())
+        same = torch.allclose(picked.scores.double(), theirs.double())
         expect(same, f"the scores that come with the picks are not those of `score`: {picked.scores.tolist()}")
 
 
@@ -160,7 +163,7 @@ def _scores_are_of_the_row_alone(scorer: Scorer) -> None:
     """A pool is scored in parts that are put together."""
     if not isinstance(scorer, PointScorer):
         return
-    signals = example_signals(scorer.needs)
+    signals = _example(scorer)
     parts = [scorer.score(take_rows(signals, rows)) for rows in torch.arange(_N).split(9)]
     same = torch.allclose(torch.cat(parts), scorer.score(signals), rtol=1e-5, atol=1e-7)
     expect(same, "the score of a sample depends on the samples scored with it; leave `score` out, select is enough")
@@ -170,7 +173,7 @@ def _survives_pickle_and_repr(scorer: Scorer) -> None:
     text = repr(scorer)
     expect(" at 0x" not in text, f"repr must evaluate back, got {text}")
     namespace = {**vars(scorers), **vars(sys.modules[type(scorer).__module__]), type(scorer).__name__: type(scorer)}
-    signals = example_signals(scorer.needs)
+    signals = _example(scorer)
     for how, twin in (("pickle", pickle.loads(pickle.dumps(scorer))), ("repr", eval(text, namespace))):
         expect(repr(twin) == text, f"{how} gave {twin!r} back")
         expect(_picks(twin, signals) == _picks(scorer, signals), f"after {how} it picks other samples")
@@ -227,6 +230,15 @@ def _expect_k_of(scorer: Scorer, signals: Signals, k: int, what: str, *, rng: Rn
     expect(len(picked) == k, f"{what} gave {len(picked)} samples")
     expect(len(set(picked)) == k, f"{what} gave a sample twice")
     expect(set(picked) <= set(signals.indices.tolist()), f"{what} gave indices that are no candidates")
+
+
+def _kind(scorer: Scorer) -> str:
+    """Return what logits a scorer says it reads, see `Scorer.needs`; one that takes any is shown those of classes."""
+    return getattr(scorer, "outputs", None) or "softmax"
+
+
+def _example(scorer: Scorer, **options: Any) -> Signals:
+    return example_signals(scorer.needs, outputs=_kind(scorer), **options)
 
 
 def _frequencies(scorer: Scorer, signals: Signals) -> Tensor:

@@ -22,6 +22,7 @@ from .heads import HeadTrace
 from .items import Collate
 from .loading import Batch, BatchLoader, check_reading
 from .model_checks import check_model
+from .outputs import Outputs, seen_by_scorers
 from .precision import resolve_device, resolve_precision
 from .rng import isolated_rng
 from .storage import RowStore, check_storage
@@ -50,6 +51,7 @@ def collect(
     features_dtype: str = "float32",
     features_path: str | PathLike[str] | None = None,
     collate: Collate | None = None,
+    outputs: Outputs | None = None,
 ) -> Signals:
     """Return what `model` says about every row of `dataset`, in order, and leave the model as it was.
 
@@ -71,6 +73,8 @@ def collect(
         features_dtype: "float32", or "float16" for half the memory.
         features_path: a .npy file to keep the features in, mapped into memory; written anew, whole or not at all.
         collate: makes a batch of a list of a dataset's inputs; None stacks them.
+        outputs: what the network gives, `prunefuse_al.outputs.Outputs`, so that logits come as scorers see them; None
+            leaves them as they are.
 
     Raises:
         InputError: an unknown need, labels needed and absent, or inputs the network cannot take.
@@ -109,7 +113,7 @@ def collect(
     if "mc_logits" in fields:
         fields["mc_logits"] = fields["mc_logits"].transpose(0, 1).contiguous()  # [t n c]
     picked: dict[str, Any] = {name: fields[name] for name in wanted}
-    return Signals(torch.arange(len(data)), **picked)
+    return seen_by_scorers(Signals(torch.arange(len(data)), **picked), outputs)
 
 
 def read_batch(

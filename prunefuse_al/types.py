@@ -37,6 +37,9 @@ class Signals:
             "forgetting", "grand", "moso".
         labelled_features: float [m d], features of what is labelled already.
         labelled_logits: float [m c], logits of what is labelled already.
+        labelled_labels: what is labelled already has these labels, 0 or 1 each, [m c]; of independent labels only.
+        outputs: what the logits are: "softmax", of classes of which a sample has one; "sigmoid", of independent
+            labels; "values", no logits at all; None, not said, which every scorer takes for what it reads.
     """
 
     indices: Tensor
@@ -47,6 +50,8 @@ class Signals:
     dynamics: Mapping[str, Tensor] | None = None
     labelled_features: Tensor | None = None
     labelled_logits: Tensor | None = None
+    labelled_labels: Tensor | None = None
+    outputs: str | None = None
 
     def __post_init__(self) -> None:
         checks.settle(self, indices=_numbers("Signals: indices", self.indices, "whole numbers [n]", 1))
@@ -106,7 +111,9 @@ class Scorer(Protocol):
     def needs(self) -> frozenset[str]:
         """Names of the `Signals` fields it reads.
 
-        A scorer that reads dynamics may name them in a further attribute `dynamics`; else all are worked out.
+        A scorer that reads dynamics may name them in a further attribute `dynamics`; else all are worked out. One that
+        reads the logits of independent labels says so by an attribute ``outputs = "sigmoid"``, one that looks at
+        `Signals.outputs` itself by ``outputs = None``; others are given logits of classes alone.
         """
         ...
 
@@ -126,7 +133,11 @@ class PointScorer(Scorer, Protocol):
 
 @runtime_checkable
 class Trainer(Protocol):
-    """Trains a network in place and reads signals from it; `TorchTrainer` is ours, any other may be passed in."""
+    """Trains a network in place and reads signals from it; `TorchTrainer` is ours, any other may be passed in.
+
+    An attribute `outputs` says what its networks give, by a name of `prunefuse_al.outputs`: ``outputs = "sigmoid"`` for
+    labels that are independent, or for one output of a binary classifier. Without it outputs are logits of classes.
+    """
 
     def fit(self, model: nn.Module, data: Any, *, teacher: nn.Module | None = None, seed: int | None = None) -> Any:
         """Train `model` in place on `data`, a map-style dataset of (input, label[, weight]).

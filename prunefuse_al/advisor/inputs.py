@@ -15,6 +15,7 @@ from .. import checks
 from ..data import as_dataset, has_labels, to_dataset
 from ..errors import InputError
 from ..forward import as_inputs
+from ..outputs import VALUES, likeliest, of_trainer, seen_by_scorers
 from ..precision import home_device, resolve_device
 from ..pruning.example import Arguments, with_rows
 from ..types import Scorer, Trainer, altered, epochs_of
@@ -105,9 +106,10 @@ def stand_in(trainer: Trainer, model: nn.Module, arguments: Arguments, seed: int
         return leaf + torch.randn(leaf.shape, generator=generator, dtype=torch.float32).to(leaf.dtype)
 
     x = as_inputs(*tree_map(vary, with_rows(arguments, 256)))
-    logits = trainer.infer(copy.deepcopy(model), as_dataset(x), frozenset({"logits"})).logits
-    assert logits is not None  # they were asked for
-    return as_dataset(x, logits.argmax(1))
+    said = trainer.infer(copy.deepcopy(model), as_dataset(x), frozenset({"logits"}))
+    said = seen_by_scorers(said, of_trainer(trainer))
+    assert said.logits is not None  # they were asked for
+    return as_dataset(x, said.logits if said.outputs == VALUES else likeliest(said.logits, said.outputs))
 
 
 def without_transforms(trainer: Any) -> Any:

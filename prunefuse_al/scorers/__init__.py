@@ -25,6 +25,12 @@ from ._batchbald import BatchBALD as BatchBALD
 from ._batchbald import batchbald as batchbald
 from ._cal import CAL as CAL
 from ._cal import cal as cal
+from ._cardinality import MMC as MMC
+from ._cardinality import LabelCardinality as LabelCardinality
+from ._cardinality import MLAdaptive as MLAdaptive
+from ._cardinality import label_cardinality as label_cardinality
+from ._cardinality import ml_adaptive as ml_adaptive
+from ._cardinality import mmc as mmc
 from ._ccs import CCS as CCS
 from ._ccs import ccs as ccs
 from ._combine import Mixture as Mixture
@@ -47,6 +53,16 @@ from ._k_center import KCenter as KCenter
 from ._k_center import k_center as k_center
 from ._moderate import Moderate as Moderate
 from ._moderate import moderate as moderate
+from ._multilabel import MLBALD as MLBALD
+from ._multilabel import MLBadge as MLBadge
+from ._multilabel import MLEntropy as MLEntropy
+from ._multilabel import MLMargin as MLMargin
+from ._multilabel import MLMinMargin as MLMinMargin
+from ._multilabel import ml_badge as ml_badge
+from ._multilabel import ml_bald as ml_bald
+from ._multilabel import ml_entropy as ml_entropy
+from ._multilabel import ml_margin as ml_margin
+from ._multilabel import ml_min_margin as ml_min_margin
 from ._probcover import ProbCover as ProbCover
 from ._probcover import probcover as probcover
 from ._probcover import purity_radius as purity_radius
@@ -84,6 +100,14 @@ SCORERS: dict[str, type[Scorer]] = {
     "moderate": Moderate,
     "ccs": CCS,
     "d2": D2,
+    "ml_min_margin": MLMinMargin,
+    "ml_margin": MLMargin,
+    "ml_entropy": MLEntropy,
+    "ml_bald": MLBALD,
+    "ml_badge": MLBadge,
+    "mmc": MMC,
+    "label_cardinality": LabelCardinality,
+    "ml_adaptive": MLAdaptive,
 }
 
 

@@ -123,5 +123,31 @@ ABOUT: dict[str, About] = {
         "A diverse scorer on a pool it would not get through.",
         "Wei 2015",
     ),
+    "ml_min_margin": About(
+        "no", "1", "n", "Independent labels that must all be right: one undecided is enough.", "Brinker 2006"
+    ),
+    "ml_margin": About(
+        "no",
+        "1",
+        "n",
+        "Independent labels; with very many, `top=` leaves the easy ones out of the mean.",
+        "Brinker 2006 (mean)",
+    ),
+    "ml_entropy": About("no", "1", "n", "Independent labels: a safe default.", "Shannon 1948"),
+    "ml_bald": About("no", "1 + t", "n", "As bald, for independent labels.", "Houlsby 2011; Gal 2017"),
+    "ml_badge": About("no", "1", "n (c + d)", "As badge, for independent labels.", "Ash 2020 (for BCE)"),
+    "mmc": About(
+        "no",
+        "1, and 1 over what is labelled",
+        "n",
+        "Independent labels, where how many a sample has can be told from their probabilities.",
+        "Yang 2009",
+    ),
+    "label_cardinality": About(
+        "no", "1", "n", "Independent labels; takes few values, so take it with another one.", "Li & Guo 2013"
+    ),
+    "ml_adaptive": About(
+        "no", "1", "n", "Independent labels: undecided ones, in samples with an odd number of them.", "Li & Guo 2013"
+    ),
     "cost_aware": About("as its parts", "those of its part", "n", "Labels do not all cost the same.", "Settles 2008"),
 }

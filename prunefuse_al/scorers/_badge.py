@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ from ._select import check_k, read_logits
 from ._uncertainty import _relative
 
 _BLOCK = 1 << 15
+Residuals = Callable[[Tensor], Tensor]
 
 
 def badge(logits: Tensor, features: Tensor, k: int, *, rng: RngLike = None) -> Tensor:
@@ -61,11 +63,25 @@ class Badge:
 
 def _badge(name: str, signals: Signals, k: int, rng: RngLike) -> Tensor:
     k = check_k(name, k, len(signals))
-    logits, features = read_logits(name, signals), read_features(name, signals)
+    return by_gradients(name, signals, read_logits(name, signals), _residuals, k, rng)
+
+
+def by_gradients(name: str, signals: Signals, logits: Tensor, residuals: Residuals, k: int, rng: RngLike) -> Tensor:
+    """Return `k` rows, int64 [k], by k-means++ on the gradients residuals(logits) outer features.
+
+    Args:
+        name: whose complaints these are.
+        signals: with features.
+        logits: their logits [n c], checked.
+        residuals: the loss's gradient in a block of logits, [b c], for the label the network predicts.
+        k: how many, checked.
+        rng: see `badge`.
+    """
+    features = read_features(name, signals)
     largest = check_features(name, features, signals.indices)
     if logits.device != features.device:
         raise InputError(f"{name}: logits are on {logits.device} and features on {features.device}; move one of them")
-    gradients, generator = _Gradients(logits, features, largest), as_rng(rng)
+    gradients, generator = _Gradients(logits, features, largest, residuals), as_rng(rng)
     picked = [int(gradients.norms.argmax())]
     weights = torch.full_like(gradients.norms, float("inf"))  # [n] squared distance to the nearest picked
     while len(picked) < k:
@@ -91,13 +107,13 @@ def _draw(weights: Tensor, picked: list[int], uniform: float) -> int:
 class _Gradients:
     """Rows g_i = p_i outer h_i, held by their factors: p [n c] and, times a power of two, h [n d]."""
 
-    def __init__(self, logits: Tensor, features: Tensor, largest: float) -> None:
+    def __init__(self, logits: Tensor, features: Tensor, largest: float, residuals: Residuals) -> None:
         work = torch.promote_types(working_dtype(logits), working_dtype(features))
         self.features, self.scale = features.to(work), frame_scale(largest, work)
         self.residuals = torch.empty(logits.shape, dtype=work, device=logits.device)
         self.norms = torch.empty(len(logits), dtype=torch.float64, device=logits.device)  # [n] |g|^2
         for block in torch.arange(len(logits), device=logits.device).split(_BLOCK):
-            p = self.residuals[block] = _residuals(logits[block].to(work))
+            p = self.residuals[block] = residuals(logits[block].to(work))
             self.norms[block] = row_sums(p.double().square()) * row_sums(self._scaled(block).square())
         self.slack = 8 * (features.shape[1] + logits.shape[1] + 8) * torch.finfo(work).eps
 

@@ -14,7 +14,7 @@ from .. import checks
 from ..errors import BudgetError, InputError
 from ..types import PointScorer, RngLike, Selection, Signals, as_rng
 from ._asked import picks_of, scores_of
-from ._combine import one_rng, part_of
+from ._combine import logits_read, one_rng, part_of
 from ._dynamics import dynamics_of
 from ._given import given_column, given_labels
 from ._select import check_finite, check_k, read_labels, rows_of, select_top
@@ -65,6 +65,11 @@ class _ByLabel:
     def needs(self) -> frozenset[str]:
         """What the scorer reads, and labels."""
         return frozenset(self.scorer.needs | {"labels"})
+
+    @property
+    def outputs(self) -> str:
+        """What logits the scorer reads, see `Scorer.needs`."""
+        return logits_read(self.scorer)
 
     @property
     def dynamics(self) -> frozenset[str]:

@@ -42,6 +42,12 @@ def part_of(scorer: str | Scorer) -> Any:
     return get_scorer(scorer)
 
 
+def logits_read(*scorers: Scorer) -> str:
+    """Return what logits scorers read that are given the same: "sigmoid" if one of them reads independent labels."""
+    kinds = {getattr(scorer, "outputs", "softmax") for scorer in scorers if scorer.needs & {"logits", "mc_logits"}}
+    return "sigmoid" if "sigmoid" in kinds else "softmax"
+
+
 def one_rng(rng: RngLike) -> RngLike:
     """Return one generator for all parts, so that they do not repeat each other's draws; None stays None."""
     return None if rng is None else as_rng(rng)
@@ -94,6 +100,11 @@ class TwoStage:
         return frozenset(self.first.needs | self.second.needs)
 
     @property
+    def outputs(self) -> str:
+        """What logits either part reads, see `Scorer.needs`."""
+        return logits_read(self.first, self.second)
+
+    @property
     def dynamics(self) -> frozenset[str]:
         """The training dynamics that either part reads."""
         return dynamics_of(self.first, self.second)
@@ -142,6 +153,11 @@ class Mixture:
     def needs(self) -> frozenset[str]:
         """What either part reads."""
         return frozenset(self.first.needs | self.second.needs)
+
+    @property
+    def outputs(self) -> str:
+        """What logits either part reads, see `Scorer.needs`."""
+        return logits_read(self.first, self.second)
 
     @property
     def dynamics(self) -> frozenset[str]:

@@ -13,7 +13,7 @@ from .. import checks
 from ..errors import InputError
 from ..types import PointScorer, RngLike, Selection, Signals
 from ._asked import scores_of
-from ._combine import part_of
+from ._combine import logits_read, part_of
 from ._dynamics import dynamics_of
 from ._given import given_column
 from ._select import check_k, select_top
@@ -89,6 +89,11 @@ class CostAware:
     def needs(self) -> frozenset[str]:
         """What the scorer reads."""
         return frozenset(self.scorer.needs)
+
+    @property
+    def outputs(self) -> str:
+        """What logits the scorer reads, see `Scorer.needs`."""
+        return logits_read(self.scorer)
 
     @property
     def dynamics(self) -> frozenset[str]:

@@ -16,21 +16,30 @@ from ..errors import InputError
 _NUMBERS = "an array, a tensor or a list of numbers"
 
 
-def given_logits(name: str, logits: Any, *, rows: int | None = None, what: str = "logits") -> Tensor:
-    """Return logits as floats [n c], c >= 2.
+_COLUMNS = {1: "labels] with one label", 2: "classes] with two classes"}
+_SINGLE = (
+    ". A single output counts as two where the trainer says that a sigmoid of it is a probability: "
+    "TorchTrainer(outputs='sigmoid')"
+)
+
+
+def given_logits(name: str, logits: Any, *, rows: int | None = None, what: str = "logits", least: int = 2) -> Tensor:
+    """Return logits as floats [n c], c >= `least`: two classes, or one label of those that are independent.
 
     Args:
         name: of the scorer or function, for messages.
         logits: an array or tensor; whole numbers become floats.
         rows: how many samples there are, if that is known.
         what: these numbers, in words.
+        least: columns there must be.
 
     Raises:
         InputError: they are no numbers, or of another shape.
     """
     found = _floats(name, what, logits)
-    if found.ndim != 2 or found.shape[1] < 2 or rows not in (None, len(found)):
-        raise _wrong(name, what, found, rows, "[samples, classes] with two classes or more")
+    if found.ndim != 2 or found.shape[1] < least or rows not in (None, len(found)):
+        lone = found.ndim == 2 and found.shape[1] == 1
+        raise _wrong(name, what, found, rows, f"[samples, {_COLUMNS[least]} or more{_SINGLE if lone else ''}")
     return found
 
 

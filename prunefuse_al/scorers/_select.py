@@ -20,6 +20,8 @@ Floats = np.ndarray[Any, Any]
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 _SHOWN = 10  # how many offending samples a message lists
 FEW = 32  # classes; with fewer, a CPU is faster across rows than along them, and blocks are turned over
+INDEPENDENT = ("ml_entropy", "ml_margin", "ml_min_margin", "ml_bald", "ml_badge", "mmc", "label_cardinality")
+"""Scorers of independent labels, by name, as messages propose them."""
 _BLOCK = {"cpu": 2**18, "cuda": 2**24}  # numbers computed at once; what a CPU has in its cache
 
 
@@ -64,6 +66,7 @@ def unless_finite(name: str, what: str, values: Tensor, indices: Tensor) -> Call
 
 def read_logits(name: str, signals: Signals, *, finite: bool = True) -> Tensor:
     """Return `signals.logits` [n c], checked: present, two classes or more, and finite unless the caller looks."""
+    refuse_other_outputs(name, signals, "softmax")
     logits = given_logits(name, read_field(name, signals, "logits"), rows=len(signals))
     if finite:
         check_finite(name, "logits", logits, signals.indices)
@@ -72,9 +75,53 @@ def read_logits(name: str, signals: Signals, *, finite: bool = True) -> Tensor:
 
 def read_mc_logits(name: str, signals: Signals) -> Tensor:
     """Return `signals.mc_logits` [t n c], checked: present, two passes and two classes or more, finite."""
-    passes = given_passes(name, read_field(name, signals, "mc_logits"), rows=len(signals))
+    refuse_other_outputs(name, signals, "softmax")
+    return _read_passes(name, signals, least=2)
+
+
+def read_independent_logits(name: str, signals: Signals) -> Tensor:
+    """Return `signals.logits` [n c] of independent labels, checked: present, one label or more, finite."""
+    refuse_other_outputs(name, signals, "sigmoid")
+    logits = given_logits(name, read_field(name, signals, "logits"), rows=len(signals), least=1)
+    check_finite(name, "logits", logits, signals.indices)
+    return logits
+
+
+def read_independent_mc_logits(name: str, signals: Signals) -> Tensor:
+    """Return `signals.mc_logits` [t n c] of independent labels, checked: present, two passes or more, finite."""
+    refuse_other_outputs(name, signals, "sigmoid")
+    return _read_passes(name, signals, least=1)
+
+
+def _read_passes(name: str, signals: Signals, *, least: int) -> Tensor:
+    passes = given_passes(name, read_field(name, signals, "mc_logits"), rows=len(signals), width=least)
     check_finite(name, "mc_logits", passes.transpose(0, 1), signals.indices)
     return passes
+
+
+def refuse_other_outputs(name: str, signals: Signals, reads: str) -> None:
+    """Raise `InputError` where signals say that their logits are of another kind than `reads`; see `Signals.outputs`.
+
+    Softmax of independent labels would call a sample uncertain that has two of them for sure.
+    """
+    found = signals.outputs
+    if found in (None, reads):
+        return
+    if found == "values":
+        raise InputError(
+            f"{name} reads logits, and the network's outputs are values, as the loss says that trained it: take a "
+            f"scorer of features alone, such as k_center, or pass TorchTrainer(outputs={reads!r}) if they are logits"
+        )
+    if reads == "softmax":
+        raise InputError(
+            f"{name} compares classes of which a sample has one, and these logits are of independent labels (sigmoid): "
+            f"take {', '.join(INDEPENDENT)}, or a scorer of features alone, such as k_center"
+        )
+    raise InputError(
+        f"{name} reads logits of independent labels (sigmoid), and these are of classes of which a sample has one (one "
+        "output with a sigmoid counts as two): take margin, entropy or another scorer of classes, or train with a loss "
+        "of independent labels, such as nn.BCEWithLogitsLoss()"
+    )
 
 
 def read_labels(name: str, signals: Signals) -> Tensor:

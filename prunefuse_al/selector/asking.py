@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..data import subset
 from ..errors import NonFiniteError
+from ..outputs import of_trainer, seen_by_scorers
 from ..types import Signals, Trainer
 
 
@@ -21,10 +22,11 @@ def ask(trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: froz
         NonFiniteError: NaN or infinity, naming the rows of `data`.
     """
     try:
-        return replace(trainer.infer(model, subset(data, rows), needs), indices=rows)
+        signals = replace(trainer.infer(model, subset(data, rows), needs), indices=rows)
     except NonFiniteError as error:  # the trainer counts rows within the part; name them as the caller does
         bad = list(islice(_nonfinite(trainer, model, data, rows, needs), 5))
         raise NonFiniteError(f"rows {bad} of the data are the first that give NaN or infinity; {error}") from error
+    return seen_by_scorers(signals, of_trainer(trainer))
 
 
 def _nonfinite(trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: frozenset[str]) -> Iterator[int]:

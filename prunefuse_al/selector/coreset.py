@@ -12,8 +12,10 @@ from .. import checks
 from ..costs import CostLedger
 from ..data import labels_of
 from ..errors import InputError
+from ..outputs import SIGMOID, Outputs, of_trainer
 from ..scorers._dynamics import dynamics_of
 from ..scorers._select import check_k
+from ..training.loss_labels import class_numbers
 from ..training.recording import RECORDED
 from ..types import RngLike, Scorer, Selection
 from .options import Options, State
@@ -51,7 +53,7 @@ def choose(
     """
     needs, labels = check_needs(scorer), None
     if needs & {"labels", "dynamics"}:
-        labels = _class_numbers(data)
+        labels = _class_numbers(data, of_trainer(options.trainer))
         _check_all_are_trained_on(options, scorer)
     recorder = recorder_for(options.trainer, scorer, state)
     state, history = train_proxy(options, ledger, state, other, data, warm=False, recorder=recorder)
@@ -66,12 +68,14 @@ def choose(
     return state, history, picked
 
 
-def _class_numbers(data: Any) -> Tensor:
-    labels = labels_of(data)
-    assert labels is not None  # `labelled_dataset` has looked
-    if labels.ndim != 1 or labels.is_floating_point():
+def _class_numbers(data: Any, outputs: Outputs | None) -> Tensor:
+    given = labels_of(data)
+    assert given is not None  # `labelled_dataset` has looked
+    labels = class_numbers(given, independent=outputs is not None and outputs.kind == SIGMOID)
+    if labels is None:
         raise InputError(
-            f"coreset: labels are {labels.dtype} {list(labels.shape)}; the number of a class for each sample is needed"
+            f"coreset: labels are {given.dtype} {list(given.shape)}; the number of a class for each sample is needed: "
+            "take a scorer that goes by no labels, such as k_center, or ml_entropy for labels that are independent"
         )
     if (least := int(labels.min())) < 0:
         count = int((labels < 0).sum())

@@ -12,7 +12,9 @@ from torch.utils._pytree import tree_map
 from ..arrays import common_length
 from ..data import labels_of, subset
 from ..errors import InputError
+from ..outputs import of_trainer
 from ..pruning.importance import WITH_DATA
+from ..training.losses import Objective
 from ..types import Trainer, altered
 from .options import Options
 from .scoring import LOGITS
@@ -37,8 +39,21 @@ def with_data(options: Options, model: nn.Module, data: Any) -> Any:
         return options.importance if measure is None else "l2"  # at ratio 0 all channels stay
     order = np.random.default_rng(options.seed("prune")).permutation(len(data))[:ROWS]
     rows = subset(data, np.sort(order))
-    loss = getattr(options.trainer, "loss", None)
-    return measure(called_inputs(options.trainer, model, rows), labels_of(rows), loss if callable(loss) else None)
+    return measure(called_inputs(options.trainer, model, rows), labels_of(rows), _loss_of(options.trainer))
+
+
+def _loss_of(trainer: Any) -> Any:
+    """Return a trainer's loss as a function that is given labels as it takes them; None where it states none."""
+    loss, outputs = getattr(trainer, "loss", None), of_trainer(trainer)
+    if not callable(loss) and loss != "cross_entropy":
+        return None
+
+    def aligned(logits: Tensor, labels: Tensor) -> Tensor:
+        objective = Objective(loss, logits, outputs)
+        objective.asked.check(labels)
+        return objective(logits, objective.asked.aligned(labels, logits))
+
+    return aligned
 
 
 def called_inputs(trainer: Trainer, model: nn.Module, data: Any) -> Any:

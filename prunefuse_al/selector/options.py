@@ -16,6 +16,7 @@ from .. import checks
 from ..channel_map import ChannelMap, check_cross
 from ..data import as_dataset
 from ..errors import InputError
+from ..outputs import Outputs, of_trainer
 from ..pruning import GlobalScope
 from ..pruning.example import check_example
 from ..pruning.importance import WITH_DATA, check_importance
@@ -69,6 +70,7 @@ class Options:
             )
         if self.recalibration_data is not None and not self.recalibrate:
             raise InputError("recalibration_data= was given with recalibrate=False; give one of the two")
+        self._check_outputs(of_trainer(self.trainer), of_trainer(self.target_trainer))
         if self.progressive is not None:
             self._check_progressive(self.progressive)
         check_warm(self.warm_start, self.trainer)
@@ -78,6 +80,13 @@ class Options:
             raise InputError(
                 f"distillation= was given, but {type(teaches).__name__} has no `distillation` to set; "
                 "pass a TorchTrainer, or a target_trainer that distils by itself"
+            )
+
+    def _check_outputs(self, proxy: Outputs | None, target: Outputs | None) -> None:
+        if proxy is not None and target is not None and proxy.kind != target.kind:
+            raise InputError(
+                f"trainer trains networks whose outputs are {proxy.name!r} and target_trainer= such with "
+                f"{target.name!r}, which nobody could read alike: give both a loss of the same kind of labels"
             )
 
     def _check_progressive(self, progressive: ProgressivePruning) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..outputs import predicted_classes
 from ..scorers._dynamics import EARLY, answers, gradient_norms, gradient_products, gradient_sum
 from ..training.recording import Snapshot, Tally
 from ..types import Signals, Trainer
@@ -44,12 +45,12 @@ class Past:
     gradients: tuple[Tensor, ...] = ()
     n: int = 0
 
-    def labels_of(self, rows: Tensor, logits: Tensor | None) -> Tensor:
-        """Return labels, int64 [b], of `rows`: given ones, or the likeliest class in logits [b c]."""
+    def labels_of(self, rows: Tensor, said: Signals | None) -> Tensor:
+        """Return labels, int64 [b], of `rows`: given ones, or the likeliest class in the logits of what was said."""
         if self.labels is not None:
             return self.labels[rows]
-        assert logits is not None  # they are asked for where labels are needed
-        return logits.argmax(1).cpu()
+        assert said is not None  # it is asked for where labels are needed
+        return predicted_classes(said).cpu()
 
     def dynamics(self, trainer: Trainer, data: Any, signals: Signals) -> dict[str, Tensor]:
         """Return the dynamics asked for, float64 [b] each, of the rows of `data` and with the labels in `signals`."""
@@ -70,8 +71,8 @@ class Past:
             return self
         sums: list[Any] = [0] * len(self.snapshots)
         for rows in chunks:
-            logits = ask(trainer, model, data, rows, frozenset({"logits"})).logits if self.labels is None else None
-            labels = self.labels_of(rows, logits)
+            said = ask(trainer, model, data, rows, frozenset({"logits"})) if self.labels is None else None
+            labels = self.labels_of(rows, said)
             for position, (_, outputs, features) in enumerate(self._ask(trainer, data, rows, frozenset({"moso"}))):
                 sums[position] += gradient_sum(outputs, features, labels)
         n = sum(map(len, chunks))

@@ -16,7 +16,7 @@ from ..scorers import get_scorer
 from ..scorers._select import check_k
 from ..types import RngLike, Scorer, Selection, as_rng
 from .options import Options, State
-from .scoring import LABELLED, candidate_rows, check_needs
+from .scoring import OF_LABELLED, candidate_rows, check_needs
 from .steps import rank
 from .tracing import past_of, traced
 
@@ -54,7 +54,7 @@ def pick(
     k = check_k("query", k, len(rows))
     generator = as_rng(options.seed("query", state.round) if rng is None else rng)
     rows = drawn(rows, k, options.candidate_fraction, generator)
-    if labelled is None and LABELLED.keys() & chosen.needs:
+    if labelled is None and OF_LABELLED & chosen.needs:
         raise NotFittedError(
             "query: the labelled data is not in memory (it is neither saved nor pickled with a selector), and "
             f"{chosen!r} reads it; call fit(labelled, y) again"

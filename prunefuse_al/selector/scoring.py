@@ -12,11 +12,15 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..counting import Call, PassCounter
-from ..data import as_dataset, has_labels, subset, to_dataset
+from ..data import as_dataset, has_labels, labels_of, split_row, subset, to_dataset
 from ..errors import InputError
-from ..forward import as_logits
+from ..outputs import from_probabilities, of_trainer, predicted_classes
+from ..outputs import probabilities as of_logits
+from ..rng import isolated_rng
 from ..scorers._asked import picks_of, scores_of
+from ..scorers._select import refuse_other_outputs
 from ..storage import RowStore
+from ..training.loss_labels import looks_independent
 from ..types import RngLike, Scorer, Selection, Signals, Trainer, altered, as_rng
 from .asking import ask
 from .past import Past
@@ -32,7 +36,9 @@ LOGITS = frozenset({"logits"})
 _INFERRED = frozenset({"logits", "features", "mc_logits"})
 LABELLED = {"labelled_features": "features", "labelled_logits": "logits"}
 """What is asked about the labelled samples, and what it is called there."""
-_KNOWN = _INFERRED | {"labels", "dynamics", *LABELLED}
+OF_LABELLED = frozenset({*LABELLED, "labelled_labels"})
+"""All that is known of the labelled samples; their labels are not asked for but read."""
+_KNOWN = _INFERRED | {"labels", "dynamics"} | OF_LABELLED
 
 
 def candidate_rows(candidates: Any, n: int) -> Tensor:
@@ -105,6 +111,7 @@ def point_scores(
     """
     store = RowStore(len(rows))
     for signals in _chunks(trainer, model, data, rows, needs, past):
+        refuse_unread(scorer, signals)
         scores = {"scores": scores_of(scorer, replace(signals, **known)).cpu()}
         store.add(scores if signals.labels is None else {**scores, "labels": signals.labels})
     return store.tensors["scores"], store.tensors.get("labels")
@@ -114,12 +121,17 @@ def labelled_signals(
     trainer: Trainer, model: nn.Module, labelled: Any, needs: frozenset[str], data: Any, **features: Any
 ) -> dict[str, Any]:
     """Return those of the `needs` that are about the labelled samples, by name; of no row where nothing is labelled."""
+    found: dict[str, Any] = {}
+    if "labelled_labels" in needs:
+        labels = None if labelled is None else labels_of(labelled)
+        found["labelled_labels"] = torch.empty(0, 0) if labels is None else labels
     asked = {name: field for name, field in LABELLED.items() if name in needs}
     if not asked:
-        return {}
+        return found
     given, rows = (data, torch.arange(1)) if labelled is None else (labelled, torch.arange(len(labelled)))
     signals = read_signals(trainer, model, given, rows, frozenset(asked.values()), **features)
-    return {name: getattr(signals, field)[: None if labelled is not None else 0] for name, field in asked.items()}
+    end = None if labelled is not None else 0
+    return found | {name: getattr(signals, field)[:end] for name, field in asked.items()}
 
 
 def select_by_probability(
@@ -128,8 +140,8 @@ def select_by_probability(
     """Return what a scorer of logits picks where nothing but class probabilities is known, of whatever classifier.
 
     Args:
-        scorer: who picks; sees the logarithms, whose softmax gives the probabilities back.
-        probabilities: of each candidate, [n c].
+        scorer: who picks; sees logits whose softmax (or sigmoid) gives the probabilities back.
+        probabilities: of each candidate, [n c]; of classes if rows sum to 1, else of independent labels.
         k: how many.
         indices: what the candidates are called, [n]; None: their positions.
         rng: breaks ties and draws.
@@ -139,7 +151,7 @@ def select_by_probability(
     """
     p = torch.from_numpy(np.require(probabilities, np.float64, "W"))  # [n c]
     names = torch.arange(len(p)) if indices is None else torch.from_numpy(np.require(indices, requirements="W"))
-    return select_known(scorer, Signals(names, logits=as_logits(p)), k, rng)
+    return select_known(scorer, from_probabilities(names, p), k, rng)
 
 
 def read_signals(
@@ -152,8 +164,10 @@ def read_signals(
     **features: Any,
 ) -> Signals:
     """Return the signals of `rows` of `data`, row by row in that order; `features` is how a `RowStore` keeps them."""
+    outputs = None
     with RowStore(len(rows), **features) as store:
         for signals in _chunks(trainer, model, data, rows, needs, past):
+            outputs = signals.outputs
             found = {name: getattr(signals, name) for name in sorted(needs & (_INFERRED | {"labels"}))}
             if "mc_logits" in found:
                 found["mc_logits"] = found["mc_logits"].transpose(0, 1)  # [m t c], so that all have rows first
@@ -165,7 +179,7 @@ def read_signals(
     dynamics = {name: fields.pop(name) for name in list(fields) if name.startswith("dynamics ")}
     if "dynamics" in needs:
         fields["dynamics"] = {name.removeprefix("dynamics "): values for name, values in dynamics.items()}
-    return Signals(rows, **fields)
+    return Signals(rows, **fields, outputs=outputs)
 
 
 def _chunks(
@@ -189,7 +203,7 @@ def _chunks(
                 "let it return prunefuse_al.signals.collect(model, data, needs), or take a scorer that needs less"
             )
         if by_label:
-            signals = replace(signals, labels=past.labels_of(chunk, signals.logits))
+            signals = replace(signals, labels=past.labels_of(chunk, signals))
             if "dynamics" in needs:
                 signals = replace(signals, dynamics=past.dynamics(trainer, data, signals))
         yield signals
@@ -215,9 +229,13 @@ def first_call(trainer: Trainer, model: nn.Module, data: Any) -> Call:
 
 
 def probabilities(signals: Signals) -> Float64s:
-    """Return the softmax of the logits, float64 [n c]; rows sum to 1."""
+    """Return the probabilities in the logits, float64 [n c]: of classes, summing to 1, or of independent labels.
+
+    Raises:
+        InputError: the outputs are values, or one for each sample of which nobody says what it is.
+    """
     assert signals.logits is not None  # the caller asked for them
-    result: Float64s = signals.logits.double().softmax(1).numpy()  # [n c]
+    result: Float64s = of_logits(signals.logits.double(), signals.outputs).numpy()  # [n c]
     return result
 
 
@@ -234,7 +252,7 @@ def with_passes(trainer: Trainer, mc_samples: int | None) -> Trainer:
 def select_known(scorer: Scorer, signals: Signals, k: int, rng: RngLike) -> Selection:
     """Return what `scorer` picks from signals that a host had, or raise `InputError` if it reads others."""
     if "labels" in scorer.needs and signals.labels is None and signals.logits is not None:
-        signals = replace(signals, labels=signals.logits.argmax(1))
+        signals = replace(signals, labels=predicted_classes(signals))
     lacking = [name for name in sorted(scorer.needs) if getattr(signals, name, None) is None]
     if lacking:
         given = [name for name in sorted(_KNOWN) if getattr(signals, name) is not None]
@@ -242,7 +260,15 @@ def select_known(scorer: Scorer, signals: Signals, k: int, rng: RngLike) -> Sele
             f"{scorer!r} reads {', '.join(lacking)}, but all that was given here is {', '.join(given)}; "
             "let it ask a pruned proxy, or take a scorer that needs no more"
         )
+    refuse_unread(scorer, signals)
     return picks_of(scorer, signals, k, rng)
+
+
+def refuse_unread(scorer: Scorer, signals: Signals) -> None:
+    """Raise `InputError` where logits are of another kind than the scorer reads, one of the user's own as well."""
+    reads = getattr(scorer, "outputs", "softmax")
+    if reads is not None and frozenset(scorer.needs) & {"logits", "mc_logits"}:
+        refuse_other_outputs(type(scorer).__name__, signals, reads)
 
 
 def labelled_dataset(call: str, X: Any, y: Any, sample_weight: Any) -> Any:
@@ -256,6 +282,27 @@ def labelled_dataset(call: str, X: Any, y: Any, sample_weight: Any) -> Any:
     if not has_labels(data):
         raise InputError(f"{call}: the data has no labels; pass y, or a Dataset whose items are (input, label)")
     return data
+
+
+def refuse_unsaid(trainer: Trainer, data: Any) -> None:
+    """Raise `InputError` for labels that look independent where nothing says what the trainer's networks give.
+
+    Of data that is read item by item only the first label is looked at.
+    """
+    if of_trainer(trainer) is not None:
+        return
+    labels = labels_of(data, read=False)
+    if labels is None:
+        with isolated_rng(0):  # items may draw, as augmentation does
+            first = np.asarray(split_row(data, 0)[1])
+        labels = torch.as_tensor(first)[None] if first.dtype.kind in "fiub" else torch.empty(0)
+    if looks_independent(labels):
+        name = type(trainer).__name__
+        raise InputError(
+            f"labels [n, {labels.shape[1]}] are 0 and 1 with rows that do not sum to 1, and {name} does not say that "
+            f"its networks give independent labels, so they would be scored as classes: give {name} an attribute "
+            "outputs = 'sigmoid' (an argument of FunctionTrainer and TorchTrainer), or 'softmax' if that is meant"
+        )
 
 
 def refuse_alone(call: str, data: str, **beside: Any) -> None:

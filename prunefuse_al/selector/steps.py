@@ -32,7 +32,17 @@ from .importance import with_data
 from .options import Options, State, WarmStart
 from .past import Past
 from .progressive import Thinning
-from .scoring import CHUNK, LOGITS, check_needs, first_call, labelled_signals, point_scores, read_signals
+from .scoring import (
+    CHUNK,
+    LOGITS,
+    check_needs,
+    first_call,
+    labelled_signals,
+    point_scores,
+    read_signals,
+    refuse_unread,
+    refuse_unsaid,
+)
 from .statistics import batchnorms, recalibrate, trained_statistics
 from .target import make_target
 from .warm import beginning
@@ -63,6 +73,7 @@ def train_proxy(
         recorder: watches the training, or None.
     """
     options, number = options.at(len(data)), state.round + 1
+    refuse_unsaid(options.trainer, data)
     if state.synced is not None:  # V2: the next proxies are cut from the target of what was labelled by then
         state = State(state.synced, channel_map=state.channel_map, report=state.report, round=state.round)
     elif state.report is not None and state.report.pruning_ratio != options.ratio:
@@ -267,7 +278,9 @@ def _read(
             scores, labels = point_scores(point, *read, data, rows, needs, known, past)
             return Signals(rows, labels=labels), scores
         stored: dict[str, Any] = {"features_dtype": options.features_dtype, "features_path": options.features_path}
-        return replace(read_signals(*read, data, rows, needs, past, **stored), **known), None
+        signals = replace(read_signals(*read, data, rows, needs, past, **stored), **known)
+        refuse_unread(scorer, signals)
+        return signals, None
 
 
 @contextlib.contextmanager

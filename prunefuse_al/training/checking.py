@@ -11,8 +11,10 @@ import torch
 
 from .. import checks
 from ..errors import InputError
+from ..outputs import STATED
 from ..precision import check_device, check_precision
 from .distillation import Distillation
+from .losses import check_loss
 from .schedules import check_optimizer, check_scheduler
 from .stopping import EarlyStopping
 
@@ -33,9 +35,8 @@ def checked(trainer: Any) -> dict[str, Any]:
 
 
 def _loss(name: str, value: Any) -> Any:
-    if isinstance(value, str) and value == "cross_entropy":
-        return value
-    return checks.function(name, value, "'cross_entropy', or a function or module (logits, labels) -> scalar or [n]")
+    check_loss(value)
+    return value
 
 
 def _class_weight(name: str, value: Any) -> Any:
@@ -101,6 +102,7 @@ OPTIONS: dict[str, Check] = {
     "eval_batch_size": partial(checks.maybe, checks.whole, least=1),
     "deterministic": checks.flag,
     "mc_samples": _whole,
+    "outputs": partial(checks.one_of, choices=("auto", *STATED)),
     "collate": partial(checks.maybe, checks.function, what="a function of the list of a dataset's inputs"),
 }
 """Parameter of `TorchTrainer` -> `check(name, value)`, which returns it as it is used; `optimizer` comes last."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import checks
+from ..outputs import SOFTMAX, Outputs
 
 ANNEALING: dict[str, Callable[[float], float]] = {
     "none": lambda progress: 1.0,
@@ -53,17 +54,27 @@ class Distillation:
         return self.lambda_ * anneal(epoch / epochs)
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
+def distillation_loss(student: Tensor, teacher: Tensor, tau: float = 1.0, *, outputs: Outputs | None = None) -> Tensor:
     """Return tau**2 * KL(softmax(teacher / tau) || softmax(student / tau)) of each row.
 
+    Of independent labels it is the mean over them of tau**2 * KL of one's probabilities, sigmoid(z / tau) and the rest.
+
     Args:
-        student: logits, [n c].
-        teacher: logits, [n c]; no gradient flows into them.
+        student: outputs, [n c] (or [n ...] of independent labels).
+        teacher: outputs, of the same shape; no gradient flows into them.
         tau: temperature > 0.
+        outputs: what they are; None: logits of classes.
 
     Returns:
         float [n], >= 0.
     """
-    log_q = F.log_softmax(student / tau, dim=1)  # [n c]
-    log_p = F.log_softmax(teacher.detach() / tau, dim=1)  # [n c]
-    return tau**2 * (log_p.exp() * (log_p - log_q)).sum(dim=1)
+    given = teacher.detach()
+    if outputs is not None:
+        student, given = outputs.logits(student), outputs.logits(given)
+    if outputs is None or outputs.kind == SOFTMAX:
+        log_q = F.log_softmax(student / tau, dim=1)  # [n c]
+        log_p = F.log_softmax(given / tau, dim=1)  # [n c]
+        return tau**2 * (log_p.exp() * (log_p - log_q)).sum(dim=1)
+    z_q, z_p = (z.reshape(len(z), -1) / tau for z in (student, given))  # [n c]
+    kl = [F.logsigmoid(p).exp() * (F.logsigmoid(p) - F.logsigmoid(q)) for p, q in ((z_p, z_q), (-z_p, -z_q))]
+    return tau**2 * (kl[0] + kl[1]).mean(dim=1)

@@ -11,14 +11,17 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from ..arrays import nonfinite_rows
+from ..arrays import check_weights, nonfinite_rows
 from ..data import labels_of, subset
+from ..endings import check_first, squashed_by
 from ..errors import InputError, NonFiniteError
 from ..forward import Forward, explained, forward_for, logits_of, settled
 from ..loading import BatchLoader, check_finite
+from ..outputs import VALUES
 from ..rng import isolated_rng
 from .distillation import Distillation, distillation_loss
-from .losses import Objective, check_labels, class_weight_tensor, hits_of, weighted_mean
+from .loss_labels import INDEPENDENT, OWN
+from .losses import Objective, check_loss, class_weight_tensor, weighted_mean
 from .placement import Processes, Weights, in_training, repeatable
 from .plan import Outcome, Plan
 from .progressive import OnEpoch
@@ -59,6 +62,7 @@ class Run:
             self.dataset, self.validation = (subset(dataset, rows) for rows in parts)
             self.kept = parts[0]
         self.outcome = Outcome()
+        self.nonfinite_labels: list[int] = []
 
     def go(self) -> Outcome:
         """Train; on any failure the network has the weights of its last good epoch (or its first ones)."""
@@ -90,14 +94,18 @@ class Run:
         self.generator = torch.Generator().manual_seed(plan.seed)
         self.forward = self._forward(plan.transform)
         self.eval_forward = self._forward(plan.eval_transform)
-        n_outputs, y = self._probe()
+        check_loss(plan.loss)
+        output, y = self._probe()
+        self.objective = Objective(plan.loss, _full(logits_of(output)), plan.outputs)
         known = labels_of(self.dataset, read=isinstance(plan.class_weight, str))  # "balanced"
-        class_weights = class_weight_tensor(plan.class_weight, known, n_outputs or 0)
-        self.objective, self.n_outputs = Objective(plan.loss, class_weights, plan.device), n_outputs
-        self.objective.check_kind(y)
-        for labels in (known, labels_of(self.validation, read=False) if self.validation is not None else None):
-            if labels is not None and n_outputs is not None:
-                check_labels(labels, n_outputs, self.objective.ignored)
+        held = None if self.validation is None else labels_of(self.validation, read=False)
+        for labels, rows in ((known, self.kept), (held, None)):
+            if labels is not None:
+                self.objective.asked.check(labels, rows, len(self.data) if rows is not None else 0)
+        self._check_outputs(output, y, known)
+        numbers = self.objective.asked.numbers(known)
+        class_weights = class_weight_tensor(plan.class_weight, numbers, self.objective.classes)
+        self.objective.class_weights = None if class_weights is None else class_weights.to(plan.device)
         self.optimizer = plan.make_optimizer(self.params)
         self.schedule = plan.make_schedule(self.optimizer)
         self.scaler = torch.amp.GradScaler(plan.device.type) if plan.autocast == torch.float16 else None
@@ -116,24 +124,52 @@ class Run:
             self.model, plan.device, transform=transform, autocast=plan.autocast, channels_last=plan.channels_last
         )
 
-    def _probe(self) -> tuple[int | None, Tensor]:
-        """Pass two rows, in eval mode, so that what cannot work fails now; return the number of outputs, and labels."""
+    def _probe(self) -> tuple[Any, Tensor]:
+        """Pass two rows, in eval mode, so that what cannot work fails now; return what came out, and the labels."""
         _, x, y, _ = next(self.loader.batches(torch.arange(min(2, len(self.dataset)))))
-        if y is None:
-            check_labels(None, 0)
-        assert y is not None
+        self._check_given(y)
         if len(nonfinite_rows(x)):
             check_finite(self.data, collate=self.plan.collate)  # names all such rows, not only these two
         self.model.eval()
-        with torch.no_grad(), explained(self.model, x):
+        with explained(self.model, x):
             inputs = self.forward.inputs(x)
-            logits = logits_of(self.forward(self.model, inputs))
+            with torch.enable_grad():  # the graph tells what the network ends in
+                output = self.forward(self.model, inputs)
             if self.teacher is not None:
-                taught = logits_of(self.forward(self.teacher, inputs))
+                with torch.no_grad():
+                    taught = logits_of(self.forward(self.teacher, inputs))
+                logits = logits_of(output)
                 if taught.shape != logits.shape:
                     shapes = f"the teacher gives {list(taught.shape)}, the network {list(logits.shape)}"
                     raise InputError(f"{shapes}: distillation needs the same outputs")
-        return logits.shape[1] if logits.ndim == 2 else None, y
+        return output, y
+
+    def _check_outputs(self, output: Any, y: Tensor, known: Tensor | None) -> None:
+        """Raise `InputError` where what the network gives is not what the loss takes, or nobody could use.
+
+        Args:
+            output: of two rows.
+            y: their labels.
+            known: all labels, where they are at hand.
+        """
+        objective, plan, logits = self.objective, self.plan, logits_of(output)
+        labels = y if known is None else known
+        numbers = objective.asked.numbers(known)
+        most = None if numbers is None else int(numbers.max()) + 1
+        check_first(output, logits, lambda other: objective.asked.fits(labels, other), most)
+        if not plan.stated:
+            objective.check_ending(squashed_by(logits), logits.detach())
+        if self.teacher is not None and plan.outputs is not None and plan.outputs.kind == VALUES:
+            raise InputError(
+                f"distillation compares probabilities, and {objective.name} is a loss of values: leave it out, or say "
+                "what its outputs are by TorchTrainer(outputs=...)"
+            )
+        if self.recorder is not None and objective.classes is None:
+            raise InputError(
+                f"training dynamics compare logits of classes with the class of each row, and {objective.name} is no "
+                "loss of classes of which a row has one: take a scorer that reads none, such as ml_entropy for "
+                "independent labels, or train without a recorder"
+            )
 
     def _compiled(self) -> nn.Module:
         if self.plan.compile_options is None:
@@ -193,10 +229,9 @@ class Run:
         sizes: list[int] = []
         for rows, x, y, w in self.loader.batches(order, merge_single=True):
             if epoch == 1:
-                self._check_batch(x, y)
-            assert y is not None
+                self._check_batch(x, y, w, self.kept[rows], len(self.data))
             with explained(self.model, x) if not losses else nullcontext():
-                loss, hit = self._step(rows, x, y, w, share)
+                loss, hit = self._step(rows, x, y, w, share, first=epoch == 1 and not losses)
             losses.append(loss)
             hits.append(hit)
             sizes.append(len(rows))
@@ -204,19 +239,22 @@ class Run:
         self.processes.align_buffers(self.model)
         return self._summary(epoch, torch.stack(losses), torch.stack(hits), sizes)
 
-    def _step(self, rows: Tensor, x: Any, y: Tensor, w: Tensor | None, share: float) -> tuple[Tensor, Tensor]:
-        plan, device = self.plan, self.plan.device
+    def _step(
+        self, rows: Tensor, x: Any, y: Any, w: Tensor | None, share: float, *, first: bool
+    ) -> tuple[Tensor, Tensor]:
+        plan, device, objective = self.plan, self.plan.device, self.objective
         inputs, y = self.forward.inputs(x), y.to(device, non_blocking=True)
         w = None if w is None else w.to(device, non_blocking=True)
         logits = self._logits(self.net, inputs)
+        y = objective.asked.aligned(y, logits)
         if self.recorder is not None:
-            self.recorder.see(self.kept[rows], logits, y)
-        loss = self.objective(logits, y, w)
+            self.recorder.see(self.kept[rows], *objective.answered(logits, y))
+        loss = (objective.watched if first else objective)(logits, y, w)
         if share and self.teacher is not None:
             with torch.no_grad():
                 taught = self._logits(self.teacher, inputs)
-            kl = distillation_loss(logits, taught, self._distillation.tau)
-            loss = (1 - share) * loss + share * weighted_mean(kl, self.objective.weights(y, w, kl))
+            kl = distillation_loss(logits, taught, self._distillation.tau, outputs=plan.outputs)
+            loss = (1 - share) * loss + share * weighted_mean(kl, objective.weights(y, w, kl))
         self.stepper.zero_grad(set_to_none=True)
         self._backward(loss)
         if plan.grad_clip is not None:
@@ -229,7 +267,7 @@ class Run:
         else:
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        return loss.detach(), hits_of(logits.detach(), y)
+        return loss.detach(), objective.hits(logits.detach(), y)
 
     @property
     def _distillation(self) -> Distillation:
@@ -239,8 +277,7 @@ class Run:
     def _logits(self, net: nn.Module, inputs: Any) -> Tensor:
         accelerator = self.plan.accelerator
         with accelerator.autocast() if accelerator is not None else nullcontext():
-            logits = logits_of(self.forward(net, inputs))
-        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+            return _full(logits_of(self.forward(net, inputs)))
 
     def _backward(self, loss: Tensor) -> None:
         if self.plan.accelerator is not None:
@@ -266,24 +303,38 @@ class Run:
         with torch.no_grad():
             for rows, x, y, w in loader.batches():
                 if epoch == 1:
-                    self._check_batch(x, y)
-                assert y is not None
+                    self._check_batch(x, y, w, rows, len(self.validation))
                 inputs, y = self.eval_forward.inputs(x), y.to(self.plan.device)
                 logits = self._logits(self.model, inputs)
+                y = self.objective.asked.aligned(y, logits)
                 losses.append(self.objective(logits, y, None if w is None else w.to(self.plan.device)))
-                hits.append(hits_of(logits, y))
+                hits.append(self.objective.hits(logits, y))
                 sizes.append(len(rows))
         found = self._summary(epoch, torch.stack(losses), torch.stack(hits), sizes, "validation loss")
         return {f"val_{name}": value for name, value in found.items()}
 
     # ---- what is said when it goes wrong ----
 
-    def _check_batch(self, x: Any, y: Any) -> None:
-        if y is None or self.n_outputs is not None:
-            check_labels(y, self.n_outputs or 0, self.objective.ignored)
+    def _check_batch(self, x: Any, y: Any, w: Any, rows: Tensor, total: int) -> None:
+        """Raise where a batch of the first epoch, `rows` of data of `total` rows, cannot be trained on."""
+        self._check_given(y)
+        asked = self.objective.asked
+        asked.check(y, rows, total)
+        if asked.kind == INDEPENDENT and self.recorder is not None and not bool(((y == 0) | (y == 1)).all()):
+            raise InputError("training dynamics need labels of 0 or 1, and some lie between: train without a recorder")
+        if asked.kind == OWN:  # which may leave such labels out, or not
+            self.nonfinite_labels += rows[nonfinite_rows(y)].tolist()
+        if w is not None:
+            check_weights(w, rows, total)
         if bad := len(nonfinite_rows(x)):
             check_finite(self.data, collate=self.plan.collate)  # names all such rows
             raise NonFiniteError(f"inputs hold NaN or infinity in {bad} rows of a batch")  # the dataset is random
+
+    def _check_given(self, y: Any) -> None:
+        if y is None:
+            raise InputError(
+                "labels are needed for training and the data has none: pass (X, y), or a Dataset of (x, y)"
+            )
 
     def _summary(
         self, epoch: int, losses: Tensor, hits: Tensor, sizes: list[int], what: str = "loss"
@@ -296,9 +347,20 @@ class Run:
             where = f"{what} became {float(losses[bad[0]])}" if len(bad) else "weights became NaN or infinite"
             step = f", step {int(bad[0]) + 1} of {len(losses)}" if len(bad) else ""
             lr = self.optimizer.param_groups[0]["lr"]
+            if self.nonfinite_labels and len(bad):
+                raise NonFiniteError(
+                    f"the {where} in epoch {epoch}, and labels are NaN or infinite in rows "
+                    f"{self.nonfinite_labels[:5]} ({len(self.nonfinite_labels):,} in all): leave them out in the loss "
+                    f"{self.objective.name}, or train on the other rows"
+                )
             raise NonFiniteError(
                 f"the {where} in epoch {epoch} of {self.plan.epochs}{step} at lr {float(lr):g}: the network keeps its "
                 f"weights of the end of epoch {epoch - 1}; lower the rate, set grad_clip, or use precision='fp32'"
             )
         weights = torch.tensor(sizes, dtype=torch.float64)
         return {"loss": float((losses * weights).sum() / weights.sum()), "accuracy": float(hits.sum() / weights.sum())}
+
+
+def _full(logits: Tensor) -> Tensor:
+    """Return half precision as single."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits

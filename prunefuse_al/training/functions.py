@@ -15,6 +15,7 @@ from ..data import split_row
 from ..errors import InputError
 from ..forward import Transform
 from ..items import Collate
+from ..outputs import STATED, of_trainer, seen_by_scorers
 from ..precision import home_device
 from ..rng import isolated_rng
 from ..signals import collect
@@ -46,6 +47,8 @@ class FunctionTrainer:
         num_workers: processes that read a dataset's items for it.
         mc_samples: its passes for the signal "mc_logits".
         collate: makes a batch of a list of a dataset's inputs for it; None stacks them.
+        outputs: what the networks give, by a name of `prunefuse_al.outputs`: "sigmoid" for labels that are independent,
+            or for a single output; None: logits of classes.
 
     Raises:
         InputError: an option cannot be used.
@@ -71,6 +74,7 @@ class FunctionTrainer:
         num_workers: int = 0,
         mc_samples: int = 10,
         collate: Collate | None = None,
+        outputs: str | None = None,
     ) -> None:
         self.fit_function = checks.function("fit", fit, "a function of (model, data)")
         self.infer_function = checks.maybe(checks.function, "infer", infer, "a function of (model, data)")
@@ -80,6 +84,7 @@ class FunctionTrainer:
         self.num_workers: int = OPTIONS["num_workers"]("num_workers", num_workers)
         self.mc_samples: int = OPTIONS["mc_samples"]("mc_samples", mc_samples)
         self.collate: Collate | None = OPTIONS["collate"]("collate", collate)
+        self.outputs: str | None = checks.maybe(checks.one_of, "outputs", outputs, STATED)
         taken = _parameters(fit)
         if "lr_scale" in taken:  # a selector sets what it finds: see `fine_tune_lr_scale` and `distillation` there
             self.lr_scale = 1.0
@@ -113,13 +118,13 @@ class FunctionTrainer:
         with isolated_rng(0, home_device(model) or "cpu"):  # reading through a DataLoader draws a number already
             if "needs" in _parameters(self.infer_function):
                 signals: Signals = self.infer_function(model, data, needs=frozenset(needs))
-                return signals
+                return seen_by_scorers(signals, of_trainer(self))
             if more := sorted(frozenset(needs) - {"logits"}):
                 raise InputError(
                     f"infer(model, data) gives logits, and {', '.join(more)} are asked for: give it a parameter "
                     "`needs` and return Signals, or leave infer= out"
                 )
-            return _as_signals(self.infer_function(model, _Inputs(data)), len(data))
+            return seen_by_scorers(_as_signals(self.infer_function(model, _Inputs(data)), len(data)), of_trainer(self))
 
     def _collect(self, model: nn.Module, data: Any, needs: Iterable[str]) -> Signals:
         return collect(
@@ -132,6 +137,7 @@ class FunctionTrainer:
             num_workers=self.num_workers,
             mc_samples=self.mc_samples,
             collate=self.collate,
+            outputs=of_trainer(self),
         )
 
     def __repr__(self) -> str:
@@ -153,7 +159,7 @@ class _Inputs(Dataset[Any]):
 
 
 def _as_signals(logits: Any, n: int) -> Signals:
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != n:
+    if not isinstance(logits, Tensor) or logits.ndim not in (1, 2) or len(logits) != n:
         found = f"shape {list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise InputError(f"infer(model, data) gave {found} for {n} rows; it must give a tensor of logits [n c]")
     return Signals(torch.arange(n), logits.detach().cpu())

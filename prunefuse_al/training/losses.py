@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from .. import checks
-from ..errors import InputError
+from ..errors import InputError, PruneFuseError
+from ..forward import describe
+from ..outputs import SIGMOID, SOFTMAX, VALUES, Outputs, name_of, single
+from .loss_labels import CLASSES, INDEPENDENT, OWN, Asked
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+_WANTED = "'cross_entropy', or a function or module (logits, labels) -> scalar or [n]"
+
+
+def check_loss(loss: Any) -> None:
+    """Raise `InputError` unless `loss` can be one: a class, which would be called for an instance, cannot."""
+    if not (isinstance(loss, str) and loss == "cross_entropy"):
+        checks.function("loss", loss, _WANTED)
 
 
 class Objective:
@@ -22,66 +36,186 @@ class Objective:
     Args:
         loss: "cross_entropy", or any function (logits, labels) -> scalar or [n]. A torch loss is copied, and with
             weights its copy is asked for `reduction="none"`.
-        class_weights: float [c], or None.
-        device: where the batches are.
+        like: outputs [n ...] of the network: where, of which type and in which shape they will come.
+        outputs: what they are; None where nothing says so.
+
+    Attributes:
+        asked: what the loss asks of labels.
+        class_weights: float [c], or None; to be set.
     """
 
-    def __init__(self, loss: str | Loss, class_weights: Tensor | None, device: torch.device) -> None:
-        if isinstance(loss, str) and loss != "cross_entropy":
-            raise InputError(
-                f"loss={loss!r}; it must be 'cross_entropy' or a function (logits, labels) -> scalar or [n]"
-            )
+    def __init__(self, loss: str | Loss, like: Tensor, outputs: Outputs | None) -> None:
+        check_loss(loss)
         own: Any = nn.CrossEntropyLoss() if isinstance(loss, str) else loss
         if isinstance(own, nn.Module):
-            own = copy.deepcopy(own).to(device)
-        elif not callable(own):
-            raise InputError(f"loss={loss!r} cannot be called; it must be a function (logits, labels) -> scalar or [n]")
+            own = copy.deepcopy(own).to(like.device)
+            if type(own).__module__ == nn.modules.loss.__name__:  # whose weights of classes may be of another type
+                own = own.to(like.dtype)
         self.whole: Loss = own
         self.each: Loss = own
         if hasattr(own, "reduction"):
             self.each = copy.deepcopy(own)
             self.each.reduction = "none"  # type: ignore[attr-defined]
-        self.class_weights = None if class_weights is None else class_weights.to(device)
-        self.ignored: int | None = getattr(own, "ignore_index", None)
+        self.name, self.outputs = name_of(own), outputs
+        self.asked = Asked.by(own, outputs, tuple(like.shape[1:]))
+        self.class_weights: Tensor | None = None
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes there are that could have weights; None where labels are independent, or are no classes."""
+        row = self.asked.row
+        if self.asked.kind == INDEPENDENT:
+            return 2 if torch.Size(row).numel() == 1 else None
+        return row[0] if self.asked.kind in (CLASSES, OWN) and row else None
 
     def __call__(self, logits: Tensor, y: Tensor, w: Tensor | None = None) -> Tensor:
-        """Return the loss, a scalar, of logits [n c] for labels [n] and weights [n]."""
+        """Return the loss, a scalar, of logits [n ...] for labels as `asked.aligned` gives them and weights [n]."""
         weights = self.weights(y, w, logits)
         if weights is None:
             value = self._value(self.whole, logits, y)
             return value.mean() if value.ndim else value
         value = self._value(self.each, logits, y)
-        if value.ndim == 0 and len(y) > 1:
+        if (value.ndim == 0 or len(value) != len(y)) and len(y) > 1:
+            found = "one number" if value.ndim == 0 else f"shape {list(value.shape)}"
             raise InputError(
-                f"the loss returns one number for a batch of {len(y)}, so class or sample weights cannot enter it: "
+                f"the loss returns {found} for a batch of {len(y)}, so class or sample weights cannot enter it: "
                 "return one value for each row, [n]"
             )
         return weighted_mean(value.reshape(len(y), -1).mean(dim=1), weights)
 
-    @staticmethod
-    def _value(loss: Loss, logits: Tensor, y: Tensor) -> Tensor:
-        value: object = loss(logits, y)
-        if not isinstance(value, Tensor):
-            what = "a function or module that returns a tensor, a scalar or one value for each row, [n]"
-            raise checks.refused(f"loss: what {checks.shown(loss)} returned", value, what)
+    def watched(self, logits: Tensor, y: Tensor, w: Tensor | None = None) -> Tensor:
+        """Return the same of a first batch, and see to it that a function of the user's own pairs no row with others.
+
+        Raises:
+            InputError: outputs [n 1] meet labels [n], or the reverse, and were broadcast to [n n].
+        """
+        if self.asked.kind != OWN or logits[0].numel() != 1:
+            return self(logits, y, w)
+        with _Rows(len(logits)) as rows:
+            value = self(logits, y, w)
+        if rows.mixed:
+            raise InputError(
+                f"the loss {self.name} pairs every row with every other: outputs {list(logits.shape)} meet labels "
+                f"{list(y.shape)}, which torch broadcasts to {[len(y), len(y)]}; pass y of the shape of the outputs, "
+                "or reshape one of them in the loss"
+            )
         return value
 
-    def check_kind(self, y: Tensor) -> None:
-        """Raise `InputError` for one floating number per row where the loss wants the number of a class."""
-        if isinstance(self.whole, nn.CrossEntropyLoss) and y.is_floating_point() and y.ndim == 1:
-            kind = str(y.dtype).removeprefix("torch.")
+    def check_ending(self, ending: str | None, like: Tensor) -> None:
+        """Raise `InputError` where the network's last function and the loss do not go together.
+
+        Args:
+            ending: "softmax" or "sigmoid", what the network ends in; None: something else.
+            like: some outputs [n ...].
+        """
+        takes_logs = self.name in _OF_LOGS and like.ndim > 1
+        if takes_logs and bool(((sums := like.logsumexp(1)).abs() > _LOG_SUM).any()):
             raise InputError(
-                f"labels are {kind}, one number per row, and cross entropy wants numbers of classes: pass integers "
-                "(y.astype(int)), or soft targets [n c]"
+                f"{self.name} takes log-probabilities, and the probabilities of a row of the network's outputs sum to "
+                f"{float(sums.flatten()[0].exp()):.3g}: end the network in log_softmax(1), or pass loss='cross_entropy'"
             )
+        if ending is None or (self.outputs is not None and (self.outputs.squashed or self.outputs.kind == VALUES)):
+            return
+        if self.outputs is None:
+            raise InputError(
+                f"the network ends in a {ending}, and nothing says whether {self.name} takes probabilities: pass "
+                f"TorchTrainer(outputs='{ending}_probabilities') if it does, or leave the {ending} out of the network"
+            )
+        raise InputError(
+            f"the network ends in a {ending}, and {self.name} takes logits: it applies its own, and what has passed "
+            f"both is never sure. Leave the {ending} out of the network, or pass TorchTrainer(outputs="
+            f"{self.outputs.name!r}) if that is meant"
+        )
 
     def weights(self, y: Tensor, w: Tensor | None, like: Tensor) -> Tensor | None:
         """Return the weight of each row, [n], or None where all count the same."""
         weights = None if w is None else w.to(like)
         if self.class_weights is None:
             return weights
-        of_class = self.class_weights.to(like.dtype)[y.clamp_min(0)]
-        return of_class if weights is None else weights * of_class
+        of = self.class_weights.to(like)
+        if self.asked.kind == INDEPENDENT:  # then there are two classes
+            one = y.reshape(len(y))
+            return _times(of[0] * (1 - one) + of[1] * one, weights)
+        if y.ndim != 1 or y.is_floating_point():
+            raise InputError(
+                f"class_weight weighs rows by the number of their class, and labels are {describe(y)}: leave it out, "
+                "or pass the weights to the loss, as in nn.CrossEntropyLoss(weight=...)"
+            )
+        return _times(of[y.clamp_min(0)], weights)
+
+    def hits(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return how many rows are answered right, in all their labels; NaN where the notion has no meaning."""
+        kind, none = None if self.outputs is None else self.outputs.kind, torch.full((), torch.nan).to(logits.device)
+        if self.asked.kind == INDEPENDENT and kind == SIGMOID and logits.ndim <= 2:
+            assert self.outputs is not None
+            said = logits > (0.5 if self.outputs.squashed else 0)
+            right = (said == (y > 0.5)).reshape(len(y), -1).all(1).sum()
+            return torch.where(((y == 0) | (y == 1)).all(), right.float(), none)
+        classes = logits.ndim == 2 and logits.shape[1] > 1 and kind in (None, SOFTMAX)
+        if not classes or y.ndim != 1 or y.is_floating_point():
+            return none
+        return (logits.argmax(dim=1) == y).sum()
+
+    def answered(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits of classes [b c] and class numbers [b] of a batch, for who records answers."""
+        if self.outputs is not None and self.asked.kind == INDEPENDENT and single(logits):
+            return self.outputs.seen(logits)[0], y.reshape(len(y)).long()
+        return (logits if self.outputs is None else self.outputs.logits(logits)), y
+
+    def _value(self, loss: Loss, logits: Tensor, y: Tensor) -> Tensor:
+        with self._explained(logits, y):
+            value = loss(logits, y)
+        if not isinstance(value, Tensor):
+            raise checks.refused(
+                f"loss: what {self.name} returned", value, "a loss that returns a tensor, one number or [n]"
+            )
+        return value
+
+    @contextmanager
+    def _explained(self, logits: Tensor, y: Tensor) -> Iterator[None]:
+        """Turn a complaint of the loss into an `InputError` with what it was given, keeping the cause."""
+        try:
+            yield
+        except (PruneFuseError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            raise InputError(
+                f"the loss {self.name} failed on outputs {describe(logits)} and labels {describe(y)}: {error}. Pass "
+                "labels as it takes them, or another loss"
+            ) from error
+
+
+_OF_LOGS = frozenset({"NLLLoss", "nll_loss", "KLDivLoss", "kl_div"})
+_LOG_SUM = 0.05
+"""How far the logarithm of the sum of a row's probabilities may be from 0; half precision is coarse."""
+_OF_CLASSES = (F.cross_entropy, F.nll_loss, F.multi_margin_loss)
+
+
+class _Rows(TorchFunctionMode):
+    """Watches for a result [n n] of outputs [n 1] and labels [n], or the reverse; only outputs take a gradient."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n, self.mixed = n, False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run the call and look at the shapes."""
+        result = func(*args, **(kwargs or {}))
+        given = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)]
+        shapes = {(leaf.requires_grad, tuple(leaf.shape)) for leaf in given}
+        column, flat = (self.n, 1), (self.n,)
+        if self.n > 1 and ({(True, column), (False, flat)} <= shapes or {(True, flat), (False, column)} <= shapes):
+            made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            # Losses of torch broadcast within, but for those of class numbers.
+            reduced = getattr(func, "__module__", "") == "torch.nn.functional" and func not in _OF_CLASSES
+            self.mixed |= reduced or any(leaf.shape[-2:] == (self.n, self.n) for leaf in made)
+        return result
+
+
+def _times(weights: Tensor, others: Tensor | None) -> Tensor:
+    return weights if others is None else weights * others
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
@@ -91,20 +225,25 @@ def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
     return (values * weights).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
 
-def class_weight_tensor(class_weight: Any, labels: Tensor | None, n_classes: int) -> Tensor | None:
+def class_weight_tensor(class_weight: Any, labels: Tensor | None, n_classes: int | None) -> Tensor | None:
     """Return the weight of every class, float [c].
 
     Args:
         class_weight: None; "balanced" (rows / (classes present * rows of the class), as scikit-learn has it); a mapping
             from class to weight (1 for the others); or a sequence of one weight for each of the network's outputs.
         labels: int64 [n], needed for "balanced".
-        n_classes: outputs of the network.
+        n_classes: outputs of the network, or 2 for a single one with a sigmoid; None where rows have no one class.
 
     Raises:
         InputError: an unknown form, an unknown class, or weights that are negative or not finite.
     """
     if class_weight is None:
         return None
+    if n_classes is None:
+        raise InputError(
+            f"class_weight={class_weight!r} weighs rows by their class, and a row has not one class here: leave it "
+            "out, or pass weights to the loss, as in nn.BCEWithLogitsLoss(pos_weight=...)"
+        )
     if isinstance(class_weight, str):
         if class_weight != "balanced" or labels is None or labels.is_floating_point():
             raise InputError(f"class_weight={class_weight!r}; the one name is 'balanced', which needs integer labels")
@@ -123,31 +262,3 @@ def class_weight_tensor(class_weight: Any, labels: Tensor | None, n_classes: int
             f"class_weight={class_weight!r}; {n_classes} finite weights >= 0 are needed, one for each output"
         )
     return torch.as_tensor(weights)
-
-
-def check_labels(labels: Any, n_outputs: int, ignored: int | None = None) -> None:
-    """Raise `InputError` unless integer labels lie in 0..n_outputs-1; soft targets pass."""
-    if labels is None:
-        raise InputError("labels are needed for training and the data has none: pass (X, y), or a Dataset of (x, y)")
-    labels = torch.as_tensor(labels)
-    if labels.is_floating_point():
-        if labels.ndim == 1 and (bad := int((~labels.isfinite()).sum())):
-            raise InputError(f"{bad:,} of {len(labels):,} labels are NaN or infinite: train only on labelled rows")
-        return
-    if labels.ndim != 1 or len(labels) == 0:
-        return
-    if ignored is not None:
-        labels = labels[labels != ignored]
-    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
-    if low < 0 or high >= n_outputs:
-        raise InputError(
-            f"labels {low}..{high} found, the network has {n_outputs} outputs (labels 0..{n_outputs - 1}): "
-            "re-encode the labels, or widen the network's last layer"
-        )
-
-
-def hits_of(logits: Tensor, y: Tensor) -> Tensor:
-    """Return how many rows are classified right; NaN where the notion has no meaning."""
-    if logits.ndim != 2 or y.ndim != 1 or y.is_floating_point():
-        return torch.full((), float("nan"), device=logits.device)
-    return (logits.argmax(dim=1) == y).sum()

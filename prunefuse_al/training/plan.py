@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..items import Collate
+from ..outputs import Outputs
 from .distillation import Distillation
 from .stopping import EarlyStopping
 
@@ -18,7 +19,10 @@ MakeSchedule = Callable[[torch.optim.Optimizer], Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a run needs, resolved and checked; see `TorchTrainer` for what the options mean."""
+    """Everything a run needs, resolved and checked; see `TorchTrainer` for what the options mean.
+
+    `stated`: what the outputs are was said by the user, and does not follow from the loss.
+    """
 
     epochs: int
     batch_size: int
@@ -26,6 +30,8 @@ class Plan:
     make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
     make_schedule: MakeSchedule
     loss: Any
+    outputs: Outputs | None
+    stated: bool
     class_weight: Any
     transform: Any
     eval_transform: Any

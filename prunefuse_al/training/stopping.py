@@ -101,6 +101,10 @@ class Watch:
         """Record an epoch by its row of the history; True if it is the best so far."""
         name, epoch = {"train_loss": "loss"}.get(self.rule.monitor, f"val_{self.rule.monitor}"), int(row["epoch"])
         value = -row[name] if self.rule.monitor == "accuracy" else row[name]
+        if math.isnan(value):  # a loss that is no number stops the training itself
+            raise InputError(
+                f"monitor={self.rule.monitor!r}, and soft targets or values have no accuracy: pass monitor='loss'"
+            )
         if self.best_epoch and not value < self.best - self.rule.min_delta:
             return False
         self.best, self.best_epoch = value, epoch

@@ -16,6 +16,7 @@ from ..data import has_labels, to_dataset
 from ..errors import InputError
 from ..items import Collate
 from ..model_checks import check_model
+from ..outputs import of_trainer
 from ..precision import resolve_device, resolve_precision
 from ..rng import fresh_seed
 from ..signals import collect
@@ -37,7 +38,8 @@ class TrainingHistory:
 
     Attributes:
         epochs: one dict per epoch: "epoch" (from 1), "lr" (of the first parameter group), "loss" and "accuracy" while
-            training, and where rows are held out "val_loss", "val_accuracy". Accuracy is NaN for soft targets.
+            training, and where rows are held out "val_loss", "val_accuracy". Accuracy is NaN for soft targets and
+            regression; of independent labels all must be right.
         best_epoch: the epoch whose weights the network has, with early stopping on held-out rows; else None (it has the
             last ones).
         stopped_early: patience ended before the epochs did.
@@ -67,8 +69,11 @@ class TorchTrainer(BaseEstimator):
         lr: learning rate; None is the named optimiser's own. The same goes for `momentum` and `weight_decay`.
         scheduler: "cosine", "warmup_cosine" (one epoch), "constant", "cifar", "imagenet", or a factory called with
             (optimizer, epochs), or with the optimiser if it takes no more, whose result is stepped after every epoch.
-        loss: "cross_entropy", or a function or module (logits, labels) -> scalar or [n].
-        class_weight: None, "balanced" (reads all labels first), a mapping, or one weight for each output.
+        loss: "cross_entropy", or a function or module (logits, labels) -> scalar or [n]. With a loss of independent
+            labels, such as ``nn.BCEWithLogitsLoss()``, labels are 0 and 1, [n c], one for each output; for a network
+            with one output, [n] or [n 1]. With cross entropy they are numbers of classes [n], rows [n c] with a single
+            1 (which mean the same), or soft targets [n c] whose rows sum to 1.
+        class_weight: None, "balanced" (reads all labels first), a mapping, or one weight for each class.
         transform: applied to each training batch of inputs, on the device, whole batch at once. Transforms of
             `torchvision.transforms.v2` work, but draw *one* crop or flip for the batch: wrap them in
             `transforms.per_sample`, or use `transforms.RandomCropFlip`. Random numbers come from `seed`.
@@ -90,6 +95,8 @@ class TorchTrainer(BaseEstimator):
         collate: makes a batch of the list of a dataset's inputs, without their labels; None stacks them. Texts of
             several lengths: ``functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)``, or
             ``transformers.DataCollatorWithPadding(tokenizer)``. Not used for arrays, which are batches already.
+        outputs: what networks give, by a name of `prunefuse_al.outputs`; "auto": what the loss says, torch's losses
+            and torchvision's focal one by themselves and one of your own by an attribute `outputs`.
     """
 
     def __init__(
@@ -121,6 +128,7 @@ class TorchTrainer(BaseEstimator):
         deterministic: bool = True,
         mc_samples: int = 10,
         collate: Collate | None = None,
+        outputs: str = "auto",
     ) -> None:
         self.epochs = epochs
         self.batch_size = batch_size
@@ -148,6 +156,7 @@ class TorchTrainer(BaseEstimator):
         self.deterministic = deterministic
         self.mc_samples = mc_samples
         self.collate = collate
+        self.outputs = outputs
 
     def check(self) -> None:
         """Raise `InputError` unless every option can be used; a selector asks this before it does anything."""
@@ -174,7 +183,7 @@ class TorchTrainer(BaseEstimator):
             on_epoch: called before every epoch with its number, from 0, and the optimiser; it may thin `model` in
                 place. When it returns True, early stopping starts anew: weights from before are not gone back to.
             recorder: watches the training; it changes nothing in it. Rows are those of `data`, also where early
-                stopping holds some out, and integer labels are needed.
+                stopping holds some out; every row needs one class.
 
         Raises:
             InputError: an option or the data cannot be used; found before the weights change, but for what shows only
@@ -204,6 +213,7 @@ class TorchTrainer(BaseEstimator):
             mc_samples=self.mc_samples,
             accelerator=self.accelerator,
             collate=self.collate,
+            outputs=of_trainer(self),
         )
 
     @classmethod
@@ -231,6 +241,8 @@ class TorchTrainer(BaseEstimator):
             make_optimizer=lambda params: make_optimizer(self.optimizer, params, options["lr_scale"], **settings),
             make_schedule=partial(make_schedule, self.scheduler, epochs=options["epochs"]),
             loss=self.loss,
+            outputs=of_trainer(self),
+            stated=self.outputs != "auto",
             class_weight=options["class_weight"],
             transform=self.transform,
             eval_transform=self.eval_transform,

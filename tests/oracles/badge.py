@@ -17,8 +17,11 @@ def squared(a, b):
 
 
 def pick(logits, features, k, uniforms):
+    return spread([gradient(z, h) for z, h in zip(logits, features, strict=True)], k, uniforms)
+
+
+def spread(gradients, k, uniforms):
     """The first is the longest; the next is where a running sum of squared distances passes uniform x total."""
-    gradients = [gradient(z, h) for z, h in zip(logits, features, strict=True)]
     lengths = [squared(g, [0.0] * len(g)) for g in gradients]
     picked = [lengths.index(max(lengths))]
     for uniform in uniforms[: k - 1]:
