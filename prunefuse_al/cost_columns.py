@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
@@ -54,11 +55,11 @@ def from_columns(columns: Mapping[str, Tensor], words: Mapping[str, Any]) -> Cos
     Raises:
         InputError: the columns are not those of a ledger.
     """
-    kept = [field for field in fields(CostRow) if field.name in columns or field.default is MISSING]
-    lists = {field.name: _values(field.name, columns, words) for field in kept}
+    kept = [field.name for field in fields(CostRow) if field.name in columns or field.default is MISSING]
+    lists = {name: _values(name, columns, words) for name in kept}
     if len({len(values) for values in lists.values()}) > 1:
         raise InputError(f"the columns of the ledger are of {sorted({len(values) for values in lists.values()})} rows")
-    return CostLedger.from_dicts(dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True))
+    return CostLedger(CostRow(**dict(zip(kept, row, strict=True))) for row in zip(*lists.values(), strict=True))
 
 
 def _values(name: str, columns: Mapping[str, Tensor], words: Mapping[str, Any]) -> list[Any]:
@@ -66,12 +67,15 @@ def _values(name: str, columns: Mapping[str, Tensor], words: Mapping[str, Any]) 
     dtype = torch.float64 if name in _SECONDS else torch.int64
     if column is None or column.dtype != dtype or list(column.shape[1:]) not in ([], [2]) or not column.ndim:
         raise InputError(f"the ledger has no column {name!r} of numbers")
+    bad = column[~((column >= 0) & (column < math.inf))]
+    if len(bad):
+        raise InputError(f"the column {name!r} of the ledger holds {bad[0].item()}; a finite number from 0 is needed")
     values: list[Any] = column.tolist()
     if column.ndim == 2:
-        values = [int(high) * 2**_BITS + int(low) for high, low in values]
+        values = [high * 2**_BITS + low for high, low in values]
     if name not in _WORDS:
         return values
     known = words.get(name)
-    if not isinstance(known, list) or not all(0 <= value < len(known) for value in values):
+    if not isinstance(known, list) or set(map(type, known)) - {str} or max(values, default=-1) >= len(known):
         raise InputError(f"the ledger has no words for its column {name!r}")
     return [known[value] for value in values]
