@@ -62,7 +62,7 @@ ABOUT: dict[str, About] = {
         "no", "1, and 1 over what is labelled", "(n + m) d", "Coverage: large batches, few outliers.", "Sener 2018"
     ),
     "badge": About(
-        "no", "1", "n (c + d)", "Uncertain and diverse at once; robust to the size of the batch.", "Ash 2020"
+        "no", "1", "n (2c + d)", "Uncertain and diverse at once; robust to the size of the batch.", "Ash 2020"
     ),
     "typiclust": About(
         "no",
@@ -81,7 +81,7 @@ ABOUT: dict[str, About] = {
     "cal": About(
         "no",
         "1, and 1 over what is labelled",
-        "n (c + d) + m (c + d)",
+        "n (c + d) + m (3c + d)",
         "Near what is labelled, yet predicted otherwise.",
         "Margatina 2021",
     ),

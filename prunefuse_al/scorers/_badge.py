@@ -17,7 +17,8 @@ from ._given import given_logits
 from ._select import check_k, read_logits
 from ._uncertainty import _relative
 
-_BLOCK = 1 << 15
+_NUMBERS = 1 << 18
+"""Numbers that are made of a block of rows at once, in double precision."""
 Residuals = Callable[[Tensor], Tensor]
 
 
@@ -35,7 +36,8 @@ def badge(logits: Tensor, features: Tensor, k: int, *, rng: RngLike = None) -> T
         rng: draws one number between 0 and 1 for each row after the first; None takes fresh entropy.
 
     Returns:
-        int64 [k] on the CPU, in the order picked. Needs one matrix like the logits and O(n) beside its inputs.
+        int64 [k] on the CPU, in the order picked. Needs one matrix like the logits and some 20 n numbers beside its
+        inputs.
 
     Raises:
         BudgetError: k is out of range.
@@ -112,7 +114,8 @@ class _Gradients:
         self.features, self.scale = features.to(work), frame_scale(largest, work)
         self.residuals = torch.empty(logits.shape, dtype=work, device=logits.device)
         self.norms = torch.empty(len(logits), dtype=torch.float64, device=logits.device)  # [n] |g|^2
-        for block in torch.arange(len(logits), device=logits.device).split(_BLOCK):
+        self._rows = max(1, _NUMBERS // max(logits.shape[1], features.shape[1]))
+        for block in torch.arange(len(logits), device=logits.device).split(self._rows):
             p = self.residuals[block] = residuals(logits[block].to(work))
             self.norms[block] = row_sums(p.double().square()) * row_sums(self._scaled(block).square())
         self.slack = 8 * (features.shape[1] + logits.shape[1] + 8) * torch.finfo(work).eps
@@ -128,7 +131,7 @@ class _Gradients:
         distance = (total - 2 * dots).clamp_min_(0)
         # Where almost all cancels, rounding would tell copies of one gradient apart.
         near = ((distance <= self.slack * total) & (weights > 0)).nonzero()[:, 0]
-        for some in near.split(_BLOCK):
+        for some in near.split(self._rows):
             distance[some] = self._squared_distances(some, row)
         torch.minimum(weights, distance, out=weights)
 

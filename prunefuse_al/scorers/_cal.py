@@ -13,10 +13,13 @@ from ..errors import InputError
 from ..types import RngLike, Selection, Signals
 from ._features import check_features, check_labelled_features, given_labelled, read_features
 from ._given import given_features, given_logits
-from ._neighbours import check_neighbours, nearest
+from ._neighbours import check_neighbours, search_in
 from ._select import check_finite, check_k, read_logits, select_top
 
-_BLOCK = 1 << 12
+_ASKED = 1 << 14
+"""Rows whose neighbours are sought at once: a whole number of the parts in which scikit-learn does it."""
+_NUMBERS = 1 << 18
+"""Numbers in the distributions of the neighbours of some rows, looked at together in double precision."""
 
 
 def cal(
@@ -42,7 +45,8 @@ def cal(
             of several equally distant neighbours counts is left to it.
 
     Returns:
-        float64 [n], >= 0; higher means label it sooner.
+        float64 [n], >= 0; higher means label it sooner. Needs the labelled logits in double precision and some 4 n
+        numbers beside its inputs.
 
     Raises:
         InputError: shapes that do not fit, or an option that cannot be used.
@@ -109,11 +113,15 @@ def _cal(name: str, method: CAL, logits: Tensor, features: Tensor, labelled_logi
             f"{name}: n_neighbors={method.n_neighbors} of {len(known)} labelled samples; at least one is needed: "
             "label some first, or take a scorer that reads none"
         )
-    near = nearest(name, place, features, count, method.neighbours)  # [n count]
-    known = known.double().log_softmax(1)  # [m c]
+    search, together = search_in(name, place, method.neighbours), max(1, _NUMBERS // (count * known.shape[1]))
+    logs = torch.empty(known.shape, dtype=torch.float64, device=known.device)  # [m c]
+    for rows in torch.arange(len(known), device=known.device).split(together):
+        logs[rows] = known[rows].double().log_softmax(1)
     scores = []
-    for block, rows in zip(logits.split(_BLOCK), near.to(known.device).split(_BLOCK), strict=True):
-        own, theirs = block.double().log_softmax(1)[:, None], known[rows]  # [b 1 c], [b count c]
-        first, second = (theirs, own) if method.from_neighbours else (own, theirs)
-        scores.append((first.exp() * (first - second)).sum(2).mean(1).clamp_min(0))
+    for some, asked in zip(logits.split(_ASKED), features.split(_ASKED), strict=True):
+        near = search(asked, count).to(logs.device)  # [b count]
+        for block, rows in zip(some.split(together), near.split(together), strict=True):
+            own, theirs = block.double().log_softmax(1)[:, None], logs[rows]  # [b 1 c], [b count c]
+            first, second = (theirs, own) if method.from_neighbours else (own, theirs)
+            scores.append((first.exp() * (first - second)).sum(2).mean(1).clamp_min(0))
     return torch.cat(scores)

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,20 @@ def nearest(name: str, known: Tensor, asked: Tensor, count: int, neighbours: Any
         known: where to search.
         asked: what to search for.
         count: 1 to m.
+        neighbours: see `search_in`.
+
+    Raises:
+        InputError: see `search_in`.
+    """
+    return search_in(name, known, neighbours)(asked, count)
+
+
+def search_in(name: str, known: Tensor, neighbours: Any = None) -> Callable[[Tensor, int], Tensor]:
+    """Return what tells of each row of a tensor [b d] which so many rows of `known` [m d] are nearest, int64 [b count].
+
+    Args:
+        name: of the scorer, for messages.
+        known: where to search.
         neighbours: an object with `fit(X)` and `kneighbors(X, n_neighbors)`, which is copied; None is scikit-learn's
             exact search.
 
@@ -63,6 +79,10 @@ def nearest(name: str, known: Tensor, asked: Tensor, count: int, neighbours: Any
     check_neighbours(name, neighbours)
     search = NearestNeighbors(algorithm="brute") if neighbours is None else copy.deepcopy(neighbours)
     search.fit(as_array(known))
+    return partial(_nearest, name, known, search)
+
+
+def _nearest(name: str, known: Tensor, search: Any, asked: Tensor, count: int) -> Tensor:
     _, rows = search.kneighbors(as_array(asked), n_neighbors=count)
     rows = np.asarray(rows)
     if rows.shape != (len(asked), count) or rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= len(known):
