@@ -106,9 +106,8 @@ class Run:
 
     def _loader(self, dataset: Any, size: int) -> BatchLoader:
         plan = self.plan
-        return BatchLoader(
-            dataset, size, num_workers=plan.num_workers, seed=plan.seed, collate=plan.collate, device=plan.device
-        )
+        reading: dict[str, Any] = {"num_workers": plan.num_workers, "seed": plan.seed, "collate": plan.collate}
+        return BatchLoader(dataset, size, network=self.model, device=plan.device, **reading)
 
     def _forward(self, transform: Any) -> Forward:
         plan = self.plan
@@ -123,7 +122,7 @@ class Run:
             check_labels(None, 0)
         assert y is not None
         if len(nonfinite_rows(x)):
-            check_finite(self.data, collate=self.plan.collate)  # names all such rows, not only these two
+            self._check_finite()
         self.model.eval()
         with torch.no_grad(), explained(self.model, x):
             inputs = self.forward.inputs(x)
@@ -282,8 +281,12 @@ class Run:
         if y is None or self.n_outputs is not None:
             check_labels(y, self.n_outputs or 0, self.objective.ignored)
         if bad := len(nonfinite_rows(x)):
-            check_finite(self.data, collate=self.plan.collate)  # names all such rows
+            self._check_finite()
             raise NonFiniteError(f"inputs hold NaN or infinity in {bad} rows of a batch")  # the dataset is random
+
+    def _check_finite(self) -> None:
+        """Raise `NonFiniteError` naming all rows that are not finite, not only those of a batch."""
+        check_finite(self.data, collate=self.plan.collate, network=self.model)
 
     def _summary(
         self, epoch: int, losses: Tensor, hits: Tensor, sizes: list[int], what: str = "loss"
