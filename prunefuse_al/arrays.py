@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Number
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from torch import Tensor
 
 from .errors import InputError
+
+_FLOATING = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+_UNSIGNED = frozenset({torch.uint16, torch.uint32, torch.uint64})
+_NUMBERS = _FLOATING | _UNSIGNED | {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+_AS_ARRAY = ("__array__", "__array_interface__", "__buffer__")
+"""What has one of these is an array of its own kind."""
 
 
 def map_leaves(x: Any, function: Callable[[Any], Any]) -> Any:
@@ -29,8 +38,8 @@ def leaves(x: Any) -> list[Any]:
 
 
 def as_arrays(X: Any) -> Any:
-    """Return an array, or a tuple or dict of arrays, over the same memory; lists are the one thing converted."""
-    if isinstance(X, Mapping):
+    """Return an array, or a tuple or dict of arrays, over the same memory; lists and frames are what is converted."""
+    if isinstance(X, Mapping) and not issparse(X):  # a matrix of keys is a dict as well
         return {key: _as_array(value) for key, value in X.items()}
     if isinstance(X, tuple):
         return tuple(_as_array(value) for value in X)
@@ -38,26 +47,101 @@ def as_arrays(X: Any) -> Any:
 
 
 def _as_array(x: Any) -> Any:
-    """Return a dense tensor or numeric array over the same memory; lists are the one thing converted."""
+    """Return a dense tensor or numeric array over the same memory; lists and frames are what is converted."""
     if isinstance(x, list) and x and isinstance(x[0], Tensor):
         x = _stacked(x)
-    array: Any
-    if isinstance(x, Tensor):
-        if x.layout != torch.strided:
-            raise InputError(f"Sparse data was passed ({x.layout}), but dense data is required. Use '.to_dense()'.")
-        array = x.detach()
-    elif (hasattr(x, "toarray") and not hasattr(x, "__array__")) or "sparse" in type(x).__module__:
+    if issparse(x) or "sparse" in type(x).__module__:
         raise InputError(
             f"Sparse data was passed ({type(x).__name__}), but dense data is required. "
             "Use '.toarray()' to convert to a dense numpy array."
         )
-    else:
-        array = x if isinstance(x, np.ndarray) else _from_objects(x)
-        if array.dtype.kind not in "fiub":
-            raise InputError(f"X has dtype {array.dtype}; numbers are needed: convert or encode it first")
+    array: Any = check_tensor(x.detach()) if isinstance(x, Tensor) else _numeric(x)
     if array.ndim == 0:
         raise InputError("X is a single number; the first dimension must be the rows")
     return array
+
+
+def check_tensor(x: Tensor, what: str = "X") -> Tensor:
+    """Return a tensor, or raise `InputError` unless it holds plain numbers; `what` is what the user calls it."""
+    if x.layout != torch.strided and not x.is_nested:
+        raise InputError(f"Sparse data was passed ({x.layout}), but dense data is required. Use '.to_dense()'.")
+    remedy = _remedy(x)
+    if remedy:
+        kind = "nested" if x.is_nested else f"{str(x.dtype).removeprefix('torch.')} of shape {list(x.shape)}"
+        raise InputError(f"{what} is a tensor, {kind}{remedy}")
+    return x
+
+
+def _remedy(x: Tensor) -> str:
+    """Return why a tensor cannot be worked with, and what to pass instead; nothing where it can."""
+    if x.is_nested:
+        return ": pad it, x.to_padded_tensor(0.0), or pass a Dataset and TorchTrainer(collate=...)"
+    if x.is_meta:
+        return ", on the device 'meta', so it has no values: pass the tensor that has them"
+    if x.is_complex():
+        return ", and networks are given real numbers: torch.view_as_real(x) has both parts of each"
+    if x.is_quantized:
+        return ", quantised: pass x.dequantize()"
+    return "" if x.dtype in _NUMBERS else ", which torch cannot compute with: pass x.to(torch.float32)"
+
+
+def unmasked(x: Any) -> Any:
+    """Return an array without its mask, or raise `InputError` if that hides anything."""
+    if not isinstance(x, np.ma.MaskedArray):
+        return x
+    if hidden := int(np.ma.getmaskarray(x).sum()):
+        raise InputError(
+            f"X is a masked array with {hidden:,} of {x.size:,} entries masked, and what is under the mask would pass "
+            "for data: fill them, x.filled(value)"
+        )
+    return x.data
+
+
+def _numeric(x: Any) -> np.ndarray[Any, Any]:
+    """Return numbers as an array; of a frame, its values."""
+    array = unmasked(x) if isinstance(x, np.ndarray) else _from_objects(x)
+    if array.dtype.kind in "fiub":
+        return array
+    if array.dtype.names:
+        needed = "one array of numbers, or a dict of one for each field"
+        raise InputError(f"X is a structured array with the fields {', '.join(array.dtype.names)}; pass {needed}")
+    if hasattr(x, "columns") and hasattr(x, "dtypes"):
+        kinds = [f"{name} ({kind})" for name, kind in zip(x.columns, x.dtypes, strict=True)]
+        raise InputError(
+            f"X is a {type(x).__name__} with the columns {', '.join(kinds[:8])}{', ...' * (len(kinds) > 8)}: they must "
+            "be numbers of one kind, for example X.astype(float); encode the others first"
+        )
+    _refuse_items(x)
+    inside = f" of {type(array.flat[0]).__name__}" if array.dtype.kind == "O" and array.size else ""
+    raise InputError(f"X has dtype {array.dtype}{inside}; real numbers are needed: convert or encode it first")
+
+
+def _from_objects(x: Any) -> np.ndarray[Any, Any]:
+    if x is None:
+        raise InputError("X is None: pass the data, an array or tensor [n ...] or a Dataset")
+    if isinstance(x, str | bytes | PathLike):
+        raise InputError(
+            f"X={x!r} is a text or a path: read the data first, for example np.load(path, mmap_mode='r') or "
+            "torchvision.datasets.ImageFolder(path)"
+        )
+    if isinstance(x, Mapping) or not (isinstance(x, Sequence | Number) or any(hasattr(x, name) for name in _AS_ARRAY)):
+        raise InputError(f"X holds a {type(x).__name__} where an array or tensor [n ...] is needed")  # not read through
+    for row in x if isinstance(x, list | tuple) else ():
+        unmasked(row)
+    try:
+        return np.asarray(x)
+    except (ValueError, TypeError, RuntimeError) as error:
+        _refuse_items(x)
+        raise InputError(f"X is ragged ({error}): all rows need one shape") from error
+
+
+def _refuse_items(x: Any) -> None:
+    """Raise `InputError` for a list of what a dataset gives one by one."""
+    if isinstance(x, list) and x and isinstance(x[0], Mapping | tuple):
+        raise InputError(
+            f"X is a list of {type(x[0]).__name__}s: pass one array for each input, in a tuple or dict, or a Dataset "
+            "with these as its items"
+        )
 
 
 def _stacked(tensors: list[Tensor]) -> Tensor:
@@ -70,13 +154,6 @@ def _stacked(tensors: list[Tensor]) -> Tensor:
     return torch.stack(tensors)
 
 
-def _from_objects(x: Any) -> np.ndarray[Any, Any]:
-    try:
-        return np.asarray(x)
-    except ValueError as error:
-        raise InputError(f"X is ragged ({error}): all rows need one shape") from error
-
-
 def common_length(x: Any) -> int:
     """Return the number of rows of one or several inputs."""
     lengths = [len(leaf) for leaf in leaves(x)]
@@ -86,20 +163,42 @@ def common_length(x: Any) -> int:
 
 
 def take(array: Any, rows: Tensor) -> Tensor:
-    """Return rows int64 [b] of an array or tensor as a new tensor [b ...]."""
+    """Return rows int64 [b] of an array or tensor as a new tensor [b ...], in a type that torch computes with."""
     if isinstance(array, Tensor):
-        return array[rows.to(array.device)]
+        return native(array[rows.to(array.device)])
     return _native(np.asarray(array[rows.numpy()]))
 
 
+def native(x: Tensor) -> Tensor:
+    """Return a tensor with unsigned whole numbers, other than bytes, as int64; the rest as it is.
+
+    Raises:
+        InputError: a number of uint64 that int64 has not.
+    """
+    if x.dtype not in _UNSIGNED:
+        return x
+    if x.dtype == torch.uint64 and bool((x.view(torch.int64) < 0).any()):
+        raise _beyond_int64()
+    return x.to(torch.int64)
+
+
 def _native(array: np.ndarray[Any, Any]) -> Tensor:
-    """Return a tensor of an array, in a type that torch has; a copy of what may not be written to."""
+    """Return a tensor of an array, in a type that torch computes with; a copy of what may not be written to."""
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        if array.dtype.itemsize == 8 and (array > np.iinfo(np.int64).max).any():
+            raise _beyond_int64()
         array = array.astype(np.int64)
     elif array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     return torch.from_numpy(np.require(array, requirements="W"))
+
+
+def _beyond_int64() -> InputError:
+    return InputError(
+        "the data has numbers of 2**63 or more in uint64, and torch computes with int64: they would turn negative; "
+        "convert them first, for example to float64"
+    )
 
 
 def as_labels(y: Any, n: int) -> Tensor:

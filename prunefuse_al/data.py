@@ -1,8 +1,9 @@
 """Arrays, memory maps, tensors and datasets behind one face, kept by reference and never copied whole.
 
-An item is `x`, `(x, y)` or `(x, y, w)`: input, label, sample weight. `x` may itself be a tuple or dict of tensors (the
-network is then called with several inputs), but a tuple must come with a label, or inside an `ArrayDataset`. A dict may
-hold its own label, see `split_item`.
+An item is `x`, `(x, y)` or `(x, y, w)`: input, label, sample weight, which is a floating-point number. `x` may itself
+be a tuple or dict of tensors (the network is then called with several inputs), but a tuple must come with a label, or
+inside an `ArrayDataset`. A dict may hold its own label, see `split_item`; of a dict, entries that are no arguments of
+the network's `forward` are left out, with a warning where they are numbers.
 """
 
 from __future__ import annotations
@@ -12,8 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
 
 from .arrays import (
     as_arrays,
@@ -24,7 +34,8 @@ from .arrays import (
     map_leaves,
     take,
 )
-from .errors import InputError
+from .errors import InputError, PruneFuseError
+from .items import describe_entry, raw_labels
 from .items import split_item as split_item
 from .rng import isolated_rng
 
@@ -75,7 +86,12 @@ class PairedDataset(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, row: int) -> Any:
-        x = split_row(self.dataset, row)[0]
+        x, own, _ = split_row(self.dataset, row)
+        if self.y.ndim == 1 and isinstance(own, Tensor | np.ndarray) and own.ndim and own.shape != (1,):
+            raise InputError(
+                f"items of the dataset are (x, {describe_entry(own)}), which is not one label, and y was given beside "
+                "them: several inputs go together as a tuple or dict, ((x, other), None)"
+            )
         return (x, self.y[row]) if self.sample_weight is None else (x, self.y[row], self.sample_weight[row])
 
     def take(self, rows: Tensor) -> tuple[Any, Tensor | None, Tensor | None]:
@@ -94,7 +110,11 @@ class RowSubset(Dataset[Any]):
         return int(self.rows.shape[0])
 
     def __getitem__(self, row: int) -> Any:
-        return self.dataset[int(self.rows[row])]
+        return read_item(self.dataset, int(self.rows[row]))
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Any]:
+        """Return the items of several rows, read at once where the dataset can."""
+        return read_items(self.dataset, self.rows[list(rows)].tolist())
 
     def take(self, rows: Tensor) -> tuple[Any, Tensor | None, Tensor | None]:
         """Return (x, y, sample_weight) of `rows`, int64 [b], counted in this subset."""
@@ -102,25 +122,68 @@ class RowSubset(Dataset[Any]):
         return taken
 
 
+def read_item(dataset: Any, row: int) -> Any:
+    """Return one item of a dataset; what a foreign dataset raises comes back with the number of the row in it."""
+    try:
+        return dataset[row]
+    except (PruneFuseError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a picture that is damaged, a file that is gone: anything
+        raise InputError(f"row {row} of the data cannot be read: {type(error).__name__}: {error}") from error
+
+
+def read_items(dataset: Any, rows: Sequence[int]) -> list[Any]:
+    """Return items of a dataset, read at once where it can; see `read_item`."""
+    if not hasattr(dataset, "__getitems__"):
+        return [read_item(dataset, row) for row in rows]
+    try:
+        items = list(dataset.__getitems__(rows))
+    except (PruneFuseError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        for row in rows:
+            read_item(dataset, row)
+        raise InputError(f"rows {list(rows)} of the data cannot be read at once, only one by one: {error}") from error
+    if len(items) != len(rows):
+        raise InputError(f"{type(dataset).__name__}.__getitems__ gave {len(items)} items for {len(rows)} rows")
+    return items
+
+
+def row_given(dataset: Any, row: int) -> int:
+    """Return what a row of a dataset is called in the data that the user passed."""
+    while isinstance(dataset, RowSubset | PairedDataset):
+        row = int(dataset.rows[row]) if isinstance(dataset, RowSubset) else row
+        dataset = dataset.dataset
+    return row
+
+
 def as_dataset(X: Any, y: Any = None, *, sample_weight: Any = None) -> Any:
     """Return `X` as a map-style dataset, without copying it.
 
     Args:
-        X: array, `np.memmap`, tensor or nested list [n ...]; a tuple or dict of those (several inputs; of a dict, an
-            entry "labels" or "label" is y); or a map-style dataset, which passes through.
+        X: array, `np.memmap`, tensor or nested list [n ...]; a frame or series of pandas, of numbers (its values); a
+            tuple or dict of those (several inputs; of a dict, an entry "labels" or "label" is y); a map-style dataset,
+            which passes through; or a `DataLoader` that reads all rows of one, which gives its dataset.
         y: integer labels [n], or soft targets [n ...]. Replaces a dataset's own labels.
         sample_weight: finite weights >= 0, [n]; needs labels.
 
     Raises:
-        InputError: sparse, ragged, complex or object arrays; lengths that differ; no rows; an iterable dataset.
+        InputError: what holds no plain numbers (sparse, ragged, complex, masked, structured or object arrays, texts,
+            None); lengths that differ; no rows; an iterable dataset; several datasets; a loader that does more than to
+            read the rows of its dataset.
     """
-    if isinstance(X, IterableDataset) or (hasattr(X, "__iter__") and not hasattr(X, "__len__")):
+    if isinstance(X, DataLoader):
+        return as_dataset(_loaded(X), y, sample_weight=sample_weight)
+    if _streams(X):
         raise InputError(
             f"{type(X).__name__} is an iterable without row numbers, and candidates are named by row number: "
             "pass a map-style Dataset (with __len__ and __getitem__) or an array"
         )
     foreign = _is_dataset(X)
-    if isinstance(X, Mapping):
+    if isinstance(X, Mapping) and not issparse(X):  # a matrix of keys is a dict as well
+        if splits := [name for name, part in X.items() if _is_dataset(part) or _streams(part)]:
+            kind, names = type(X).__name__, ", ".join(map(repr, splits))
+            raise InputError(f"X holds several datasets, {kind} of {names}: pass one of them, X[{splits[0]!r}]")
         X, own, _ = split_item(X)
         y = own if y is None else y
     x = X if foreign else as_arrays(X)
@@ -151,9 +214,12 @@ def subset(dataset: Any, indices: Any) -> Any:
     """Return the rows `indices` (integers, or a boolean mask [n]) of a dataset, nothing copied.
 
     Raises:
-        InputError: a row number outside the dataset, or a mask of another length.
+        InputError: a row number that is not whole or outside the dataset, or a mask of another length.
     """
-    rows, n = torch.from_numpy(np.require(indices, requirements="W")), len(dataset)
+    given, n = np.require(indices.cpu() if isinstance(indices, Tensor) else indices, requirements="W"), len(dataset)
+    if given.size and given.dtype.kind not in "biu":
+        raise InputError(f"rows are named by whole numbers or a boolean mask; {given.dtype} was given")
+    rows = torch.from_numpy(given)
     if rows.dtype == torch.bool:
         if rows.shape != (n,):
             raise InputError(f"a boolean mask of shape {tuple(rows.shape)} was given for {n} rows")
@@ -174,18 +240,26 @@ def labels_of(dataset: Any, *, read: bool = True) -> Tensor | None:
         dataset: from `as_dataset`.
         read: read a foreign dataset item by item; with False its labels count as unknown.
     """
+    found = given_labels(dataset, read=read)
+    return None if found is None else as_labels(found, len(dataset))
+
+
+def given_labels(dataset: Any, *, read: bool = True) -> Any:
+    """Return what `labels_of` does, but labels of items of whatever kind, strings as a list."""
     if isinstance(dataset, ArrayDataset | PairedDataset):
         return dataset.y
     if isinstance(dataset, RowSubset):
-        if isinstance(dataset.dataset, ArrayDataset | PairedDataset | RowSubset) or not read:
-            whole = labels_of(dataset.dataset, read=read)
-            return None if whole is None else whole[dataset.rows]
-    elif not read:
-        return None
-    if not has_labels(dataset):
-        return None
+        whole = given_labels(dataset.dataset, read=False)
+        if whole is not None:
+            return whole[dataset.rows]
+    return raw_labels(_item_labels(dataset)) if read else None
+
+
+def _item_labels(dataset: Any) -> list[Any]:
+    """Return the label of every item; of the first alone if that has none."""
     with isolated_rng(0):  # items may draw, as augmentation does
-        return torch.as_tensor(np.asarray([np.asarray(split_item(dataset[i])[1]) for i in range(len(dataset))]))
+        first = split_row(dataset, 0)[1]
+        return [first] if first is None else [split_row(dataset, row)[1] for row in range(len(dataset))]
 
 
 def has_labels(dataset: Any) -> bool:
@@ -200,14 +274,45 @@ def split_row(dataset: Any, row: int) -> tuple[Any, Any, Any]:
     while isinstance(arrays, RowSubset):
         arrays = arrays.dataset
     bare = isinstance(arrays, ArrayDataset) and arrays.y is None
-    return (dataset[row], None, None) if bare else split_item(dataset[row])
+    item = read_item(dataset, row)
+    return (item, None, None) if bare else split_item(item)
+
+
+def _loaded(loader: DataLoader[Any]) -> Any:
+    """Return the dataset of a loader that reads it as it is: all of its rows, each once, and nothing done to them."""
+    dataset: Any = loader.dataset
+    sampler, by_batches = loader.sampler, loader.batch_sampler
+    if isinstance(dataset, IterableDataset):
+        return dataset  # refused as such
+    if by_batches is None:
+        raise InputError("X is a DataLoader with batch_size=None, whose items may be whole batches: pass its dataset")
+    if loader.collate_fn is not default_collate:
+        raise InputError(
+            f"X is a DataLoader with a collate_fn of its own ({loader.collate_fn!r}): pass its dataset, and "
+            "TorchTrainer(collate=...), which makes a batch of a list of inputs without their labels"
+        )
+    whole = isinstance(sampler, SequentialSampler) or (
+        isinstance(sampler, RandomSampler) and not sampler.replacement and sampler.num_samples >= len(dataset)
+    )
+    if not whole or type(by_batches) is not BatchSampler:
+        who = type(by_batches if whole else sampler).__name__
+        raise InputError(
+            f"X is a DataLoader whose {who} chooses rows: pass its dataset; "
+            "some rows of it are torch.utils.data.Subset(dataset, rows), and weights go in sample_weight"
+        )
+    return dataset
 
 
 def _is_dataset(X: Any) -> bool:
     if isinstance(X, Dataset) or hasattr(X, "__getitems__"):  # of Hugging Face's datasets, which also have a shape
         return True
-    array_like = isinstance(X, list | tuple | Mapping | Tensor | str) or hasattr(X, "__array__") or hasattr(X, "shape")
+    array_like = isinstance(X, list | tuple | range | Mapping | Tensor | str | bytes)
+    array_like = array_like or hasattr(X, "__array__") or hasattr(X, "shape")
     return not array_like and hasattr(X, "__getitem__") and hasattr(X, "__len__")
+
+
+def _streams(X: Any) -> bool:
+    return isinstance(X, IterableDataset) or (hasattr(X, "__iter__") and not hasattr(X, "__len__"))
 
 
 def _refuse_weights_alone(labels: Tensor | None, weights: Tensor | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from .arrays import leaves, map_leaves
 from .errors import InputError, PruneFuseError
+from .kinds import Kinds, as_floating, ways
 from .precision import home_device
+from .rng import isolated_rng
 
 Transform = Callable[[Any], Any]
 
@@ -21,24 +23,33 @@ Transform = Callable[[Any], Any]
 class Forward:
     """How batches of one dataset go through one network.
 
-    Floating batches are converted to the network's dtype after the transform. So are integers, *unscaled*, unless the
-    network has an embedding; `uint8` is refused instead, because pictures in 0..255 want to be scaled, not just cast.
+    Floating inputs are converted to the network's dtype after the transform. Whole numbers and bools stay what they are
+    where the network takes them: ids, lengths, masks. Where it does not, a table for linear layers for one, whole
+    numbers become floating ones of the same values, in as few of several inputs as possible; a number that would be
+    rounded is refused. So is `uint8` there, because pictures in 0..255 want to be scaled, not just cast. A bool becomes
+    a number only where it is the one input; an input that the network calls a mask never becomes one of another kind.
+
+    What the network takes is found out once for each combination of kinds, by passing it two rows (or where those do
+    not do, the batch) in eval mode, without gradients, without the network's hooks, and with all random states put
+    back. It is a matter of the network and of kinds, so it is the same in training, scoring, pruning and counting.
 
     Attributes:
+        network: whose inputs they are.
         device: where the network is.
         dtype: floating dtype of the network's parameters.
-        integers: the network reads integers (it has an embedding), so they stay as they are.
         transform: applied to the batch on the device, before the conversion.
         autocast: dtype of mixed precision, or None.
         channels_last: 4-D batches are laid out with channels last.
+        found: in which kinds the network takes batches, by the kinds they have.
     """
 
+    network: nn.Module = field(repr=False)
     device: torch.device
     dtype: torch.dtype
-    integers: bool
     transform: Transform | None = None
     autocast: torch.dtype | None = None
     channels_last: bool = False
+    found: dict[Any, Kinds] = field(default_factory=dict, repr=False, compare=False)
 
     def moved(self, x: Any) -> Any:
         """Return a batch on the device, otherwise as it was read."""
@@ -46,9 +57,10 @@ class Forward:
 
     def inputs(self, x: Any) -> Any:
         """Return a batch as the network takes it."""
-        return map_leaves(self._transformed(self.moved(x)), self._cast)
+        x = self._transformed(self.moved(x))
+        return _in_kinds(x, self._kinds(x), self._cast)
 
-    def __call__(self, model: nn.Module, inputs: Any) -> Any:
+    def __call__(self, model: Callable[..., Any], inputs: Any) -> Any:
         """Return the network's raw output for prepared inputs."""
         if self.autocast is None:
             return call(model, inputs)
@@ -71,23 +83,68 @@ class Forward:
                 f"query(X, k); or give a transform that takes a {type(x).__name__}"
             ) from error
 
-    def _cast(self, leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
+    def _cast(self, leaf: Tensor, kind: torch.dtype) -> Tensor:
+        if leaf.is_floating_point() or not kind.is_floating_point:
+            leaf = leaf.to(kind)
+        elif leaf.dtype == torch.uint8:
             raise InputError(
-                f"the transform returned {type(leaf).__name__}; it must return tensors, one row per sample"
+                f"the network takes {self.dtype} and the batch is uint8 {list(leaf.shape)}: scale pictures with a "
+                "transform, for example TorchTrainer(transform=t, eval_transform=t) with t = lambda x: x / 255"
             )
-        if leaf.is_floating_point():
-            leaf = leaf.to(self.dtype)
-        elif not self.integers:
-            if leaf.dtype == torch.uint8:
-                raise InputError(
-                    f"the network takes {self.dtype} and the batch is uint8 {list(leaf.shape)}: scale pictures with a "
-                    "transform, for example TorchTrainer(transform=t, eval_transform=t) with t = lambda x: x / 255"
-                )
-            leaf = leaf.to(self.dtype)
+        else:
+            leaf = as_floating(leaf, kind)
         if self.channels_last and leaf.ndim == 4 and leaf.shape[1] > 1:
             return leaf.contiguous(memory_format=torch.channels_last)
         return _row_major(leaf)
+
+    # ---- which kinds the network takes ----
+
+    def _kinds(self, x: Any) -> Kinds:
+        given = leaves(x)
+        for leaf in given:
+            if not isinstance(leaf, Tensor):
+                raise InputError(
+                    f"the transform returned {type(leaf).__name__}; it must return tensors, one row per sample"
+                )
+        names = tuple(x) if isinstance(x, Mapping) else ()
+        key = (names, *((leaf.dtype, leaf.ndim) for leaf in given))
+        if key not in self.found:
+            tried = ways(given, self.dtype)
+            self.found[key] = tried[0] if len(tried) == 1 else self._first(x, tried)
+        return self.found[key]
+
+    def _first(self, x: Any, tried: list[Kinds]) -> Kinds:
+        """Return the first kinds in which the network takes a batch.
+
+        Raises:
+            InputError: there are none, or it wants a mask of another kind.
+        """
+        complaints: list[Exception] = []
+        for part in (map_leaves(x, _two_rows), x):  # not every input has a row for each sample: a graph's edges
+            complaints = []
+            for kinds in tried:
+                complaint = self._complaint(_in_kinds(part, kinds, Tensor.to))
+                if complaint is None:
+                    return kinds
+                complaints.append(complaint)
+                if "mask" in str(complaint).lower():  # which as floating numbers would be added, not applied
+                    break
+        said = list(dict.fromkeys(str(complaint) or type(complaint).__name__ for complaint in complaints))
+        what = said[0] if len(said) == 1 else f"{said[0]}; as {_name(self.dtype)}: {said[-1]}"
+        raise failure(self.network, x, what) from complaints[0]
+
+    def _complaint(self, inputs: Any) -> Exception | None:
+        """Return what the network has against inputs; None where it takes them."""
+        with settled(self.network, device=self.device), isolated_rng(0, self.device), torch.no_grad():
+            try:
+                self(self.network.forward, inputs)  # and not a call of the network: its hooks must not see these rows
+            except torch.OutOfMemoryError:
+                raise
+            except Warning:  # made an error by the user, who is warned again by the real call
+                return None
+            except Exception as error:  # whatever its code raises at what it cannot take
+                return error
+        return None
 
 
 def _row_major(leaf: Tensor) -> Tensor:
@@ -107,10 +164,9 @@ def forward_for(
     autocast: torch.dtype | None = None,
     channels_last: bool = False,
 ) -> Forward:
-    """Return how to call `model`, going by its parameters and layers."""
+    """Return how to call `model`."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
-    integers = any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules())
-    return Forward(device, dtype, integers, transform, autocast, channels_last)
+    return Forward(model, device, dtype, transform, autocast, channels_last)
 
 
 def call(model: Callable[..., Any], inputs: Any) -> Any:
@@ -160,11 +216,16 @@ def explained(model: nn.Module, x: Any) -> Iterator[None]:
     except (PruneFuseError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        first = next((repr(m) for m in model.modules() if not list(m.children()) and list(m.parameters())), "none")
-        raise InputError(
-            f"the network failed on a batch {describe(x)}: {error}. Its first layer with weights is {first}: "
-            "give it inputs of that shape and kind, or a transform that makes them"
-        ) from error
+        raise failure(model, x, str(error)) from error
+
+
+def failure(model: nn.Module, x: Any, said: str) -> InputError:
+    """Return the error that a network failed on a batch, with what was said."""
+    first = next((repr(m) for m in model.modules() if not list(m.children()) and list(m.parameters())), "none")
+    return InputError(
+        f"the network failed on a batch {describe(x)}: {said}. Its first layer with weights is {first}: "
+        "give it inputs of that shape and kind, or a transform that makes them"
+    )
 
 
 def describe(x: Any) -> str:
@@ -172,9 +233,21 @@ def describe(x: Any) -> str:
     if isinstance(x, Mapping):
         return "{" + ", ".join(f"{key}: {describe(value)}" for key, value in x.items()) + "}"
     return " and ".join(
-        f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" if isinstance(t, Tensor) else type(t).__name__
-        for t in leaves(x)
+        f"{_name(t.dtype)} {list(t.shape)}" if isinstance(t, Tensor) else type(t).__name__ for t in leaves(x)
     )
+
+
+def _name(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")
+
+
+def _in_kinds(x: Any, kinds: Kinds, cast: Callable[[Tensor, torch.dtype], Tensor]) -> Any:
+    kind = iter(kinds)
+    return map_leaves(x, lambda leaf: cast(leaf, next(kind)))
+
+
+def _two_rows(leaf: Tensor) -> Tensor:
+    return leaf[:2] if leaf.ndim else leaf
 
 
 @contextmanager

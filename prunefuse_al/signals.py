@@ -98,7 +98,8 @@ def collect(
         )
     place = accelerator.device if accelerator is not None else resolve_device(device)
     autocast = None if accelerator is not None else resolve_precision(precision, place)
-    loader = BatchLoader(data, batch_size, num_workers=num_workers, seed=seed, collate=collate, device=place)
+    reading: dict[str, Any] = {"num_workers": num_workers, "seed": seed, "collate": collate, "device": place}
+    loader = BatchLoader(data, batch_size, network=model, labelled="labels" in wanted, **reading)
     order = _share(len(data), accelerator)
     bar = tqdm(total=len(order), disable=None if progress else True, unit="rows", leave=False)
     settling = settled(model, device=place)

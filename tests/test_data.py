@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import tracemalloc
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,20 @@ import torch
 from fakes import mlp
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
-from prunefuse_al import PrunedProxySelector, TorchTrainer
+from prunefuse_al import PrunedProxySelector, PruneFuseEstimator, TorchTrainer
 from prunefuse_al.data import (
     ArrayDataset,
     as_dataset,
@@ -62,12 +75,90 @@ def test_every_kind_of_array_gives_the_same_rows(make: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", ["float16", "float32", ">f4", "<f8", "longdouble", "uint8", "uint16", "uint32", "int16", ">i8", "bool"]
+    "dtype",
+    ["float16", "float32", ">f4", "<f8", "longdouble", "uint8", "uint16", "uint32", "uint64", "int16", ">i8", "bool"],
 )
 def test_every_number_format_arrives_with_its_values(dtype: str) -> None:
     array = (X % 2).astype(dtype)
     _, x, _ = whole(as_dataset(array))
     assert torch.equal(x.double(), torch.as_tensor(X % 2))
+
+
+@pytest.mark.parametrize("kind", [torch.uint16, torch.uint32, torch.uint64, torch.bfloat16, torch.int8, torch.bool])
+def test_every_kind_of_tensor_arrives_with_its_values(kind: torch.dtype) -> None:
+    tensor = torch.as_tensor(X % 2).to(kind)
+    for data in (as_dataset(tensor), as_dataset(Rows([row for row in tensor]))):
+        found = whole(data)[1]
+        assert torch.equal(found.double(), torch.as_tensor(X % 2))
+        assert found.dtype == (torch.int64 if "uint" in str(kind) else kind)  # of these torch can do little
+
+
+class Rows(Dataset[Any]):
+    """A list as a dataset; an exception among the items is raised."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, row: int) -> Any:
+        if isinstance(self.items[row], Exception):
+            raise self.items[row]
+        return self.items[row]
+
+
+class Frame:
+    """Columns of several kinds, as a frame of pandas has them."""
+
+    def __init__(self, **columns: Any) -> None:
+        self.values, self.columns = columns, list(columns)
+        self.dtypes = [np.asarray(column).dtype for column in columns.values()]
+        self.shape = (11, len(columns))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray[Any, Any]:
+        mixed = len({kind.kind in "if" for kind in self.dtypes}) > 1
+        return np.asarray(
+            np.stack([np.asarray(column, object if mixed else None) for column in self.values.values()], 1)
+        )
+
+
+def test_frames_and_arrays_without_a_masked_entry_are_their_values() -> None:
+    frame, unmasked = Frame(a=X[:, 0].astype(int), b=X[:, 1]), np.ma.masked_array(X)
+    for values in (frame, unmasked):
+        assert torch.equal(whole(as_dataset(values))[1].double(), torch.as_tensor(X))
+
+
+def test_frames_of_pandas_are_their_values() -> None:
+    pandas = pytest.importorskip("pandas", reason="a host's library, not needed by this one")
+    kinds = {"a": pandas.Categorical(X[:, 0].astype(int)), "b": X[:, 1]}
+    for frame in (pandas.DataFrame(X), pandas.DataFrame(kinds), pandas.DataFrame({**kinds, "a": X[:, 0].astype(int)})):
+        assert torch.equal(whole(as_dataset(frame))[1].double(), torch.as_tensor(X))
+    assert torch.equal(whole(as_dataset(pandas.Series(X[:, 1])))[1].double(), torch.as_tensor(X[:, 1]))
+    with pytest.raises(InputError, match=r"DataFrame with the columns a \(float64\), b \(.*numbers of one kind"):
+        as_dataset(pandas.DataFrame({"a": X[:, 0], "b": ["x"] * 11}))
+
+
+PAIRS = TensorDataset(torch.as_tensor(X).float(), torch.as_tensor(Y))
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 4, "shuffle": True}, {"batch_size": 3, "num_workers": 1}])
+def test_a_loader_gives_its_dataset(options: dict[str, Any]) -> None:
+    loader = DataLoader(PAIRS, **options)
+    assert as_dataset(loader) is PAIRS
+    assert to_dataset(loader) is PAIRS
+    assert labels_of(as_dataset(loader, Y[::-1].copy())).tolist() == Y[::-1].tolist()
+    trainer = TorchTrainer(1, device="cpu", progress=False)
+    for make in (PrunedProxySelector, PruneFuseEstimator):
+        chosen, other = (make(mlp(2, 8, 3), trainer=trainer, random_state=0) for _ in range(2))
+        assert chosen.fit(loader).query(loader, 4).tolist() == other.fit(PAIRS).query(PAIRS, 4).tolist()
+
+
+def own_collate(items: list[Any]) -> Any:
+    return items
 
 
 def test_negative_strides_and_read_only_arrays_are_read() -> None:
@@ -167,6 +258,20 @@ def test_a_mask_selects_rows() -> None:
     assert whole(subset(as_dataset(X), X[:, 0] > 15))[1][:, 0].tolist() == [16, 18, 20]
 
 
+MASKED = np.ma.masked_array(X, mask=X > 18)
+HUGE = np.array([[1], [2**63]], np.uint64)
+
+
+def quantised() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # they are about to leave torch
+        return torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8)
+
+
+class Pairwise(BatchSampler):
+    pass
+
+
 class Endless(IterableDataset[Any]):
     def __iter__(self) -> Any:
         yield 0
@@ -175,12 +280,66 @@ class Endless(IterableDataset[Any]):
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: as_dataset(scipy.sparse.csr_matrix(X)), r"Sparse data.*\.toarray\(\)"),
-        (lambda: as_dataset(scipy.sparse.csr_array(X)), r"Sparse data"),
         (lambda: as_dataset(torch.eye(3).to_sparse()), r"Sparse data.*to_dense"),
         (lambda: as_dataset([[1, 2], [3]]), "ragged"),
         (lambda: as_dataset(np.array(["a", "b"])), "dtype <U1"),
-        (lambda: as_dataset(X.astype(complex)), "complex128"),
+        (lambda: as_dataset(X.astype(complex)), "complex128; real numbers"),
+        (lambda: as_dataset(torch.as_tensor(X) + 1j), r"complex128 of shape \[11, 2\].*view_as_real"),
+        (lambda: as_dataset([torch.ones(2) * 1j]), r"complex64 of shape \[1, 2\].*view_as_real"),
+        (lambda: as_dataset(torch.zeros(3, 2, device="meta")), r"float32 of shape \[3, 2\], on the device 'meta'"),
+        (
+            lambda: as_dataset(torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)),
+            "nested: .*to_padded_tensor",
+        ),
+        (lambda: as_dataset(torch.zeros(3, 2).to(torch.float8_e4m3fn)), r"float8_e4m3fn of shape \[3, 2\].*float32"),
+        (
+            lambda: as_dataset(quantised()),
+            r"qint8.*dequantize\(\)",
+        ),
+        (lambda: as_dataset(MASKED), r"masked array with 3 of 22 entries masked.*filled"),
+        (lambda: as_dataset({"a": X, "b": MASKED}), "3 of 22 entries masked"),
+        (lambda: as_dataset(list(MASKED)), "1 of 2 entries masked"),
+        (lambda: list(batches(as_dataset(HUGE), 2)), r"2\*\*63 or more in uint64"),
+        (lambda: list(batches(as_dataset(torch.as_tensor(HUGE)), 2)), r"2\*\*63 or more in uint64"),
+        (lambda: as_dataset(None), "X is None: pass the data"),
+        (lambda: as_dataset((X, None)), "X is None"),
+        (lambda: as_dataset("data/train"), "X='data/train' is a text or a path.*ImageFolder"),
+        (lambda: as_dataset(Path("x.npy")), r"x.npy'\) is a text or a path"),
+        (lambda: as_dataset(b"data"), "X=b'data' is a text or a path"),
+        (lambda: as_dataset({1.0, 2.0}), "X holds a set where an array"),
+        (lambda: as_dataset((X, {"a": X})), "X holds a dict where an array"),
+        (lambda: as_dataset((X, PAIRS)), "X holds a TensorDataset where an array"),
+        (
+            lambda: as_dataset({"train": PAIRS, "test": PAIRS}),
+            r"several datasets, dict of 'train', 'test'.*X\['train'\]",
+        ),
+        (lambda: as_dataset({"train": Endless()}), "several datasets, dict of 'train'"),
+        (lambda: as_dataset([(row, 0) for row in X]), "list of tuples: pass one array for each input.*or a Dataset"),
+        (lambda: as_dataset([{"a": 1}, {"a": 2}]), "list of dicts: pass one array for each input"),
+        (lambda: as_dataset(X.astype(object)), "dtype object of float"),
+        (lambda: as_dataset(np.zeros((3, 2), "datetime64[s]")), r"dtype datetime64\[s\]; real numbers"),
+        (lambda: as_dataset(np.zeros(3, [("a", float), ("b", int)])), "structured array with the fields a, b"),
+        (
+            lambda: as_dataset(Frame(a=X[:, 0], b=["x"] * 11)),
+            r"columns a \(float64\), b \(.*numbers of one",
+        ),
+        (
+            lambda: as_dataset(Frame(a=X[:, 0], b=X[:, 1] > 3)),
+            r"a \(float64\), b \(bool\).*astype\(float\)",
+        ),
+        (lambda: as_dataset(DataLoader(Endless())), "Endless is an iterable without row numbers"),
+        (lambda: as_dataset(DataLoader(PAIRS, collate_fn=own_collate)), r"own_collate.*TorchTrainer\(collate="),
+        (lambda: as_dataset(DataLoader(PAIRS, batch_size=None)), "batch_size=None, whose items may be whole batches"),
+        (
+            lambda: as_dataset(DataLoader(PAIRS, sampler=SubsetRandomSampler([1, 2]))),
+            "SubsetRandomSampler chooses rows",
+        ),
+        (
+            lambda: as_dataset(DataLoader(PAIRS, sampler=RandomSampler(PAIRS, num_samples=3))),
+            "RandomSampler chooses rows",
+        ),
+        (lambda: as_dataset(DataLoader(PAIRS, sampler=WeightedRandomSampler([1.0] * 11, 11))), "WeightedRandomSampler"),
+        (lambda: as_dataset(DataLoader(PAIRS, batch_sampler=Pairwise(SequentialSampler(PAIRS), 2, False))), "Pairwise"),
         (lambda: as_dataset(np.empty((0, 3))), "0 rows"),
         (lambda: as_dataset(np.float64(3)), "single number"),
         (lambda: as_dataset(Endless()), "without row numbers"),
@@ -194,6 +353,7 @@ class Endless(IterableDataset[Any]):
         (lambda: to_dataset((X, Y, None, None)), "tuple of 4"),
         (lambda: subset(as_dataset(X), [3, 11]), r"row 11 was asked for; the data has rows 0\.\.10 \(1 of 2"),
         (lambda: subset(as_dataset(X), [-1]), "row -1"),
+        (lambda: subset(as_dataset(X), [1.5]), "whole numbers or a boolean mask; float64 was given"),
         (lambda: subset(as_dataset(X), np.ones(4, dtype=bool)), r"shape \(4,\) was given for 11 rows"),
         (lambda: list(batches(as_dataset(X), 0)), "batch_size=0"),
     ],
@@ -201,6 +361,122 @@ class Endless(IterableDataset[Any]):
 def test_what_cannot_be_used_is_said(call: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         call()
+
+
+@pytest.mark.parametrize("form", ["bsr", "coo", "csc", "csr", "dia", "dok", "lil"])
+@pytest.mark.parametrize("kind", ["matrix", "array"])
+def test_every_sparse_format_is_refused_by_the_selector_and_taken_by_the_estimator(form: str, kind: str) -> None:
+    sparse = getattr(scipy.sparse, f"{form}_{kind}")(X)
+    for data in (sparse, (sparse, X), {"a": sparse}):
+        with pytest.raises(InputError, match=rf"Sparse data was passed \({form}_{kind}\).*\.toarray\(\)"):
+            as_dataset(data)
+    trainer = TorchTrainer(1, device="cpu", progress=False)
+    est = PruneFuseEstimator(trainer=trainer, random_state=0).fit(sparse, Y)
+    dense = PruneFuseEstimator(trainer=trainer, random_state=0).fit(X, Y)
+    np.testing.assert_allclose(est.predict_proba(sparse), dense.predict_proba(X))
+
+
+@pytest.mark.parametrize("module", [None, mlp(2, 8, 3)])
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (None, "X is None"),
+        ("data/train", "is a text or a path"),
+        (MASKED, "3 of 22 entries masked"),
+        (torch.as_tensor(X) + 1j, "complex128"),
+        (torch.as_tensor(X).to_sparse(), "Sparse data"),
+        (torch.zeros(11, 2, device="meta"), "'meta'"),
+        (torch.zeros(11, 2).to(torch.float8_e5m2), "float8_e5m2"),
+        (np.zeros((11, 2), "datetime64[s]"), "datetime64"),
+        (np.zeros(11, [("a", float), ("b", int)]), "structured array"),
+    ],
+    ids=["None", "path", "masked", "complex", "sparse", "meta", "fp8", "dates", "structured"],
+)
+def test_the_estimator_refuses_what_scikit_learn_would_take_for_something_else(
+    module: Any, given: Any, says: str
+) -> None:
+    est = PruneFuseEstimator(module, trainer=TorchTrainer(1, device="cpu", progress=False), random_state=0)
+    with pytest.raises(InputError, match=says):
+        est.fit(given, Y)
+    est.fit(X, Y)
+    before = est.predict_proba(X)
+    for call in (est.query, est.predict, lambda x: est.partial_fit(x, Y)):
+        with pytest.raises(InputError, match=says):
+            call(given)
+    np.testing.assert_array_equal(est.predict_proba(X), before)
+
+
+def test_a_row_that_cannot_be_read_is_named_as_the_user_counts() -> None:
+    """Whatever the dataset raises, wherever it is read: alone, part of it, with labels beside it, by whoever asks."""
+    damaged = Rows([(torch.zeros(2), row % 2) for row in range(12)])
+    damaged.items[7] = OSError("cannot identify image file 'cat.png'")
+    trainer = TorchTrainer(1, device="cpu", progress=False)
+    says = r"row 7 of the data cannot be read: OSError: cannot identify image file 'cat.png'"
+    part = subset(subset(damaged, [11, 7, 3, 2]), [1, 2])
+    sound = PrunedProxySelector(mlp(2, 8, 2), trainer=trainer, random_state=0).fit(Subset(damaged, range(6)))
+    for read in (
+        lambda: sound.fit(damaged),
+        lambda: sound.fit(damaged, Y.repeat(2)[:12] % 2),
+        lambda: sound.query(damaged, 2),
+        lambda: sound.query(damaged, 1, candidates=[7, 3]),
+        lambda: sound.coreset(damaged, 0.5),
+        lambda: sound.predict_proba(damaged),
+        lambda: part[0],
+        lambda: part.__getitems__([1, 0]),
+        lambda: as_dataset(part, [0, 1])[0],
+        lambda: labels_of(damaged),
+        lambda: list(batches(part, 2)),
+        lambda: check_finite(damaged),
+    ):
+        with pytest.raises(InputError, match=says) as caught:
+            read()
+        causes, error = [], caught.value
+        while error is not None:
+            causes.append(error)
+            error = error.__cause__
+        assert damaged.items[7] in causes
+    assert sound.round == 1
+    with pytest.raises(InputError, match=r"row 1 of the data"):  # of what was passed
+        sound.fit(Subset(damaged, [8, 7, 6]))
+
+
+class AtOnce(Rows):
+    """Reads several items at once, as `datasets.Dataset` does."""
+
+    def __getitems__(self, rows: list[int]) -> list[Any]:
+        return [self[row] for row in rows]
+
+
+class Short(Rows):
+    def __getitems__(self, rows: list[int]) -> list[Any]:
+        return [self[row] for row in rows[1:]]
+
+
+class NotAtOnce(Rows):
+    def __getitems__(self, rows: list[int]) -> list[Any]:
+        raise KeyError(rows)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (AtOnce, "row 2 of the data cannot be read: KeyError: 'gone'"),
+        (Short, "__getitems__ gave 2 items for 3 rows"),
+        (NotAtOnce, r"rows \[3, 0, 1\] of the data cannot be read at once"),
+    ],
+)
+def test_rows_read_at_once_are_named_too(make: Any, says: str) -> None:
+    items: list[Any] = [(torch.zeros(2), 0) for _ in range(4)]
+    if make is AtOnce:
+        items[2] = KeyError("gone")
+    with pytest.raises(InputError, match=says):
+        list(batches(subset(make(items), [3, 2 if make is AtOnce else 0, 1]), 3))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("full"), NonFiniteError("ours")])
+def test_what_is_no_fault_of_a_row_stays_what_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        list(batches(Rows([error]), 1))
 
 
 def test_pictures_of_different_sizes_are_named_as_the_reason() -> None:

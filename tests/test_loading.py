@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ import torch
 from fakes import mlp
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import Dataset
 
-from prunefuse_al import TorchTrainer
-from prunefuse_al.data import as_dataset
-from prunefuse_al.errors import NonFiniteError
+from prunefuse_al import PrunedProxySelector, TorchTrainer
+from prunefuse_al.data import as_dataset, subset
+from prunefuse_al.errors import InputError, NonFiniteError
 from prunefuse_al.loading import AHEAD, BatchLoader, read_ahead
 from prunefuse_al.signals import collect
 
@@ -60,6 +62,62 @@ def test_a_transform_in_place_cannot_hide_rows_that_are_not_finite() -> None:
     X[4, 1] = torch.nan
     with pytest.raises(NonFiniteError, match=r"row 4 \(1 of 6\)"):
         collect(mlp(2, 3), X, transform=lambda x: x.nan_to_num_())
+
+
+class Damaged(Dataset[Any]):
+    """Pictures of which one is damaged, and one has an index for its weight."""
+
+    def __init__(self, row: int, error: Exception | None) -> None:
+        self.row, self.error = row, error
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, row: int) -> Any:
+        if row != self.row:
+            return torch.full((2,), float(row)), row % 2
+        if self.error is None:
+            return torch.zeros(2), 0, row
+        raise self.error
+
+
+class Own(Exception):
+    """Cannot be unpickled, as some are."""
+
+    def __init__(self, file: str, line: int) -> None:
+        super().__init__(f"{file} at {line}")
+
+
+FAILURES = pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError("image file is truncated"), "row 7 of the data cannot be read: OSError: image file is truncated"),
+        (Own("cat.png", 3), "row 7 of the data cannot be read: Own: cat.png at 3"),
+        (None, "row 7 of the data: the third entry of an item is its sample weight, and it is int 7"),
+    ],
+)
+
+
+@FAILURES
+def test_the_row_that_cannot_be_read_is_named_and_nothing_changes(error: Exception | None, says: str) -> None:
+    data, trainer = Damaged(7, error), TorchTrainer(1, 4, device="cpu", progress=False)
+    selector = PrunedProxySelector(mlp(2, 8, 2), trainer=trainer, random_state=0).fit(subset(data, range(6)))
+    before = {name: value.clone() for name, value in selector.model.state_dict().items()}
+    for read in (lambda: selector.query(data, 1), lambda: selector.fit(data), lambda: selector.fit_target(data)):
+        with pytest.raises(InputError, match=f"^{says}") as caught:
+            read()
+        assert caught.value.__cause__ is not None
+    assert all(torch.equal(value, before[name]) for name, value in selector.model.state_dict().items())
+    assert selector.round == 1
+
+
+@FAILURES
+def test_a_worker_process_names_it_too_and_says_where_it_came_from(error: Exception | None, says: str) -> None:
+    loader = BatchLoader(subset(Damaged(7, error), [11, 7, 2]), 3, num_workers=1)
+    with pytest.raises(InputError, match=f"^{says}") as caught:
+        list(loader.batches())
+    assert "in a worker process" in str(caught.value.__cause__)
+    assert ("in __getitem__" in str(caught.value.__cause__)) == (error is not None)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

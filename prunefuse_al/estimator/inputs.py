@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from ..arrays import leaves
-from ..data import as_dataset, labels_of, split_item, subset
+from ..arrays import as_arrays, leaves
+from ..data import as_dataset, given_labels, split_row, subset
 from ..errors import InputError
 from ..selector.scoring import LOGITS
 from ..types import Trainer
@@ -24,13 +25,14 @@ def read_labelled(
     estimator: Any, X: Any, y: Any, call: str, *, reset: bool = False
 ) -> tuple[Any, np.ndarray[Any, Any]]:
     """Return X checked, and labels [n]."""
+    X = _admitted(X)
     if y is None and isinstance(X, tuple) and estimator.dataset is None:
         raise InputError(f"{call}: X is a tuple of {len(X)} and y is None; labels go beside it: {call}(X, y)")
     if _is_array(estimator, X):
         x, labels = validate_data(estimator, X, y, reset=reset, **_array_rules(estimator))
         return _rows(x), read_labels(labels)
     data = as_dataset(read(estimator, X, reset=reset))
-    labels = labels_of(data) if y is None else y
+    labels = given_labels(data) if y is None else y
     if labels is None:
         raise InputError(f"{call}: the data has no labels; pass y, or a Dataset whose items are (input, label)")
     return data, read_labels(labels)
@@ -38,6 +40,7 @@ def read_labelled(
 
 def read(estimator: Any, X: Any, *, reset: bool = False) -> Any:
     """Return X checked; row numbers become rows of `dataset`."""
+    X = _admitted(X)
     if estimator.dataset is not None:
         rows = np.asarray(X)
         if rows.dtype.kind not in "iu" or rows.ndim == 0 or rows.size != len(rows):
@@ -53,6 +56,16 @@ def read(estimator: Any, X: Any, *, reset: bool = False) -> Any:
         raise InputError(
             f"X is a {found}; without module= a perceptron for tables is built: pass an array [n d], or a module"
         )
+    return X
+
+
+def _admitted(X: Any) -> Any:
+    """Return X, the dataset of a loader; or raise `InputError` where scikit-learn would take it for something else."""
+    if isinstance(X, DataLoader):
+        return as_dataset(X)
+    foreign = isinstance(X, str | bytes | PathLike | Tensor | np.ma.MaskedArray | None)
+    if foreign or (isinstance(X, np.ndarray) and X.dtype.kind in "mMV"):
+        return as_arrays(X)
     return X
 
 
@@ -88,4 +101,4 @@ def count_outputs(trainer: Trainer, module: nn.Module, X: Any) -> int:
 
 def row_shape(X: Any) -> tuple[int, ...]:
     """Return the shape of one input; of several inputs, the first one's."""
-    return tuple(np.shape(leaves(split_item(as_dataset(X)[0])[0])[0]))
+    return tuple(np.shape(leaves(split_row(as_dataset(X), 0)[0])[0]))

@@ -115,7 +115,7 @@ class Hessian(_OnData):
 def mean_gradients(model: nn.Module, data: Any, loss: Loss | None = None) -> dict[str, Tensor]:
     """Return the gradient of the mean loss over `data` for every parameter, in eval mode; frozen ones included."""
     with _copy_with_gradients(model, data) as (network, forward):
-        for rows, x, y, _ in BatchLoader(data, BATCH).batches():
+        for rows, x, y, _ in BatchLoader(data, BATCH, network=network).batches():
             value = _mean_loss(network, forward, x, y, loss)
             (value * (len(rows) / len(data))).backward()
         return {name: _gradient(p) for name, p in network.named_parameters()}
@@ -125,7 +125,7 @@ def mean_squared_gradients(model: nn.Module, data: Any, loss: Loss | None = None
     """Return the mean over the rows of `data` of the squared gradient of each row's loss, for every parameter."""
     with _copy_with_gradients(model, data) as (network, forward):
         total = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
-        for _, x, y, _ in BatchLoader(data, 1).batches():
+        for _, x, y, _ in BatchLoader(data, 1, network=network).batches():
             network.zero_grad()
             _mean_loss(network, forward, x, y, loss).backward()
             for name, p in network.named_parameters():
@@ -148,7 +148,7 @@ def _copy_with_gradients(model: nn.Module, data: Any) -> Iterator[tuple[nn.Modul
         torch.enable_grad(),
         torch.backends.cudnn.flags(enabled=not recurrent, deterministic=True),  # its RNNs only learn in train mode
     ):
-        check_finite(data)
+        check_finite(data, network=network)
         forward = forward_for(network, device)
         _estimate_statistics(network, forward, data)
         yield network, forward
@@ -165,7 +165,7 @@ def _estimate_statistics(network: nn.Module, forward: Forward, data: Any) -> Non
         norm.momentum = None  # the plain average
         norm.train()
     with torch.no_grad():
-        for _, x, _, _ in BatchLoader(data, BATCH).batches(merge_single=True):
+        for _, x, _, _ in BatchLoader(data, BATCH, network=network, labelled=False).batches(merge_single=True):
             with explained(network, x):
                 forward(network, forward.inputs(x))
     for norm, momentum in zip(fresh, momenta, strict=True):

@@ -74,7 +74,8 @@ def recalibrate_batchnorm(
         order = order[: len(order) // batch_size * batch_size]
     with isolated_rng(seed, place), settled(model, device=place), _estimating(layers), torch.no_grad():
         forward = forward_for(model, place, transform=transform)
-        loader = BatchLoader(dataset, batch_size, num_workers=num_workers, collate=collate, device=place)
+        reading: dict[str, Any] = {"num_workers": num_workers, "collate": collate, "device": place}
+        loader = BatchLoader(dataset, batch_size, network=model, labelled=False, **reading)
         for rows, x, _, _ in loader.batches(order):
             if len(bad := nonfinite_rows(x)):
                 raise NonFiniteError(f"inputs hold NaN or infinity in {describe_rows(rows[bad], len(dataset))}")

@@ -114,9 +114,8 @@ class Run:
 
     def _loader(self, dataset: Any, size: int) -> BatchLoader:
         plan = self.plan
-        return BatchLoader(
-            dataset, size, num_workers=plan.num_workers, seed=plan.seed, collate=plan.collate, device=plan.device
-        )
+        reading: dict[str, Any] = {"num_workers": plan.num_workers, "seed": plan.seed, "collate": plan.collate}
+        return BatchLoader(dataset, size, network=self.model, device=plan.device, **reading)
 
     def _forward(self, transform: Any) -> Forward:
         plan = self.plan
@@ -129,7 +128,7 @@ class Run:
         _, x, y, _ = next(self.loader.batches(torch.arange(min(2, len(self.dataset)))))
         self._check_given(y)
         if len(nonfinite_rows(x)):
-            check_finite(self.data, collate=self.plan.collate)  # names all such rows, not only these two
+            self._check_finite()
         self.model.eval()
         with explained(self.model, x):
             inputs = self.forward.inputs(x)
@@ -327,7 +326,7 @@ class Run:
         if w is not None:
             check_weights(w, rows, total)
         if bad := len(nonfinite_rows(x)):
-            check_finite(self.data, collate=self.plan.collate)  # names all such rows
+            self._check_finite()
             raise NonFiniteError(f"inputs hold NaN or infinity in {bad} rows of a batch")  # the dataset is random
 
     def _check_given(self, y: Any) -> None:
@@ -335,6 +334,10 @@ class Run:
             raise InputError(
                 "labels are needed for training and the data has none: pass (X, y), or a Dataset of (x, y)"
             )
+
+    def _check_finite(self) -> None:
+        """Raise `NonFiniteError` naming all rows that are not finite, not only those of a batch."""
+        check_finite(self.data, collate=self.plan.collate, network=self.model)
 
     def _summary(
         self, epoch: int, losses: Tensor, hits: Tensor, sizes: list[int], what: str = "loss"
