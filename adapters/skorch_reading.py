@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from prunefuse_al.adapters import require_host
 from prunefuse_al.errors import InputError
 from prunefuse_al.forward import logits_of, settled
-from prunefuse_al.outputs import as_logits
+from prunefuse_al.outputs import SIGMOID, SOFTMAX, as_logits, of_loss
 from prunefuse_al.precision import home_device
 from prunefuse_al.rng import isolated_rng
 from prunefuse_al.signals import read_batch
@@ -49,11 +49,15 @@ class NetReader:
         with self._answering(model), isolated_rng(seed, device), settled(model, device=device), torch.inference_mode():
             batches = [self._read(model, batch, needs, seed) for batch in self.net.get_iterator(data, training=False)]
         fields: dict[str, Any] = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-        for name in fields.keys() - {"features"} if self.as_logits else ():
-            fields[name] = self.logits(fields[name].flatten(0, -2), "query").view_as(fields[name])
+        kind = None
+        if self.as_logits:
+            fields["logits"], kind = self.seen(fields["logits"], "query")
         if "mc_logits" in fields:
-            fields["mc_logits"] = fields["mc_logits"].transpose(0, 1)  # [t n c]
-        return Signals(torch.arange(len(data)), **fields)
+            passes = fields["mc_logits"].transpose(0, 1)  # [t n c]
+            if self.as_logits:
+                passes = self.seen(passes.flatten(0, 1), "query")[0].unflatten(0, passes.shape[:2])
+            fields["mc_logits"] = passes
+        return Signals(torch.arange(len(data)), **fields, outputs=kind)
 
     def _read(self, model: nn.Module, batch: Any, needs: frozenset[str], seed: int) -> dict[str, Tensor]:
         if isinstance(batch, Tensor):  # of two rows, it would pass for a pair
@@ -66,23 +70,27 @@ class NetReader:
         return logits_of(self.net.infer(unpack_data(batch)[0]))
 
     def answer(self, model: nn.Module, x: Any, params: dict[str, Any]) -> Tensor:
-        """Return the logits [b c] of `model`, in the mode it is in, for inputs as skorch's `infer` takes them."""
+        """Return what `model`, in the mode it is in, gives for inputs as skorch's `infer` takes them."""
         with self._answering(model):
-            return self.logits(logits_of(self.net.infer(x, **params)), "distillation")
+            return logits_of(self.net.infer(x, **params))
 
-    def logits(self, outputs: Tensor, call: str) -> Tensor:
-        """Return a module's outputs, [n c] among them, as logits, by the nonlinearity that skorch predicts with."""
+    def seen(self, outputs: Tensor, call: str) -> tuple[Tensor, str]:
+        """Return a module's outputs [n ...] as scorers see them, and of which kind they are.
+
+        They are what the criterion takes; where that does not say, what skorch's nonlinearity makes of them.
+        """
         criterion = uncompiled(self.net.criterion_)
-        if isinstance(criterion, nn.CrossEntropyLoss) and self.net.predict_nonlinearity == "auto":
-            return outputs
+        known = of_loss(criterion) if self.net.predict_nonlinearity == "auto" else None
+        if known is not None and (known.kind == SIGMOID or isinstance(criterion, nn.CrossEntropyLoss)):
+            return known.seen(outputs)
         p: Tensor = self.net._get_predict_nonlinearity()(outputs)
-        sums_to_one = torch.allclose(p.sum(1), p.new_ones(()), atol=1e-3)
+        sums_to_one = p.ndim > 1 and torch.allclose(p.sum(1), p.new_ones(()), atol=1e-3)
         if bool(p.isfinite().all()) and not (sums_to_one and bool((p >= 0).all())):  # scorers name what is not finite
             raise InputError(
                 f"{call}: with {type(criterion).__name__}, predict_proba gives rows such as {p[0].tolist()}, "
                 "which are no probabilities; pass predict_nonlinearity=, a function of the module's output"
             )
-        return as_logits(p)
+        return as_logits(p), SOFTMAX
 
     @contextmanager
     def _answering(self, model: nn.Module) -> Iterator[None]:

@@ -17,6 +17,7 @@ from prunefuse_al.adapters import require_host
 from prunefuse_al.costs import CostLedger
 from prunefuse_al.errors import FallbackWarning, InputError, NotFittedError
 from prunefuse_al.forward import logits_of, settled
+from prunefuse_al.outputs import Outputs
 from prunefuse_al.precision import home_device
 from prunefuse_al.scorers import get_scorer
 from prunefuse_al.selector.options import Options, State
@@ -26,7 +27,7 @@ from prunefuse_al.training.distillation import distillation_loss
 
 require_host("skorch", extra="skorch")
 
-from skorch import NeuralNetClassifier  # noqa: E402
+from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier  # noqa: E402
 from skorch.utils import to_device  # noqa: E402
 
 from prunefuse_al.adapters.skorch_reading import NetReader, uncompiled  # noqa: E402
@@ -62,8 +63,9 @@ class Teacher:
             return loss
         reader = NetReader(self.net, as_logits=True)
         with torch.no_grad():
-            taught = reader.answer(self.network, X, self.params)
-        kl = distillation_loss(reader.logits(logits_of(y_pred), "distillation"), taught, self.distillation.tau)  # [b]
+            taught, _ = reader.seen(reader.answer(self.network, X, self.params), "distillation")
+        student, kind = reader.seen(logits_of(y_pred), "distillation")
+        kl = distillation_loss(student, taught, self.distillation.tau, outputs=Outputs(kind))  # [b]
         return (1 - share) * loss + share * kl.mean()
 
     @contextmanager
@@ -100,6 +102,19 @@ class ProxyTraining(NeuralNetClassifier):
         """Return the loss of a batch, with the proxy's part in it while the target learns from it; see skorch."""
         loss: Tensor = super().get_loss(y_pred, y_true, X=X, training=training)
         return loss if self._teacher is None or not training else self._teacher.mixed(loss, y_pred, X)
+
+    def predict(self, X: Any) -> Any:
+        """Return class labels; see skorch. Of a binary net these go by its own `threshold`."""
+        # A class made of this one and a binary net has the methods of NeuralNetClassifier before those of that net.
+        if isinstance(self, NeuralNetBinaryClassifier):
+            return super(NeuralNetClassifier, self).predict(X)
+        return super().predict(X)
+
+    def check_data(self, X: Any, y: Any) -> None:
+        """See skorch."""
+        super().check_data(X, y)
+        if isinstance(self, NeuralNetBinaryClassifier):
+            super(NeuralNetClassifier, self).check_data(X, y)
 
     def _options(self, *, as_logits: bool = False) -> Options:
         """Return the options in the core's form; what reads may have to make logits of what the module returns."""

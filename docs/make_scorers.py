@@ -26,8 +26,9 @@ recorded, and for a pool, of which the kept states are asked. **Memory**: number
 is `n`, the pool is read in parts and one score a row is kept, however many classes there are.
 
 Those called `ml_...`, `mmc` and `label_cardinality` read logits of **independent labels**, of which a sample may have
-several or none (`TorchTrainer(loss=nn.BCEWithLogitsLoss())`); the other scorers of logits read those of classes, of
-which a sample has one. Each refuses the other kind. One output with a sigmoid counts as two classes.
+several or none (`TorchTrainer(loss=nn.BCEWithLogitsLoss())`); of classes, each against all the others. The other
+scorers of logits read those of classes, of which a sample has one, and refuse independent ones. One output with a
+sigmoid counts as two classes.
 
 [Seconds and memory, measured](scorers-measured.md), from 10,000 to a million candidates and beside others' code.
 """
@@ -54,7 +55,7 @@ SIGNALS = """
   its `training=` says. Dropout inside one call (attention probabilities, between the layers of an `nn.LSTM`) and
   stochastic depth stay off; a network that has nothing else is refused. `TorchTrainer(mc_samples=t)` sets `t`.
 * **labelled_features**, **labelled_logits**, **labelled_labels**: the same of what is labelled, and its labels
-  `[m c]` of 0 and 1.
+  `[m c]` of 0 and 1 (or numbers of classes).
 * **labels** `[n]`: in core-set mode the given ones; on a pool, the classes that the trained proxy predicts.
 * **dynamics**: how each sample was answered while the proxy was trained. In core-set mode correctness, margins and
   errors are those of the training's own passes, one a presentation. A pool cannot be trained on: there the states kept

@@ -232,7 +232,7 @@ def refuse_missing(labels: np.ndarray[Any, Any]) -> None:
     """Raise `InputError` where objects among labels [n ...] are None, naming the rows."""
     if labels.dtype.kind != "O" or labels.ndim == 0:
         return
-    missing = _rows_with(np.equal(labels, None))
+    missing = _rows_with(np.equal(labels, np.array(None, dtype=object)))
     if len(missing):
         raise InputError(
             f"labels are None in {describe_rows(missing, len(labels))}: what is not labelled cannot be trained on; "

@@ -84,7 +84,7 @@ class HeadTrace(TorchFunctionMode):
         return _Layer(self._count, data[0].detach(), result.detach(), convolution)
 
     def features(self, logits: Tensor) -> Tensor:
-        """Return the input, float [b d], of the last linear layer on the way to `logits` [b c].
+        """Return the input, float [b d], of the last linear layer on the way to `logits` [b c], or [b] of one output.
 
         Applied at several positions, it is the input at the position that became the logits, else the mean over
         positions. Several layers that meet in the logits give their inputs side by side, each input once.
@@ -93,20 +93,22 @@ class HeadTrace(TorchFunctionMode):
             UnsupportedModelError: no linear layer with as many outputs as there are logits is on the way, or the logits
                 are not one row a sample.
         """
+        layers = self._from.get(logits, frozenset())
+        if logits.ndim == 1:
+            logits = logits[:, None]
         if logits.ndim != 2:
             raise UnsupportedModelError(
                 f"features belong to logits [rows classes], and these are {list(logits.shape)}: average over positions "
                 "in forward, or take a scorer that needs only logits"
             )
-        layers = [layer for layer in self._from.get(logits, ()) if _width(layer) == logits.shape[1]]
-        layers.sort(key=lambda layer: layer.number)
-        inputs = {(layer.given.data_ptr(), layer.given.shape): _per_sample(layer, logits) for layer in layers}
+        last = sorted((one for one in layers if _width(one) == logits.shape[1]), key=lambda layer: layer.number)
+        inputs = {(layer.given.data_ptr(), layer.given.shape): _per_sample(layer, logits) for layer in last}
         found = [given for given in inputs.values() if given is not None]
         if not found:
-            widths = sorted({_width(layer) for layer in self._from.get(logits, ())})
-            last = f"the last ones have {widths} outputs" if widths else "there is none on the way to them"
+            widths = sorted({_width(layer) for layer in layers})
+            ends = f"the last ones have {widths} outputs" if widths else "there is none on the way to them"
             raise UnsupportedModelError(
-                f"features are the input of the linear layer that makes the logits {list(logits.shape)}, and {last}: "
+                f"features are the input of the linear layer that makes the logits {list(logits.shape)}, and {ends}: "
                 "end the network in an nn.Linear (or a convolution, averaged), or take a scorer that needs only logits"
             )
         return torch.cat(found, 1) if len(found) > 1 else found[0]

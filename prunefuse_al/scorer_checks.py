@@ -233,8 +233,8 @@ def _expect_k_of(scorer: Scorer, signals: Signals, k: int, what: str, *, rng: Rn
 
 
 def _kind(scorer: Scorer) -> str:
-    """Return what logits a scorer says it reads, see `Scorer.needs`; one that takes any is shown those of classes."""
-    return getattr(scorer, "outputs", None) or "softmax"
+    """Return what logits a scorer says it reads, see `Scorer.needs`."""
+    return str(getattr(scorer, "outputs", "softmax"))
 
 
 def _example(scorer: Scorer, **options: Any) -> Signals:

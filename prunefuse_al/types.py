@@ -37,7 +37,7 @@ class Signals:
             "forgetting", "grand", "moso".
         labelled_features: float [m d], features of what is labelled already.
         labelled_logits: float [m c], logits of what is labelled already.
-        labelled_labels: what is labelled already has these labels, 0 or 1 each, [m c]; of independent labels only.
+        labelled_labels: the labels of what is labelled already, [m c] of 0 and 1, or numbers of classes [m].
         outputs: what the logits are: "softmax", of classes of which a sample has one; "sigmoid", of independent
             labels; "values", no logits at all; None, not said, which every scorer takes for what it reads.
     """
@@ -112,8 +112,8 @@ class Scorer(Protocol):
         """Names of the `Signals` fields it reads.
 
         A scorer that reads dynamics may name them in a further attribute `dynamics`; else all are worked out. One that
-        reads the logits of independent labels says so by an attribute ``outputs = "sigmoid"``, one that looks at
-        `Signals.outputs` itself by ``outputs = None``; others are given logits of classes alone.
+        takes logits of independent labels too, see `Signals.outputs`, says so by an attribute ``outputs = "sigmoid"``;
+        others are given those of classes alone.
         """
         ...
 

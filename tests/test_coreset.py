@@ -22,7 +22,7 @@ TRAINER = TorchTrainer(12, 8, device="cpu", progress=False)
 
 def selector(scorer: Any = "least_confidence", **options: Any) -> PrunedProxySelector:
     network = mlp(6, 16, 3)
-    if scorer in ("bald", "batchbald"):  # they compare passes that dropout has thinned
+    if scorer in ("bald", "batchbald", "ml_bald"):  # they compare passes that dropout has thinned
         network.insert(2, nn.Dropout(0.2))
     return PrunedProxySelector(network, 0.5, scorer=scorer, random_state=0, **{"trainer": TRAINER, **options})
 

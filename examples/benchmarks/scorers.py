@@ -86,6 +86,7 @@ def signals_for(name: str, n: int, args: argparse.Namespace) -> Signals:
             "dynamics": lambda: {key: torch.rand(n) for key in DYNAMICS},
             "labelled_features": lambda: blobs(m),
             "labelled_logits": lambda: 3 * torch.randn(m, c),
+            "labelled_labels": lambda: torch.randint(2, (m, c)),
         }
         return Signals(torch.arange(n), **{field: make[field]() for field in sorted(needs_of(name))})
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..arrays import as_weights
 from ..costs import CostLedger
 from ..data import as_dataset
-from ..errors import NotFittedError
+from ..errors import InputError, NotFittedError
 from ..pruning import GlobalScope
 from ..selector.options import WarmStart
 from ..selector.ratios import PruningRatio
@@ -39,7 +39,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
 
     Args:
         module: a network; or a callable ``(input_shape, n_classes) -> network``; or None, a perceptron sized from a
-            table of numbers.
+            table of numbers. With a loss such as ``nn.BCEWithLogitsLoss()`` one output tells two classes.
         pruning_ratio: fraction of channels removed, 0 <= p < 1, or a function of the number of labelled samples, see
             `PrunedProxySelector`.
         classes: all labels there are, in the order of the network's outputs; needed when the first batch does not
@@ -70,6 +70,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
 
     Attributes:
         classes_: labels, in the order of the columns of `predict_proba`.
+        multilabel_: whether a row may have several labels, or none.
         selector_: the `PrunedProxySelector` that does the work.
         target_: the fused and fine-tuned network, after `fit_target`.
         n_features_in_: columns of a table.
@@ -145,7 +146,8 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         Args:
             X: array, tensor or nested list [n ...], a sparse matrix [n d] (batches of it become dense), a map-style
                 Dataset, or row numbers of `dataset`.
-            y: labels [n], numbers or strings; None: those of the Dataset.
+            y: labels [n], numbers or strings; or [n c] of 0 and 1, for labels of which a row may have several or none,
+                which are trained and predicted as scikit-learn's `MLPClassifier` does; None: those of the Dataset.
             sample_weight: weights [n].
 
         Raises:
@@ -179,20 +181,27 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
             self.target_ = selector.fit_target()
             return self
         data, labels = read_labelled(self, X, y, "fit_target")
-        codes = encode(labels, self.classes_, "fit_target")
+        codes = self._codes(labels, "fit_target")
         self.target_ = selector.fit_target(data, codes, sample_weight)
         return self
 
     # Answers
 
     def predict(self, X: Any) -> np.ndarray[Any, Any]:
-        """Return the likeliest label of each row, [n]."""
-        likeliest = self.predict_proba(X).argmax(1)  # [n]
+        """Return the likeliest label of each row, [n]; of several labels a row, 1 for each that is found, [n c]."""
+        proba = self.predict_proba(X)
+        if self.multilabel_:
+            found: np.ndarray[Any, Any] = (proba > 0.5).astype(np.int64)
+            return found
+        likeliest = proba.argmax(1)  # [n]
         answer: np.ndarray[Any, Any] = self.classes_[likeliest]
         return answer
 
     def predict_proba(self, X: Any, return_embeddings: bool = False) -> Any:
-        """Return class probabilities, float64 [n c], rows sum to 1, columns as `classes_`; with embeddings if asked."""
+        """Return class probabilities, float64 [n c], columns as `classes_`; with embeddings if asked.
+
+        Rows sum to 1; of several labels a row each column is a probability of its own.
+        """
         needs = LOGITS | {"features"} if return_embeddings else LOGITS
         signals = self._signals(X, needs, "predict_proba")
         proba: Float64s = probabilities(signals)
@@ -245,11 +254,18 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
             weights = None if sample_weight is None else as_weights(sample_weight, len(labels)).numpy()
             if not continued:
                 start(self, data, labels, weights, classes)
-            codes = encode(labels, self.classes_, call)
+            codes = self._codes(labels, call)
             self.selector_.fit(data, codes, weights, warm_start=True if continued else self.warm_start)
             if hasattr(self, "target_"):
                 del self.target_
         return self
+
+    def _codes(self, labels: np.ndarray[Any, Any], call: str) -> Tensor:
+        if (labels.ndim == 2) != self.multilabel_:
+            kinds = ("several labels a row, [n c]", "one label a row, [n]")
+            was, given = kinds if self.multilabel_ else kinds[::-1]
+            raise InputError(f"{call}: y is {given}, and the estimator was fitted with {was}; call fit to change that")
+        return encode(labels, self.classes_, call)
 
     def _signals(self, X: Any, needs: frozenset[str], call: str) -> Signals:
         selector = self._fitted(call)
@@ -264,6 +280,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        tags.classifier_tags.multi_label = True
         return tags
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -12,24 +12,30 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..arrays import as_arrays, leaves
+from ..arrays import as_arrays, leaves, refuse_missing
 from ..data import as_dataset, given_labels, split_row, subset
 from ..errors import InputError
+from ..outputs import SIGMOID, of_trainer, seen_by_scorers, single
 from ..selector.scoring import LOGITS
 from ..types import Trainer
 from .sparse import SparseRows
-from .targets import read_labels
+from .targets import read_labels, several
 
 
 def read_labelled(
     estimator: Any, X: Any, y: Any, call: str, *, reset: bool = False
 ) -> tuple[Any, np.ndarray[Any, Any]]:
-    """Return X checked, and labels [n]."""
+    """Return X checked, and labels [n], or [n c] of 0 and 1."""
     X = _admitted(X)
     if y is None and isinstance(X, tuple) and estimator.dataset is None:
         raise InputError(f"{call}: X is a tuple of {len(X)} and y is None; labels go beside it: {call}(X, y)")
     if _is_array(estimator, X):
-        x, labels = validate_data(estimator, X, y, reset=reset, **_array_rules(estimator))
+        labels = y
+        if several(y):
+            labels = read_labels(y)
+        elif not issparse(y):
+            refuse_missing(np.asarray(y))
+        x, labels = validate_data(estimator, X, labels, reset=reset, multi_output=several(y), **_array_rules(estimator))
         return _rows(x), read_labels(labels)
     data = as_dataset(read(estimator, X, reset=reset))
     labels = given_labels(data) if y is None else y
@@ -91,12 +97,13 @@ def _rows(x: Any) -> Any:
     return SparseRows(x) if issparse(x) else x
 
 
-def count_outputs(trainer: Trainer, module: nn.Module, X: Any) -> int:
-    """Return how many logits `module` has."""
+def count_outputs(trainer: Trainer, module: nn.Module, X: Any) -> tuple[int, bool]:
+    """Return how many classes `module` has outputs for, or independent labels, and whether these are independent."""
     data = as_dataset(X)
-    logits = trainer.infer(module, subset(data, range(min(2, len(data)))), LOGITS).logits
-    assert logits is not None
-    return int(logits.shape[1])
+    signals = trainer.infer(module, subset(data, range(min(2, len(data)))), LOGITS)
+    signals = seen_by_scorers(signals, of_trainer(trainer))
+    assert signals.logits is not None
+    return 1 if single(signals.logits) else int(signals.logits.shape[1]), signals.outputs == SIGMOID
 
 
 def row_shape(X: Any) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from torch import nn
 
 from .. import checks
 from ..errors import InputError
+from ..outputs import SIGMOID, of_trainer
 from ..rng import isolated_rng
 from ..selector.options import check_trainer, entropy_of
 from ..selector.selector import PrunedProxySelector
@@ -15,7 +16,7 @@ from ..training.trainer import TorchTrainer
 from ..types import Trainer
 from .inputs import count_outputs, row_shape
 from .tabular import mlp, table_trainer
-from .targets import known_classes
+from .targets import ONE_OUTPUT, known_classes
 
 SELECTOR_OPTIONS = (
     "pruning_ratio",
@@ -43,20 +44,37 @@ def start(estimator: Any, data: Any, labels: Any, weights: Any, classes: Any) ->
     """Set `classes_`, and a `selector_`: the present one if it was made with the same options."""
     given: Any = estimator.module
     previous: PrunedProxySelector | None = getattr(estimator, "selector_", None)
-    trainer: Trainer = _default_trainer(given) if estimator.trainer is None else estimator.trainer
+    several = labels.ndim == 2
+    trainer: Trainer = _default_trainer(given, several) if estimator.trainer is None else estimator.trainer
     check_trainer("trainer", trainer)
     if given is not None and not isinstance(given, nn.Module):
         checks.function("module", given, "a network, a function (input_shape, n_classes) -> network, or None")
+    independent = _reads_independent(trainer)
+    if several and not independent:
+        raise InputError(
+            f"y has {labels.shape[1]} columns of 0 and 1, several labels a row, and trainer={trainer!r} trains one "
+            "class a row: pass trainer=TorchTrainer(loss=nn.BCEWithLogitsLoss()), or y.argmax(1) if every row has one 1"
+        )
     entropy = entropy_of(estimator.random_state)
-    outputs = count_outputs(trainer, given, data) if isinstance(given, nn.Module) else None
+    outputs = None
+    if isinstance(given, nn.Module):
+        outputs = _fitting(trainer, given, data, several, "the network")
     estimator.classes_ = known_classes(labels, classes, outputs)
+    estimator.multilabel_ = several
     n_classes = len(estimator.classes_)
     shape = None if isinstance(given, nn.Module) else row_shape(data)  # a network's texts may vary in length
-    setup = {**estimator.get_params(deep=False), "shape": shape, "outputs": n_classes}
+    setup = {**estimator.get_params(deep=False), "shape": shape, "outputs": n_classes, "several": several}
     if previous is not None and given is not None and _same(estimator._setup, setup):
         return
     with isolated_rng(entropy % 2**63):
-        dense = _build(given, data, weights, n_classes)
+        dense = _build(given, data, weights, n_classes, single=independent and not several)
+    if given is not dense and given is not None:
+        found = _fitting(trainer, dense, data, several, f"the network of module={given!r}")
+        if found != n_classes:
+            raise InputError(
+                f"module={given!r} was called with {n_classes} classes and returned a network with {found} outputs; "
+                f"its last layer must be as wide as it is told{ONE_OUTPUT * (found == 1)}"
+            )
     options = {name: getattr(estimator, name) for name in SELECTOR_OPTIONS}
     estimator.selector_ = PrunedProxySelector(dense, trainer=trainer, random_state=entropy, **options)
     if previous is not None:
@@ -64,12 +82,17 @@ def start(estimator: Any, data: Any, labels: Any, weights: Any, classes: Any) ->
     estimator._setup = setup
 
 
-def _build(module: Any, data: Any, weights: Any, n_classes: int) -> nn.Module:
-    """Return the dense network."""
+def _build(module: Any, data: Any, weights: Any, n_classes: int, *, single: bool) -> nn.Module:
+    """Return the dense network; one of ours has a single output where a sigmoid of it tells two classes."""
     if isinstance(module, nn.Module):
         return module
     if module is None:
-        return mlp(data, n_classes, weights)
+        if single and n_classes > 2:
+            raise InputError(
+                f"y holds {n_classes} classes, and the loss of the trainer tells two: pass a trainer with the loss "
+                "'cross_entropy', or leave trainer= out"
+            )
+        return mlp(data, 1 if single else n_classes, weights)
     shape = row_shape(data)
     built = module(shape, n_classes)
     if not isinstance(built, nn.Module):
@@ -80,8 +103,25 @@ def _build(module: Any, data: Any, weights: Any, n_classes: int) -> nn.Module:
     return built
 
 
-def _default_trainer(module: Any) -> Trainer:
-    return table_trainer() if module is None else TorchTrainer()
+def _fitting(trainer: Trainer, network: nn.Module, data: Any, several: bool, name: str) -> int:
+    """Return how many classes, or labels, a network has outputs for, of the kind that the labels are of."""
+    outputs, independent = count_outputs(trainer, network, data)
+    if independent and not several:
+        raise InputError(
+            f"y is one label a row, and {name} has {outputs} outputs whose labels are independent, as the loss says: "
+            "pass a trainer with the loss 'cross_entropy', or a network with one output for two classes"
+        )
+    return outputs
+
+
+def _default_trainer(module: Any, several: bool) -> Trainer:
+    loss = {"loss": nn.BCEWithLogitsLoss()} if several else {}
+    return table_trainer(**loss) if module is None else TorchTrainer(**loss)
+
+
+def _reads_independent(trainer: Trainer) -> bool:
+    outputs = of_trainer(trainer)
+    return outputs is not None and outputs.kind == SIGMOID
 
 
 def _same(before: dict[str, Any], now: dict[str, Any]) -> bool:

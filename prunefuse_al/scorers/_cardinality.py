@@ -7,13 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from ..checks import number
 from ..errors import InputError
 from ..types import RngLike, Selection, Signals
-from ._select import check_finite, check_k, read_independent_logits, select_top
+from ._select import check_finite, check_k, one_against_rest, read_independent_logits, select_top
 
 _ROOM = 1e-30  # the least separation, so that its inverse is finite
 
@@ -101,10 +102,14 @@ def _shares(logits: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 def _read_labelled(name: str, signals: Signals, logits: Tensor) -> Tensor:
-    """Return `signals.labelled_labels` [m c], checked: present, one labelled sample or more, 0 to 1."""
+    """Return `signals.labelled_labels` [m c], checked: present, one labelled sample or more; a class is one label."""
     labels = signals.labelled_labels
     if labels is None:
         raise InputError(f"{name} reads signals.labelled_labels, but it is None; collect what scorer.needs names")
+    if signals.outputs == "softmax" and labels.shape[1:].numel() == 1 and len(labels):  # numbers of classes
+        numbers = labels.reshape(len(labels)).long()
+        if int(numbers.min()) >= 0 and int(numbers.max()) < logits.shape[1]:
+            labels = F.one_hot(numbers, logits.shape[1])
     if labels.ndim != 2 or labels.shape[1] != logits.shape[1] or len(labels) == 0:
         raise InputError(
             f"{name}: labelled_labels have shape {list(labels.shape)} and there are {logits.shape[1]} labels; at least "
@@ -124,7 +129,7 @@ def _read_labelled_logits(name: str, signals: Signals, labels: Tensor) -> Tensor
             "must be of the same samples and labels"
         )
     check_finite(name, "labelled logits", logits, torch.arange(len(logits)))
-    return logits
+    return one_against_rest(logits) if signals.outputs == "softmax" else logits
 
 
 @dataclass(frozen=True)

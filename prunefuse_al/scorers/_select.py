@@ -80,17 +80,33 @@ def read_mc_logits(name: str, signals: Signals) -> Tensor:
 
 
 def read_independent_logits(name: str, signals: Signals) -> Tensor:
-    """Return `signals.logits` [n c] of independent labels, checked: present, one label or more, finite."""
+    """Return `signals.logits` [n c] of independent labels, checked: present, one label or more, finite.
+
+    Of classes of which a sample has one they are the log-odds of each: is it this one, or any other?
+    """
     refuse_other_outputs(name, signals, "sigmoid")
-    logits = given_logits(name, read_field(name, signals, "logits"), rows=len(signals), least=1)
+    least = 2 if signals.outputs == "softmax" else 1
+    logits = given_logits(name, read_field(name, signals, "logits"), rows=len(signals), least=least)
     check_finite(name, "logits", logits, signals.indices)
-    return logits
+    return one_against_rest(logits) if signals.outputs == "softmax" else logits
 
 
 def read_independent_mc_logits(name: str, signals: Signals) -> Tensor:
-    """Return `signals.mc_logits` [t n c] of independent labels, checked: present, two passes or more, finite."""
+    """Return `signals.mc_logits` [t n c] of independent labels, checked; see `read_independent_logits`."""
     refuse_other_outputs(name, signals, "sigmoid")
+    if signals.outputs == "softmax":
+        return one_against_rest(_read_passes(name, signals, least=2))
     return _read_passes(name, signals, least=1)
+
+
+def one_against_rest(logits: Tensor) -> Tensor:
+    """Return log(q / (1 - q)) of the class probabilities q = softmax(logits), [... c], c >= 2."""
+    logits = single(logits)
+    best = logits.argmax(-1, keepdim=True)
+    total = logits.logsumexp(-1, keepdim=True)
+    rest = total + torch.log1p(-(logits - total).exp())  # of all but each; where q is near 1 that would be rounding
+    others = logits.scatter(-1, best, -torch.inf).logsumexp(-1, keepdim=True)
+    return logits - rest.scatter(-1, best, others)
 
 
 def _read_passes(name: str, signals: Signals, *, least: int) -> Tensor:
@@ -100,28 +116,20 @@ def _read_passes(name: str, signals: Signals, *, least: int) -> Tensor:
 
 
 def refuse_other_outputs(name: str, signals: Signals, reads: str) -> None:
-    """Raise `InputError` where signals say that their logits are of another kind than `reads`; see `Signals.outputs`.
+    """Raise `InputError` where signals say that their logits cannot be read as `reads`; see `Signals.outputs`.
 
     Softmax of independent labels would call a sample uncertain that has two of them for sure.
     """
-    found = signals.outputs
-    if found in (None, reads):
-        return
-    if found == "values":
+    if signals.outputs == "values":
         raise InputError(
             f"{name} reads logits, and the network's outputs are values, as the loss says that trained it: take a "
             f"scorer of features alone, such as k_center, or pass TorchTrainer(outputs={reads!r}) if they are logits"
         )
-    if reads == "softmax":
+    if signals.outputs == "sigmoid" and reads == "softmax":
         raise InputError(
             f"{name} compares classes of which a sample has one, and these logits are of independent labels (sigmoid): "
             f"take {', '.join(INDEPENDENT)}, or a scorer of features alone, such as k_center"
         )
-    raise InputError(
-        f"{name} reads logits of independent labels (sigmoid), and these are of classes of which a sample has one (one "
-        "output with a sigmoid counts as two): take margin, entropy or another scorer of classes, or train with a loss "
-        "of independent labels, such as nn.BCEWithLogitsLoss()"
-    )
 
 
 def read_labels(name: str, signals: Signals) -> Tensor:
@@ -171,7 +179,7 @@ def rows_of(signals: Signals, positions: Tensor) -> Signals:
     def rows(values: Tensor) -> Tensor:
         return values[positions.to(values.device)]
 
-    own = {name: getattr(signals, name) for name in ("logits", "features", "labels")}
+    own: dict[str, Any] = {name: getattr(signals, name) for name in ("logits", "features", "labels")}
     return replace(
         signals,
         indices=rows(signals.indices),

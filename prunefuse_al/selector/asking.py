@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..data import subset
 from ..errors import NonFiniteError
-from ..outputs import of_trainer, seen_by_scorers
+from ..outputs import SOFTMAX, Outputs, of_trainer, seen_by_scorers
 from ..types import Signals, Trainer
 
 
@@ -26,7 +26,7 @@ def ask(trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: froz
     except NonFiniteError as error:  # the trainer counts rows within the part; name them as the caller does
         bad = list(islice(_nonfinite(trainer, model, data, rows, needs), 5))
         raise NonFiniteError(f"rows {bad} of the data are the first that give NaN or infinity; {error}") from error
-    return seen_by_scorers(signals, of_trainer(trainer))
+    return seen_by_scorers(signals, of_trainer(trainer) or Outputs(SOFTMAX))
 
 
 def _nonfinite(trainer: Trainer, model: nn.Module, data: Any, rows: Tensor, needs: frozenset[str]) -> Iterator[int]:

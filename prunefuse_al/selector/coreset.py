@@ -64,7 +64,8 @@ def choose(
         recorded = {} if recorder is None else recorder.dynamics
         past = replace(past, labels=labels, recorded=recorded)
     every = torch.arange(len(data))
-    picked = rank(options, ledger, state, scorer, (data, every, k), None, rng, past, stage="coreset")
+    labelled = data if "labelled_labels" in needs else None  # how many labels samples have is known of all
+    picked = rank(options, ledger, state, scorer, (data, every, k), labelled, rng, past, stage="coreset")
     return state, history, picked
 
 

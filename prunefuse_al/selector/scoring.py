@@ -266,9 +266,8 @@ def select_known(scorer: Scorer, signals: Signals, k: int, rng: RngLike) -> Sele
 
 def refuse_unread(scorer: Scorer, signals: Signals) -> None:
     """Raise `InputError` where logits are of another kind than the scorer reads, one of the user's own as well."""
-    reads = getattr(scorer, "outputs", "softmax")
-    if reads is not None and frozenset(scorer.needs) & {"logits", "mc_logits"}:
-        refuse_other_outputs(type(scorer).__name__, signals, reads)
+    if frozenset(scorer.needs) & {"logits", "mc_logits"}:
+        refuse_other_outputs(type(scorer).__name__, signals, getattr(scorer, "outputs", "softmax"))
 
 
 def labelled_dataset(call: str, X: Any, y: Any, sample_weight: Any) -> Any:

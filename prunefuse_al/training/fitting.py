@@ -123,7 +123,7 @@ class Run:
             self.model, plan.device, transform=transform, autocast=plan.autocast, channels_last=plan.channels_last
         )
 
-    def _probe(self) -> tuple[Any, Tensor]:
+    def _probe(self) -> tuple[Any, Any]:
         """Pass two rows, in eval mode, so that what cannot work fails now; return what came out, and the labels."""
         _, x, y, _ = next(self.loader.batches(torch.arange(min(2, len(self.dataset)))))
         self._check_given(y)
@@ -143,7 +143,7 @@ class Run:
                     raise InputError(f"{shapes}: distillation needs the same outputs")
         return output, y
 
-    def _check_outputs(self, output: Any, y: Tensor, known: Tensor | None) -> None:
+    def _check_outputs(self, output: Any, y: Any, known: Tensor | None) -> None:
         """Raise `InputError` where what the network gives is not what the loss takes, or nobody could use.
 
         Args:
@@ -300,6 +300,7 @@ class Run:
         self.model.eval()
         loader = self._loader(self.validation, self.plan.eval_batch_size)
         with torch.no_grad():
+            y: Any
             for rows, x, y, w in loader.batches():
                 if epoch == 1:
                     self._check_batch(x, y, w, rows, len(self.validation))

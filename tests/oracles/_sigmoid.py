@@ -12,7 +12,7 @@ def digits(score: Callable[..., Any]) -> Callable[..., Any]:
 
     def exact(*args: Any) -> Any:
         with localcontext() as context:
-            context.prec, context.Emin, context.Emax = 350, -999_999, 999_999
+            context.prec, context.Emin, context.Emax = 120, -999_999, 999_999
             return score(*args)
 
     return exact

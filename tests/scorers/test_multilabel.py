@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,13 +16,14 @@ from oracles import mmc as mmc_oracle
 import prunefuse_al.scorers as scorers
 from prunefuse_al.errors import InputError
 from prunefuse_al.scorers import MMC, SCORERS, ClassBalanced, MLMargin, TwoStage, get_scorer, ml_badge, ml_bald, mmc
+from prunefuse_al.scorers._select import one_against_rest
 from prunefuse_al.testing import example_signals
-from prunefuse_al.types import Signals, as_rng
+from prunefuse_al.types import PointScorer, Signals, as_rng
 
 POINT = ["ml_min_margin", "ml_margin", "ml_entropy"]
 Z = torch.tensor([(2, -1, 0.2), (0.5, -0.5, 3), (4, -4, 4)], dtype=torch.float64)
 LABELLED = torch.tensor([[1, 0, 1], [0, 1, 0]])
-values = st.one_of(st.floats(-1e4, 1e4, width=32), st.sampled_from([0.0, 1.0, -1.0, -1e4, 1e4]))
+values = st.one_of(st.floats(-100, 100, width=32), st.sampled_from([0.0, 1.0, -1.0, -100.0, 100.0]))
 rows = st.integers(1, 5).flatmap(
     lambda c: st.lists(st.lists(values, min_size=c, max_size=c), min_size=1, max_size=8),
 )
@@ -134,16 +136,37 @@ READING = [name for name in SCORERS if SCORERS[name]().needs & {"logits", "mc_lo
 
 
 @pytest.mark.parametrize("name", READING)
-def test_every_scorer_refuses_logits_of_another_kind(name):
+def test_what_the_logits_are_decides(name):
+    """Softmax of independent labels has no meaning; of classes, each is a label that a sample has or has not."""
     scorer = get_scorer(name)
-    own = getattr(scorer, "outputs", "softmax")
-    other = {"softmax": "sigmoid", "sigmoid": "softmax"}[own]
-    proposed = "ml_entropy, ml_margin" if own == "softmax" else "margin, entropy or another"
-    for kind, phrase in ((other, proposed), ("values", "outputs are values")):
-        with pytest.raises(InputError, match=phrase):
-            scorer.select(example_signals(scorer.needs, outputs=kind), 3, rng=0)
-    for kind in (own, None):
-        assert len(scorer.select(example_signals(scorer.needs, outputs=kind), 3, rng=0).indices) == 3
+    with pytest.raises(InputError, match="outputs are values"):
+        scorer.select(example_signals(scorer.needs, outputs="values"), 3, rng=0)
+    independent, classes = (example_signals(scorer.needs, outputs=kind) for kind in ("sigmoid", "softmax"))
+    if getattr(scorer, "outputs", "softmax") == "softmax":
+        with pytest.raises(InputError, match=r"take ml_entropy, ml_margin, .* such as k_center"):
+            scorer.select(independent, 3, rng=0)
+        same = example_signals(scorer.needs)
+    else:
+        odds = {field: getattr(classes, field) for field in scorer.needs if field.endswith("logits")}
+        odds = {field: torch.logit(z.double().softmax(-1)) for field, z in odds.items()}
+        same = replace(independent, **odds)
+        assert len(scorer.select(independent, 3, rng=0).indices) == 3
+    if isinstance(scorer, PointScorer):
+        torch.testing.assert_close(scorer.score(classes).double(), scorer.score(same).double(), rtol=1e-4, atol=1e-5)
+    else:
+        assert scorer.select(classes, 3, rng=0).indices.tolist() == scorer.select(same, 3, rng=0).indices.tolist()
+
+
+@given(rows=rows.filter(lambda rows: len(rows[0]) > 1))
+def test_the_odds_of_a_class_are_exact_where_its_probability_rounds_to_one(rows):
+    logits = torch.tensor(rows, dtype=torch.float64)
+    want = []
+    for row in rows:
+        others = [[z for k, z in enumerate(row) if k != j] for j in range(len(row))]
+        want.append(
+            [z - torch.tensor(rest, dtype=torch.float64).logsumexp(0) for z, rest in zip(row, others, strict=True)]
+        )
+    torch.testing.assert_close(one_against_rest(logits), torch.tensor(want, dtype=torch.float64), rtol=1e-9, atol=1e-9)
 
 
 def test_a_sample_of_two_sure_labels_is_no_uncertain_one():
