@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from ..arrays import leaves
 from ..data import as_dataset, labels_of, split_item, subset
 from ..errors import InputError
+from ..forward import modes_kept
 from ..selector.scoring import LOGITS
 from ..types import Trainer
 from .sparse import SparseRows
@@ -81,7 +82,8 @@ def _rows(x: Any) -> Any:
 def count_outputs(trainer: Trainer, module: nn.Module, X: Any) -> int:
     """Return how many logits `module` has."""
     data = as_dataset(X)
-    logits = trainer.infer(module, subset(data, range(min(2, len(data)))), LOGITS).logits
+    with modes_kept(module):
+        logits = trainer.infer(module, subset(data, range(min(2, len(data)))), LOGITS).logits
     assert logits is not None
     return int(logits.shape[1])
 

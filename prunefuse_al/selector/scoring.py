@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..counting import Call, PassCounter
 from ..data import as_dataset, has_labels, subset, to_dataset
 from ..errors import InputError
-from ..forward import as_logits
+from ..forward import as_logits, modes_kept
 from ..storage import RowStore
 from ..types import RngLike, Scorer, Selection, Signals, Trainer, altered, as_rng
 from .asking import ask
@@ -202,7 +202,8 @@ def first_call(trainer: Trainer, model: nn.Module, data: Any) -> Call:
     counter = PassCounter()
     hook = model.register_forward_pre_hook(counter.hook(), with_kwargs=True)
     try:
-        trainer.infer(model, subset(data, range(min(2, len(data)))), LOGITS)
+        with modes_kept(model):
+            trainer.infer(model, subset(data, range(min(2, len(data)))), LOGITS)
     finally:
         hook.remove()
     if not counter.calls:

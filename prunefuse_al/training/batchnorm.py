@@ -18,6 +18,7 @@ from ..arrays import describe_rows, map_leaves, nonfinite_rows
 from ..data import to_dataset
 from ..errors import NonFiniteError
 from ..forward import Transform, call, explained, forward_for, logits_of, settled
+from ..freezing import frozen_norms
 from ..items import Collate
 from ..loading import BatchLoader
 from ..model_checks import check_model
@@ -36,6 +37,7 @@ def recalibrate_batchnorm(
     max_rows: int | None = 10_000,
     seed: int = 0,
     collate: Collate | None = None,
+    keep_frozen: bool = False,
 ) -> int:
     """Estimate the running statistics of every batch norm anew, in place, as averages over `data`.
 
@@ -52,15 +54,18 @@ def recalibrate_batchnorm(
         max_rows: look at no more than so many rows, drawn at random; None takes all.
         seed: of the order of rows.
         collate: makes a batch of a list of a dataset's inputs; None stacks them.
+        keep_frozen: leave out batch norms whose parameters are all frozen, and those in eval mode while `model` is in
+            train mode.
 
     Returns:
-        The number of rows used: 0 if no layer keeps running statistics.
+        The number of rows used: 0 if there is no layer to estimate statistics of.
 
     Raises:
         NonFiniteError: inputs or statistics with NaN or infinity; the old statistics are put back.
     """
     check_model(model)
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    kept = set(frozen_norms(model)) if keep_frozen else set()
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m not in kept]
     if not layers:
         return 0
     dataset, place = to_dataset(data), resolve_device(device)
