@@ -17,6 +17,7 @@ from prunefuse_al.adapters import require_host
 from prunefuse_al.costs import CostLedger
 from prunefuse_al.errors import FallbackWarning, InputError, NotFittedError
 from prunefuse_al.forward import logits_of, settled
+from prunefuse_al.freezing import held_still
 from prunefuse_al.outputs import Outputs
 from prunefuse_al.precision import home_device
 from prunefuse_al.scorers import get_scorer
@@ -203,7 +204,8 @@ class ProxyTraining(NeuralNetClassifier):
         dense = None if stage_name == "sync" else self.state_.dense
         with self.costs_.stage(stage_name, round=number, network=role, dense=dense) as stage:
             stage.watch(uncompiled(self.module_), *([] if teacher is None else [teacher]))
-            super().partial_fit(X, y, **fit_params)
+            with held_still(uncompiled(self.module_)):
+                super().partial_fit(X, y, **fit_params)
 
     def _trained(self, call: str) -> State:
         self.check_is_fitted()

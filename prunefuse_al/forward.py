@@ -267,16 +267,25 @@ def laid_out(model: nn.Module, *, channels_last: bool) -> Iterator[None]:
 def lent(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Have a network on `device` for the block, unless it is spread over several; then put it and its modes back."""
     home = home_device(model)
+    with modes_kept(model):
+        try:
+            if home is not None and home != device:
+                model.to(device)
+            yield
+        finally:
+            if home is not None and home != device:
+                model.to(home)
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put the mode of every module back after the block: the user may have put some in eval mode on purpose."""
     modes = [(module, module.training) for module in model.modules()]
     try:
-        if home is not None and home != device:
-            model.to(device)
         yield
     finally:
         for module, training in modes:
             module.training = training
-        if home is not None and home != device:
-            model.to(home)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..arrays import as_arrays, leaves, refuse_missing
 from ..data import as_dataset, given_labels, split_row, subset
 from ..errors import InputError
+from ..forward import modes_kept
 from ..outputs import SIGMOID, of_trainer, seen_by_scorers, single
 from ..selector.scoring import LOGITS
 from ..types import Trainer
@@ -100,7 +101,8 @@ def _rows(x: Any) -> Any:
 def count_outputs(trainer: Trainer, module: nn.Module, X: Any) -> tuple[int, bool]:
     """Return how many classes `module` has outputs for, or independent labels, and whether these are independent."""
     data = as_dataset(X)
-    signals = trainer.infer(module, subset(data, range(min(2, len(data)))), LOGITS)
+    with modes_kept(module):
+        signals = trainer.infer(module, subset(data, range(min(2, len(data)))), LOGITS)
     signals = seen_by_scorers(signals, of_trainer(trainer))
     assert signals.logits is not None
     return 1 if single(signals.logits) else int(signals.logits.shape[1]), signals.outputs == SIGMOID

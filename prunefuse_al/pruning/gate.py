@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ..channel_map import ChannelMap, named_tensors
 from ..counting import batch_rows, operation_flops
+from ..freezing import frozen_tensors
 from ..preserving import copy_channels, put_back
 from .example import Arguments, first_output, output_shapes, perturbed, with_rows
 from .plan import Structure
@@ -38,7 +41,7 @@ class Verdict:
     Attributes:
         reason: why the proxy is refused, or "" if it passed.
         channel_map: the map, with the streams or copies that make preserving fusion exact.
-        preserve_distance: relative distance of the preserving fusion, generic weights.
+        preserve_distance: relative distance of the preserving fusion, generic weights where nothing is frozen.
         exact: that distance is rounding.
         macs: multiply-accumulates of the proxy, per row.
     """
@@ -79,20 +82,45 @@ def inspect(
             verdict = Verdict(f"the proxy {what}", channel_map)
         if not verdict.reason:
             break
-    return verdict
+    frozen = frozen_tensors(model)
+    return verdict if verdict.reason or not frozen else _with_frozen(verdict, model, thin, inputs, frozen)
+
+
+def _with_frozen(
+    verdict: Verdict, model: nn.Module, thin: nn.Module, inputs: Arguments, frozen: frozenset[str]
+) -> Verdict:
+    """Return the verdict with the distance of a preserving fusion that leaves what is frozen as it is."""
+    own = {name: tensor.detach() for name, tensor in named_tensors(model).items() if name in frozen}
+    for dtype, tolerance in PRECISIONS:
+        comparison = _Comparison(model, thin, inputs, dtype, tolerance, verdict.channel_map.extract(own))
+        distance = comparison.distance(verdict.channel_map)
+        if distance < tolerance:
+            break
+    return replace(verdict, preserve_distance=distance, exact=verdict.exact and distance < tolerance)
 
 
 class _Comparison:
-    """One comparison of target and proxy on the same generic values, in one precision."""
+    """One comparison of target and proxy on the same generic values, in one precision.
+
+    What is frozen, whose values in the proxy are handed in by name, keeps its own values in both.
+    """
 
     def __init__(
-        self, model: nn.Module, thin: nn.Module, inputs: Arguments, dtype: torch.dtype, tolerance: float
+        self,
+        model: nn.Module,
+        thin: nn.Module,
+        inputs: Arguments,
+        dtype: torch.dtype,
+        tolerance: float,
+        frozen: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
-        self.model, self.dtype, self.tolerance = model, dtype, tolerance
+        self.model, self.dtype, self.tolerance, self.frozen = model, dtype, tolerance, frozen
         self.inputs = _converted(inputs, dtype)
         self.thin = _converted_network(thin, dtype)
-        _make_generic(self.thin)
+        _make_generic(self.thin, frozen.keys())
+        _set(self.thin, frozen)
         _calibrate(self.thin, self.inputs)
+        _set(self.thin, frozen)
         counter = _FlopCounter()
         with counter:
             self.expected = _run(self.thin, self.inputs)
@@ -119,7 +147,7 @@ class _Comparison:
                 return fits(copied, distance, True)
             del target
         for candidate in (streamed, plain) if channel_map.streams else (plain,):
-            distance = self._distance(self._target(candidate))
+            distance = self.distance(candidate)
             if distance < self.tolerance:
                 return fits(candidate, distance, True)
         if shown or self._distance(self._target(plain), replay) < self.tolerance:
@@ -128,11 +156,15 @@ class _Comparison:
             return Verdict("the proxy cannot be checked: with generic weights answers are NaN or infinite", plain)
         return Verdict(f"the proxy is not a sub-network: relative distance {distance:.2g} with generic weights", plain)
 
+    def distance(self, channel_map: ChannelMap) -> float:
+        """Return the relative distance between the preserving fusion and the proxy."""
+        return self._distance(self._target(channel_map))
+
     def _target(self, channel_map: ChannelMap) -> nn.Module:
         """Return the preserving fusion; its dense copy is the only one that is alive."""
         dense = _converted_network(copy.deepcopy(self.model), self.dtype)
-        _make_generic(dense)
-        put_back(dense, self.thin, channel_map, cross=0.0, preserve=True)
+        _make_generic(dense, self.frozen.keys())
+        put_back(dense, self.thin, channel_map, cross=0.0, preserve=True, frozen=self.frozen.keys())
         return dense
 
     def _distance(self, target: nn.Module, mode: KeptStatistics | None = None) -> float:
@@ -209,12 +241,14 @@ def _converted(inputs: Arguments, dtype: torch.dtype) -> Arguments:
     return args, kwargs
 
 
-def _make_generic(module: nn.Module) -> None:
-    """Give a network values, in place, that have no special structure (no zeros, ones or ties)."""
+def _make_generic(module: nn.Module, frozen: Set[str] = frozenset()) -> None:
+    """Give a network values, in place, that have no special structure (no zeros, ones or ties); `frozen` stay."""
     block = 2 * torch.rand(NOISE, generator=torch.Generator().manual_seed(1)) - 1
     first = {id(t): (name, t) for name, t in named_tensors(module).items() if t.is_floating_point()}
     with torch.no_grad():
         for number, (name, tensor) in enumerate(first.values()):
+            if name in frozen:
+                continue
             noise = block.to(tensor).roll(-977 * number)
             if tensor.ndim > 1 and tensor.numel():
                 scale = _scale(tensor)
@@ -231,6 +265,14 @@ def _scale(tensor: Tensor) -> float:
     if norm == math.inf:
         norm = float(torch.linalg.vector_norm(tensor[tensor.isfinite()]))
     return norm / math.sqrt(tensor.numel())
+
+
+@torch.no_grad()
+def _set(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Give tensors of a network values, by name, in place."""
+    tensors = named_tensors(module)
+    for name, value in values.items():
+        tensors[name].copy_(value)
 
 
 def _add_noise(values: Tensor, noise: Tensor) -> None:

@@ -15,6 +15,7 @@ from .. import checks
 from ..channel_map import ChannelMap, TensorMap, named_tensors
 from ..counting import batch_rows, parameter_count
 from ..errors import InputError, NoEffectWarning, PruningError
+from ..freezing import frozen_tensors
 from ..model_checks import check_model
 from ..types import RngLike, as_rng
 from .example import Arguments, as_arguments, with_rows
@@ -175,6 +176,7 @@ def _report(model: nn.Module, found: Found, arguments: Arguments, ratio: float) 
         kept_whole=whole,
         preserve_exact=verdict.exact,
         preserve_distance=verdict.preserve_distance,
+        frozen=tuple(sorted(frozen_tensors(model))),
     )
 
 

@@ -37,7 +37,9 @@ class PruningReport:
         kept_whole: "tensor, dimension" -> why nothing (or, "in part", less than asked) was removed along it.
         preserve_exact: `fuse(cross="preserve")` gives the proxy's function to rounding.
         preserve_distance: largest difference |target(x) - proxy(x)| over the largest |proxy(x)|, measured with random
-            weights at fusion.
+            weights at fusion, but for what is frozen.
+        frozen: names of parameters of the dense network that take no gradient, and of statistics of frozen batch norms:
+            no fusion changes them, so that it is seldom exact where whole layers are frozen.
     """
 
     pruning_ratio: float
@@ -49,6 +51,7 @@ class PruningReport:
     kept_whole: dict[str, str]
     preserve_exact: bool
     preserve_distance: float
+    frozen: tuple[str, ...] = ()
 
     @property
     def parameter_share(self) -> float:
@@ -75,7 +78,8 @@ class PruningReport:
         if self.preserve_exact:
             lines.append('fuse(cross="preserve"): exact')
         else:
-            lines.append(f'fuse(cross="preserve"): not exact, relative distance {self.preserve_distance:.2g}')
+            frozen = f"; {len(self.frozen)} tensors are frozen and stay as they are" if self.frozen else ""
+            lines.append(f'fuse(cross="preserve"): not exact, relative distance {self.preserve_distance:.2g}{frozen}')
         return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from ..arrays import common_length
 from ..data import labels_of, subset
 from ..errors import InputError
+from ..forward import modes_kept
 from ..outputs import of_trainer
 from ..pruning.importance import WITH_DATA
 from ..training.losses import Objective
@@ -65,7 +66,8 @@ def called_inputs(trainer: Trainer, model: nn.Module, data: Any) -> Any:
 
     hook = model.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        _alone(trainer).infer(model, data, LOGITS)
+        with modes_kept(model):
+            _alone(trainer).infer(model, data, LOGITS)
     finally:
         hook.remove()
     try:

@@ -14,6 +14,7 @@ from .. import checks
 from ..counting import Call, PassCounter
 from ..data import as_dataset, has_labels, labels_of, split_row, subset, to_dataset
 from ..errors import InputError
+from ..forward import modes_kept
 from ..outputs import from_probabilities, of_trainer, predicted_classes
 from ..outputs import probabilities as of_logits
 from ..rng import isolated_rng
@@ -218,7 +219,8 @@ def first_call(trainer: Trainer, model: nn.Module, data: Any) -> Call:
     counter = PassCounter()
     hook = model.register_forward_pre_hook(counter.hook(), with_kwargs=True)
     try:
-        trainer.infer(model, subset(data, range(min(2, len(data)))), LOGITS)
+        with modes_kept(model):
+            trainer.infer(model, subset(data, range(min(2, len(data)))), LOGITS)
     finally:
         hook.remove()
     if not counter.calls:

@@ -70,7 +70,8 @@ class PrunedProxySelector(Holder):
         fine_tune_lr_scale: factor on `trainer`'s learning rates after fusing (a high rate throws the proxy's
             knowledge away, a low one leaves no time to go beyond it); None or 1 leaves them.
         recalibrate: re-estimate BatchNorm statistics where they are wrong: of a proxy cut from a network that has
-            been trained, and of the target unless ``cross="preserve"``, which keeps them exact.
+            been trained, and of the target unless ``cross="preserve"`` keeps them exact. A target's frozen layers (see
+            `fuse`) keep theirs.
         recalibration_data: unlabelled data to estimate them on (at most 10,000 rows are read), arrays or a Dataset;
             None: the labelled data. Networks without BatchNorm, at initialisation, or given as `proxy` have nothing
             to estimate again. Pickles hold this data, files of `save` do not.

@@ -31,6 +31,8 @@ def trained_statistics(model: nn.Module) -> bool:
 def recalibrate(options: Options, ledger: CostLedger, module: nn.Module, data: Any, row: tuple[str, str, int]) -> None:
     """Estimate the statistics of `module` in place, on the data set aside for that, else on `data`.
 
+    A target keeps those that the user froze; a proxy's are its own, because those of the wider network do not fit it.
+
     Args:
         options: see `Options`.
         ledger: gets the row.
@@ -42,7 +44,8 @@ def recalibrate(options: Options, ledger: CostLedger, module: nn.Module, data: A
     unlabelled = options.recalibration_data
     with ledger.stage(name, round=number, network=role) as stage:
         stage.watch(module)
-        recalibrate_batchnorm(module, data if unlabelled is None else unlabelled, **_reading(options.trainer))
+        given, reading = data if unlabelled is None else unlabelled, _reading(options.trainer)
+        recalibrate_batchnorm(module, given, keep_frozen=role == "target", **reading)
 
 
 def _reading(trainer: Any) -> dict[str, Any]:

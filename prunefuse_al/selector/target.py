@@ -10,7 +10,9 @@ from torch import nn
 
 from ..costs import CostLedger
 from ..errors import FallbackWarning
+from ..freezing import frozen_norms, frozen_tensors, held_still
 from ..fusion import fuse
+from ..preserving import in_the_way
 from ..pruning import Proxy
 from ..types import altered
 from .options import Options, State
@@ -36,7 +38,8 @@ def make_target(options: Options, ledger: CostLedger, state: State, data: Any, *
     target = fused_target(options, ledger, state, data, sync=sync) if fused else copy.deepcopy(state.dense)
     with ledger.stage("sync" if sync else "train_target", round=state.round, network="target") as stage:
         stage.watch(target, *([teacher] if teacher is not None else []))
-        trainer.fit(target, data, teacher=teacher, seed=options.seed("train_target"))
+        with held_still(target):  # whoever trains it
+            trainer.fit(target, data, teacher=teacher, seed=options.seed("train_target"))
     return target
 
 
@@ -44,7 +47,7 @@ def fused_target(options: Options, ledger: CostLedger, state: State, data: Any, 
     """Return the trained proxy put back into the dense network.
 
     With ``cross="preserve"`` the target computes what the proxy does, so its BatchNorm statistics are right; otherwise
-    they are re-estimated, on `data` if nothing else is set aside for that.
+    they are re-estimated, on `data` if nothing else is set aside for that. Those of frozen layers stay as they are.
     """
     assert state.channel_map is not None
     assert state.trained is not None
@@ -60,7 +63,14 @@ def fused_target(options: Options, ledger: CostLedger, state: State, data: Any, 
 
 def fusing_recalibrates(options: Options, state: State) -> bool:
     """Tell whether the fused network's BatchNorm statistics have to be estimated again."""
-    return options.recalibrate and options.cross != "preserve" and bool(batchnorms(state.dense))
+    dense = state.dense
+    if not options.recalibrate or not set(batchnorms(dense)) - set(frozen_norms(dense)):
+        return False
+    if options.cross != "preserve":
+        return True
+    assert state.trained is not None
+    assert state.channel_map is not None
+    return bool(in_the_way(dense, state.trained, state.channel_map, frozen_tensors(dense)))
 
 
 def _target_trainer(options: Options, fused: bool) -> Any:

@@ -19,6 +19,7 @@ from ..arrays import describe_rows, map_leaves, nonfinite_rows
 from ..data import to_dataset
 from ..errors import NonFiniteError
 from ..forward import Transform, call, explained, forward_for, logits_of, settled
+from ..freezing import frozen_norms
 from ..items import Collate
 from ..loading import BatchLoader, check_reading
 from ..model_checks import check_model
@@ -37,6 +38,7 @@ def recalibrate_batchnorm(
     max_rows: int | None = 10_000,
     seed: int = 0,
     collate: Collate | None = None,
+    keep_frozen: bool = False,
 ) -> int:
     """Estimate the running statistics of every batch norm anew, in place, as averages over `data`.
 
@@ -53,9 +55,11 @@ def recalibrate_batchnorm(
         max_rows: look at no more than so many rows, drawn at random; None takes all.
         seed: of the order of rows.
         collate: makes a batch of a list of a dataset's inputs; None stacks them.
+        keep_frozen: leave out batch norms whose parameters are all frozen, and those in eval mode while `model` is in
+            train mode.
 
     Returns:
-        The number of rows used: 0 if no layer keeps running statistics.
+        The number of rows used: 0 if there is no layer to estimate statistics of.
 
     Raises:
         InputError: an option or the data cannot be used.
@@ -65,7 +69,8 @@ def recalibrate_batchnorm(
     batch_size, num_workers = check_reading(batch_size, num_workers, transform, collate)
     max_rows = checks.maybe(checks.whole, "max_rows", max_rows, least=1)
     seed = checks.whole("seed", seed, least=0, most=2**64 - 1)
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    kept = set(frozen_norms(model)) if checks.flag("keep_frozen", keep_frozen) else set()
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m not in kept]
     if not layers:
         return 0
     dataset, place = to_dataset(data), resolve_device(device)

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from ..forward import laid_out, lent
+from ..freezing import frozen_tensors, held_still
 
 
 @contextmanager
 def in_training(model: nn.Module, device: torch.device, *, channels_last: bool) -> Iterator[None]:
     """Have a network on `device`, in the wanted layout, for the block; then put device, layout and modes back.
 
-    Gradients are dropped at the end: they belong to a training that is over.
+    Frozen batch norms are in eval mode meanwhile, whatever mode the network is put in. Gradients are dropped at the
+    end: they belong to a training that is over.
     """
-    with lent(model, device):
+    with lent(model, device), held_still(model):
         try:
             with laid_out(model, channels_last=channels_last):
                 yield
@@ -120,8 +122,12 @@ class Processes:
         return reduced.cpu()
 
     def align_buffers(self, model: nn.Module) -> None:
-        """Give every process the mean of the running statistics, so that all hold one network."""
+        """Give every process the mean of the running statistics, so that all hold one network.
+
+        Those of frozen layers are the same everywhere, and a mean of three of them would be rounded.
+        """
         if self.count > 1:
-            for buffer in model.buffers():
-                if buffer.is_floating_point():
+            still = frozen_tensors(model)
+            for name, buffer in model.named_buffers():
+                if buffer.is_floating_point() and name not in still:
                     buffer.copy_(self.mean(buffer.clone()))

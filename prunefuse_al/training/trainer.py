@@ -59,7 +59,9 @@ class TorchTrainer(BaseEstimator):
 
     Batches are drawn without replacement each epoch; a last batch of one row joins the one before, because batch norm
     cannot train on one row. A network stays on the device it came on: it is moved for the work and moved back.
-    Frozen parameters stay as they are. NaN or infinity in the *raw* inputs is an error, even if a transform hides it.
+    Frozen parameters stay as they are, and so do the running statistics of a BatchNorm whose parameters are all frozen,
+    or which is in eval mode while the network is in train mode: it stays in eval mode. NaN or infinity in the *raw*
+    inputs is an error, even if a transform hides it.
 
     Args:
         epochs: passes over the data.

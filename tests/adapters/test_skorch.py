@@ -415,3 +415,24 @@ def test_queries_and_pruning_leave_the_global_generators_alone():
     model.query(X[POOL], 5, scorer="random")
     assert torch.equal(torch.random.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()
+
+
+@pytest.mark.filterwarnings("ignore::prunefuse_al.errors.FallbackWarning", "ignore::prunefuse_al.errors.CostWarning")
+@pytest.mark.parametrize("options", [{}, {"cross": "copy"}, {"sync_every": 1}], ids=str)
+def test_what_is_frozen_stays_in_proxy_and_target(options):
+    class Frozen(Digits):
+        def __init__(self):
+            super().__init__()
+            self.layers[:2].requires_grad_(False)
+
+    dense = Frozen()
+    names = {name for name in dense.state_dict() if name.startswith(("layers.0.", "layers.1."))}
+    model = net(dense, max_epochs=2, **options)
+    for _ in range(2):
+        model.fit(X[FEW], Y[FEW])
+        cut = model.proxy_.channel_map.extract(dict(dense.state_dict()))
+        learnt = model.proxy_.module.state_dict()
+        assert all(torch.equal(learnt[name], cut[name]) for name in names if name.endswith(("weight", "bias")))
+    target = model.fit_target().target_.state_dict()
+    assert all(torch.equal(target[name], dense.state_dict()[name]) for name in names)
+    assert not torch.equal(target["layers.4.weight"], dense.state_dict()["layers.4.weight"])
