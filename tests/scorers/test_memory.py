@@ -63,7 +63,8 @@ def test_badge_holds_one_matrix_like_the_logits(n: int, c: int, d: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "m", "c", "d"), [(30_000, 500, 100, 16), (2_000, 2_000, 1000, 16), (30_000, 3_000, 10, 50), (90_000, 50, 2, 4)]
+    ("n", "m", "c", "d"),
+    [(30_000, 500, 100, 16), (2_000, 2_000, 1000, 16), (30_000, 3_000, 10, 50), (90_000, 50, 2, 4)],
 )
 def test_cal_holds_the_labelled_logits_in_double_precision(n: int, m: int, c: int, d: int) -> None:
     held = numbers_held(cal, drawn(n, c), drawn(n, d), drawn(m, c), drawn(m, d))
