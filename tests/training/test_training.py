@@ -377,11 +377,11 @@ def test_a_failed_training_says_why_and_changes_nothing(
 ) -> None:
     model = network()
     before = state(model)
-    model[1].eval()
+    model[2].eval()
     with pytest.raises(error, match=says):
         trainer(**options).fit(model, data, seed=0)
     assert same(before, state(model))
-    assert [m.training for m in model] == [True, False, True, True, True]
+    assert [m.training for m in model] == [True, True, False, True, True]
 
 
 @pytest.mark.parametrize(
