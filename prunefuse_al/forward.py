@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .arrays import leaves, map_leaves
 from .errors import InputError, PruneFuseError
-from .kinds import Kinds, as_floating, ways
+from .kinds import WHOLE, Kinds, as_floating, ways
 from .precision import home_device
 from .rng import isolated_rng
 
@@ -224,8 +224,19 @@ def failure(model: nn.Module, x: Any, said: str) -> InputError:
     first = next((repr(m) for m in model.modules() if not list(m.children()) and list(m.parameters())), "none")
     return InputError(
         f"the network failed on a batch {describe(x)}: {said}. Its first layer with weights is {first}: "
-        "give it inputs of that shape and kind, or a transform that makes them"
+        f"give it inputs of that shape and kind, or a transform that makes them{_hint(x, said)}"
     )
+
+
+def _hint(x: Any, said: str) -> str:
+    kinds = [leaf.dtype for leaf in leaves(x) if isinstance(leaf, Tensor)]
+    if "mask" in said.lower() and WHOLE.intersection(kinds):
+        return "; a mask stays of whole numbers, for others would be added: convert it to what the network wants"
+    if torch.bool in kinds and len(kinds) > 1:
+        return (
+            "; a bool beside other inputs stays one, for it may be a mask: convert data of 0 and 1 to floating numbers"
+        )
+    return ""
 
 
 def describe(x: Any) -> str:

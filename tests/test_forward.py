@@ -18,7 +18,7 @@ from prunefuse_al import PrunedProxySelector, TorchTrainer
 from prunefuse_al.data import as_dataset
 from prunefuse_al.errors import InputError
 from prunefuse_al.forward import forward_for
-from prunefuse_al.kinds import as_floating
+from prunefuse_al.kinds import as_floating, ways
 from prunefuse_al.rng import isolated_rng
 from prunefuse_al.signals import collect
 from prunefuse_al.testing import unchanged_global_rng
@@ -299,12 +299,13 @@ REFUSED: dict[str, tuple[Net, tuple[Tensor, ...], str]] = {
     "a bool where numbers are wanted": (
         net(lambda s, a, b: s.layer(a) + s.other(b), layer=row, other=row),
         (TABLE, TABLE > 0),
-        r"failed on a batch int64 \[24, 4\] and bool \[24, 4\]",
+        r"failed on a batch int64 \[24, 4\] and bool \[24, 4\].*data of 0 and 1 to floating",
     ),
     "a mask of whole numbers for attention": (
         net(attend, inner=inner, attention=attention, head=head),
         (STEPS, PADDING.long()),
-        r"failed on a batch float32 \[24, 7, 3\] and int64 \[24, 7\]: only bool and floating types of key_padding_mask",
+        r"failed on a batch float32 \[24, 7, 3\] and int64 \[24, 7\]: only bool and floating types of key_padding"
+        ".*convert it to what the network wants",
     ),
     "a table and such a mask": (
         net(attend, inner=inner, attention=attention, head=head),
@@ -324,6 +325,34 @@ def test_what_no_kind_helps_is_said_with_the_kinds_that_were_given(name: str) ->
     network, given, says = REFUSED[name]
     with pytest.raises(InputError, match=says):
         collect(network, as_dataset(inputs_of(given)))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("f", ["F"]),
+        ("l", ["l", "F"]),
+        ("bf", ["bF"]),
+        ("b", ["b", "F"]),
+        ("s", ["l", "F"]),
+        ("B", ["B", "l", "F"]),
+        ("ll", ["ll", "Fl", "lF", "FF"]),
+        ("lbi", ["lbi", "Fbi", "lbF", "FbF"]),
+        ("lllll", ["lllll", "FFFFF"]),
+    ],
+)
+def test_whole_numbers_come_first_and_as_few_as_possible_are_cast(given: str, expected: list[str]) -> None:
+    kinds = {
+        "f": torch.float16,
+        "l": torch.int64,
+        "b": torch.bool,
+        "s": torch.int16,
+        "B": torch.uint8,
+        "i": torch.int32,
+    }
+    kinds["F"] = torch.float32
+    found = ways([torch.zeros(1, dtype=kinds[letter]) for letter in given], torch.float32)
+    assert found == [tuple(kinds[letter] for letter in way) for way in expected]
 
 
 @pytest.mark.parametrize(
