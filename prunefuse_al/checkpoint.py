@@ -62,7 +62,8 @@ def write_file(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], conf
         CheckpointError: something in `config` cannot be written as JSON, or is too large for a header.
         OSError: the folder does not exist, cannot be written to or is full.
     """
-    where = f"save({checks.path('path', path)!r})"
+    place = checks.path("path", path)
+    where = f"save({place!r})"
     try:
         text = json.dumps({**config, "version": VERSION})
     except (TypeError, ValueError, RecursionError) as error:
@@ -77,7 +78,7 @@ def write_file(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], conf
         )
     size = len(header) + sum(map(_size, forms.values()))
     try:
-        with replacing(path) as file:
+        with replacing(place) as file:
             file.write(header)
             content = hashlib.sha256()
             for name in _order(forms):  # one at a time, so that nothing is in memory twice
@@ -87,8 +88,8 @@ def write_file(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], conf
             file.seek(0)
             file.write(_header(forms, text, content.hexdigest()))
     except OSError as error:
-        what = (error.strerror or str(error)) + shortage(error, path, size)
-        raise OSError(error.errno, what, checks.path("path", path)) from error
+        what = (error.strerror or str(error)) + shortage(error, place, size)
+        raise OSError(error.errno, what, place) from error
 
 
 def _check_plain(tensors: Mapping[str, Tensor], where: str) -> None:
@@ -155,7 +156,7 @@ class SelectorFile:
     version: int
     config: dict[str, Any]
     forms: Forms
-    content: str
+    content: Any
 
     @property
     def where(self) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
-from prunefuse_al.channel_map import ChannelMap, TensorMap, check_cross
+from prunefuse_al.channel_map import ChannelMap, Stream, TensorMap, check_cross
 from prunefuse_al.errors import FusionError, InputError
 
 MAP = ChannelMap({"w": TensorMap((3, 4), (torch.tensor([0, 2]), torch.tensor([1, 3])), (1,))})
@@ -63,3 +65,57 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_an_unknown_cross_is_refused(cross: object) -> None:
     with pytest.raises(InputError, match='pass "preserve", "copy" or a finite number'):
         check_cross(cross)  # type: ignore[arg-type]
+
+
+def through_json(channel_map: ChannelMap) -> ChannelMap:
+    indices, rest = channel_map.to_tensors()
+    return ChannelMap.from_tensors(indices, json.loads(json.dumps(rest)))
+
+
+def test_lists_come_back_as_lists_and_tuples_as_tuples() -> None:
+    attributes = {"a:dims": [4, 2, -1], "a:shape": (2, 0), "b:width": 3, "b:_heads": 2}
+    back = through_json(ChannelMap(MAP.tensors, attributes)).attributes
+    assert back == attributes
+    assert [type(value) for value in back.values()] == [list, tuple, int, int]
+
+
+def test_lists_of_files_that_do_not_say_come_back_as_tuples() -> None:
+    indices, rest = ChannelMap(MAP.tensors, {"a:shape": (2,)}).to_tensors()
+    del rest["lists"]
+    assert ChannelMap.from_tensors(indices, json.loads(json.dumps(rest))).attributes == {"a:shape": (2,)}
+
+
+def test_copies_and_streams_come_back() -> None:
+    tensors = {"n": TensorMap((3,), (torch.tensor([0, 2]),)), "w": TensorMap((3, 4), (torch.tensor([0, 2]), None))}
+    stream = Stream((("w", 0),), (("norm", "n"),), True, (("n", 0, ("w",)),))
+    for whole in (
+        ChannelMap(tensors, streams=(stream,)),
+        ChannelMap(tensors, copies={"w:0": torch.tensor([[1], [2]])}),
+    ):
+        assert through_json(whole) == whole
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        ([[1], [3]], "within 0 to 2"),
+        ([[-2], [0]], "within 0 to 2"),
+        ([[0], [2]], "do not lead from kept positions to others"),
+        ([[1], [1]], "do not lead from kept positions to others"),
+        ([[1, 1], [0, 2]], "fill a position twice"),
+        ([1, 2], "they are two rows"),
+        ([[1.0], [2.0]], "they are two rows"),
+    ],
+)
+def test_copies_that_are_none_are_refused(pairs: list[object], words: str) -> None:
+    indices, rest = MAP.to_tensors()
+    with pytest.raises(FusionError, match=words):
+        ChannelMap.from_tensors({**indices, "w:0:copies": torch.tensor(pairs)}, rest)
+
+
+@pytest.mark.parametrize(
+    "rest", [None, 3, [], {}, {"tensors": 3}, {"tensors": {"w": None}}, {"tensors": {"w": [3, 3]}}]
+)
+def test_what_describes_no_map_is_refused(rest: object) -> None:
+    with pytest.raises(FusionError, match="describes no channel map"):
+        ChannelMap.from_tensors({}, rest)  # type: ignore[arg-type]

@@ -133,3 +133,9 @@ def test_options_of_a_compiler_are_not_taken_from_a_file() -> None:
     assert again(TorchTrainer(compile=True)).compile is True
     with pytest.raises(CheckpointError, match="is not taken from a file; pass the trainer to load"):
         encode(TorchTrainer(compile={"options": {"trace.debug_dir": "/tmp"}}))
+
+
+def test_no_file_asks_for_work_without_end() -> None:
+    endless = {"as": "ProgressivePruning", "items": {"epochs": 10**12, "steps": 10**12}}
+    with pytest.raises(CheckpointError, match="steps=1000000000000 is not taken from a file; pass progressive="):
+        decode(endless)

@@ -417,8 +417,10 @@ def test_what_is_no_path_is_an_input_error(path: Any) -> None:
         PrunedProxySelector(network()).save(path)
 
 
-def test_bytes_are_a_path(saved: Path) -> None:
-    assert PrunedProxySelector.load(os.fsencode(saved / "plain"), network()).round == 1
+def test_bytes_are_a_path(saved: Path, tmp_path: Path) -> None:
+    loaded = PrunedProxySelector.load(os.fsencode(saved / "plain"), network())  # type: ignore[arg-type]
+    loaded.save(os.fsencode(tmp_path / "s"))  # type: ignore[arg-type]
+    assert PrunedProxySelector.load(tmp_path / "s", network()).round == 1
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ KINDS: dict[str, type] = {
 """Every class whose objects a file may hold: what an option may be made of, and what `prune` reports. `CostAware` is
 not among them: it holds an array of the size of the pool, and is asked for."""
 _COLLECTIONS: dict[str, Any] = {"tuple": tuple, "set": set, "frozenset": frozenset}
+_MOST_STEPS = 10_000  # of progressive pruning, each of which is worked out when it is made
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -65,8 +66,9 @@ def encode(value: Any) -> Any:
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {"as": "dict", "items": {key: encode(item) for key, item in value.items()}}
     if KINDS.get(type(value).__name__) is type(value):
-        _refuse(value)
-        return {"as": type(value).__name__, "items": {key: encode(item) for key, item in _fields(value).items()}}
+        fields = _fields(value)
+        _refuse(type(value), fields)
+        return {"as": type(value).__name__, "items": {key: encode(item) for key, item in fields.items()}}
     raise CheckpointError(f"{value!r} cannot be written as JSON")
 
 
@@ -87,13 +89,14 @@ def decode(value: Any) -> Any:
         if kind in _COLLECTIONS:
             return _COLLECTIONS[kind](decode(item) for item in items)
         fields = {key: decode(item) for key, item in items.items()}
-        made = fields if kind == "dict" else _class(kind)(**fields)
-        _refuse(made)
+        if kind == "dict":
+            return fields
+        _refuse(_class(kind), fields)
+        return _class(kind)(**fields)
     except CheckpointError:
         raise
     except (PruneFuseError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"load(): the file holds what {kind} does not take: {error}") from error
-    return made
 
 
 def _class(name: str) -> type:
@@ -111,7 +114,12 @@ def _fields(value: Any) -> dict[str, Any]:
     return parameters
 
 
-def _refuse(value: Any) -> None:
-    """Raise `CheckpointError` for what no file may ask for: options of a compiler can name files to write."""
-    if isinstance(value, TorchTrainer) and isinstance(value.compile, dict):
-        raise CheckpointError(f"compile={value.compile!r} is not taken from a file; pass the trainer to load()")
+def _refuse(kind: type, fields: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` for what no file may ask for: files to write, which a compiler's options can name, and
+    work that does not end before anything is checked.
+    """
+    if kind is TorchTrainer and isinstance(fields.get("compile"), dict):
+        raise CheckpointError(f"compile={fields['compile']!r} is not taken from a file; pass the trainer to load()")
+    steps = fields.get("steps")
+    if kind is ProgressivePruning and isinstance(steps, int | float) and steps > _MOST_STEPS:
+        raise CheckpointError(f"steps={steps!r} is not taken from a file; pass progressive= to load()")

@@ -158,7 +158,8 @@ def _damage(where: str) -> Iterator[None]:
             raise
         raise CheckpointError(f"{where}: {str(error).removeprefix('load(): ')}") from error
     except _DAMAGE as error:
-        raise CheckpointError(f"{where}: the file does not describe a selector ({error!r:.500})") from error
+        what = str(error) if isinstance(error, PruneFuseError) else repr(error)
+        raise CheckpointError(f"{where}: the file does not describe a selector ({what:.500})") from error
 
 
 def _check_shape(file: SelectorFile) -> None:
