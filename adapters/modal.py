@@ -1,4 +1,4 @@
-"""modAL (``pip install modAL-python``, versions 0.4.1 and 0.4.2.1): scorers as query strategies, and one repair.
+"""modAL (``pip install modAL-python``, versions 0.4.1 and 0.4.2.1): scorers as query strategies, and two repairs.
 
     from modAL.models import ActiveLearner
     from prunefuse_al import PruneFuseEstimator
@@ -9,7 +9,8 @@
 
 modAL's own strategies take the estimator too. Those that compare samples (`modAL.batch`, `modAL.density`) look at what
 they are given, which should be ``estimator.embed(X)`` and not pixels; `modAL.dropout` and `DeepActiveLearner` want a
-`DeepEstimator`. Importing this module repairs modAL where the installed scikit-learn needs it: see `repair_modal`.
+`DeepEstimator`. Importing this module repairs modAL where the installed scikit-learn or pandas needs it: see
+`repair_modal`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import functools
 import importlib
 import inspect
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -25,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_X_y
@@ -40,10 +43,10 @@ from prunefuse_al.selector.scoring import select_by_probability
 from prunefuse_al.types import Scorer
 
 require_host("modAL", extra="modal")
+pandas: Any = importlib.import_module("pandas")  # which modAL imports
 
 _LOG = logging.getLogger(__name__)
-_CHECKING = ("modAL.models.base", "modAL.models.learners")  # where 0.4.1 and 0.4.2.1 keep their check_X_y
-_ORIGINALS: dict[str, Callable[..., Any]] = {}
+_MENDED: dict[Callable[..., Any], Callable[..., Any]] = {}  # what was put into modAL -> what stood there
 _REFUSED = {
     "expected_error_reduction": "it trains the network once for every candidate and class before it picks one sample, "
     "which no deep network can afford; 'margin' and 'entropy' look at the same uncertainty in one pass",
@@ -146,42 +149,61 @@ class DeepEstimator(PruneFuseEstimator):
 
 
 def repair_modal() -> list[str]:
-    """Let modAL's `fit` and `teach` run on today's scikit-learn (modAL issue 196); done when this module is imported.
+    """Let modAL's `fit` and `teach` run on today's scikit-learn and pandas; done when this module is imported.
 
-    modAL passes ``force_all_finite`` to scikit-learn's `check_X_y`. scikit-learn 1.6 renamed that argument to
-    ``ensure_all_finite`` and 1.8 refuses the old name. The repair replaces the name `check_X_y` inside modAL's own
-    modules by a function that translates this one argument; scikit-learn itself is not touched, and nothing is done
-    where the old name is still the only one. It is announced once through `logging`, as a warning of the logger
+    Two things moved on under modAL, and it did not (its issue 196). scikit-learn 1.6 renamed the argument
+    ``force_all_finite`` of `check_X_y` to ``ensure_all_finite``, and 1.8 refuses the old name. pandas 2 dropped
+    ``DataFrame.append``, by which `teach` puts new rows below those it knows. The repair replaces the names `check_X_y`
+    and `data_vstack` inside modAL's own modules by functions that translate that one argument, and that stack data
+    frames by ``pandas.concat``; scikit-learn and pandas themselves are not touched, and nothing is done where what is
+    installed needs no repair. Each is announced once through `logging`, as a warning of the logger
     ``prunefuse_al.adapters.modal`` and not as a Python warning, which would stop programs run with ``-W error``.
-    `restore_modal` takes it back.
+    `restore_modal` takes both back.
 
     Returns:
         Names of the modules changed by this call; empty if nothing needed repair.
     """
-    if "ensure_all_finite" not in inspect.signature(check_X_y).parameters:
-        return []
-    repaired = []
-    for name in _CHECKING:
-        module = importlib.import_module(name)
-        if name not in _ORIGINALS and hasattr(module, "check_X_y"):
-            _ORIGINALS[name] = module.check_X_y
-            _set_check(module, _translated(module.check_X_y))
-            repaired.append(name)
-    if repaired:
-        _LOG.warning(
-            "modAL passes `force_all_finite`, which scikit-learn renamed to `ensure_all_finite`; "
-            "the argument is translated in %s (undo with prunefuse_al.adapters.modal.restore_modal())",
-            ", ".join(repaired),
-        )
-    return repaired
+    importlib.import_module("modAL.models")
+    repaired: list[str] = []
+    for repair in _REPAIRS:
+        places = [module for module in _modules(repair.name) if getattr(module, repair.name) not in _MENDED]
+        if places and repair.needed():
+            for module in places:
+                _put(module, repair.name, _mended(getattr(module, repair.name), repair))
+            names = [module.__name__ for module in places]
+            undo = "undo with prunefuse_al.adapters.modal.restore_modal()"
+            _LOG.warning("%s in %s (%s)", repair.said, ", ".join(names), undo)
+            repaired += names
+    return list(dict.fromkeys(repaired))
 
 
 def restore_modal() -> list[str]:
     """Undo `repair_modal`; return the names of the modules that were put back."""
-    restored = list(_ORIGINALS)
-    for name in restored:
-        _set_check(importlib.import_module(name), _ORIGINALS.pop(name))
-    return restored
+    restored: list[str] = []
+    for repair in _REPAIRS:
+        for module in _modules(repair.name):
+            original = _MENDED.get(getattr(module, repair.name))
+            if original is not None:
+                _put(module, repair.name, original)
+                restored.append(module.__name__)
+    return list(dict.fromkeys(restored))
+
+
+@dataclass(frozen=True)
+class _Repair:
+    """One function that modAL's modules share, and what stands in its place where a library has moved on.
+
+    Attributes:
+        name: of the function, in every module that has it.
+        needed: tells whether what is installed asks for the repair.
+        mended: makes of the function the one that stands in its place.
+        said: what is announced, before the names of the modules.
+    """
+
+    name: str
+    needed: Callable[[], bool]
+    mended: Callable[[Callable[..., Any]], Callable[..., Any]]
+    said: str
 
 
 def _translated(check: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,8 +216,51 @@ def _translated(check: Callable[..., Any]) -> Callable[..., Any]:
     return translate
 
 
-def _set_check(module: ModuleType, check: Callable[..., Any]) -> None:
-    module.check_X_y = check  # type: ignore[attr-defined]
+def _concatenated(stack: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(stack)
+    def concatenate(blocks: Any) -> Any:
+        if not isinstance(blocks[0], pandas.DataFrame) or any(issparse(block) for block in blocks):
+            return stack(blocks)
+        rows = [b.to_frame().T.infer_objects() if isinstance(b, pandas.Series) else b for b in blocks]  # one sample
+        return pandas.concat(rows)
+
+    return concatenate
+
+
+_REPAIRS = (
+    _Repair(
+        "check_X_y",
+        lambda: "ensure_all_finite" in inspect.signature(check_X_y).parameters,
+        _translated,
+        "modAL passes `force_all_finite`, which scikit-learn renamed to `ensure_all_finite`: it is translated",
+    ),
+    _Repair(
+        "data_vstack",
+        lambda: not hasattr(pandas.DataFrame, "append"),
+        _concatenated,
+        "modAL stacks data frames by `DataFrame.append`, which pandas dropped: `pandas.concat` does it",
+    ),
+)
+
+
+def _mended(original: Callable[..., Any], repair: _Repair) -> Callable[..., Any]:
+    """Return the one function that stands in the place of another, in whatever module that is."""
+    for mended, known in _MENDED.items():
+        if known is original:
+            return mended
+    mended = repair.mended(original)
+    _MENDED[mended] = original
+    return mended
+
+
+def _modules(name: str) -> list[ModuleType]:
+    """Return those of modAL's modules that have been imported and have a function of this name."""
+    modules = [module for path, module in sorted(sys.modules.items()) if path.partition(".")[0] == "modAL"]
+    return [module for module in modules if callable(vars(module).get(name))]
+
+
+def _put(module: ModuleType, name: str, function: Callable[..., Any]) -> None:
+    setattr(module, name, function)
 
 
 def _wants_scores() -> bool:

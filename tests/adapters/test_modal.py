@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 import pickle
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import pytest
 from hosts import need_host
+from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_X_y
 
+from prunefuse_al import PruneFuseEstimator, TorchTrainer
 from prunefuse_al.errors import BudgetError, InputError
 from prunefuse_al.scorers import SCORERS, LeastConfidence, get_scorer
 
 modAL_models = need_host("modal", "modAL.models")
+import modAL.utils.data as modAL_data  # noqa: E402
+import pandas  # noqa: E402
 from modAL.models import ActiveLearner, Committee  # noqa: E402
 from modAL.uncertainty import uncertainty_sampling  # noqa: E402
 
@@ -26,6 +33,8 @@ from prunefuse_al.adapters import modal  # noqa: E402
 from prunefuse_al.adapters.modal import query_strategy, repair_modal, restore_modal  # noqa: E402
 
 NEWER = hasattr(modAL_models, "DeepActiveLearner")
+DROPPED = not hasattr(pandas.DataFrame, "append")
+TRAINER = TorchTrainer(2, 16, device="cpu", progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -145,38 +154,88 @@ def test_strategies_pickle_compare_and_print():
     assert repr(strategy) == "QueryStrategy(scorer=Margin(), random_state=3)"
 
 
-def test_the_repair_is_narrow_reversible_and_announced_once(learner, data, caplog):
+@pytest.mark.parametrize("only_new", [False, True])
+@pytest.mark.parametrize("kind", ["scikit-learn's", "ours"])
+def test_teach_stacks_data_frames_on_this_pandas(data, kind, only_new):
+    """pandas 2 dropped `DataFrame.append`, by which modAL stacks what it knows and what it is taught."""
+    X, y = pandas.DataFrame(data[0], columns=list("abcd")), data[1]
+    made = LogisticRegression() if kind == "scikit-learn's" else PruneFuseEstimator(random_state=0, trainer=TRAINER)
+    learner = ActiveLearner(made, query_strategy("margin"), X_training=X[:20], y_training=y[:20])
+    rows, samples = learner.query(X[20:], n_instances=3)
+    pandas.testing.assert_frame_equal(samples, X[20:].iloc[rows])
+    taught = samples if only_new else samples[list("dcba")]  # what is put together goes by name
+    learner.teach(taught, y[20:][rows], only_new=only_new)
+    if only_new and NEWER:  # 0.4.1 keeps the new rows either way
+        return
+    pandas.testing.assert_frame_equal(learner.X_training, pandas.concat([X[:20], samples]))
+    assert learner.y_training.tolist() == [*y[:20], *y[20:][rows]]
+    assert learner.predict(X).shape == (90,)
+
+
+def test_committees_and_single_rows_stack_data_frames_too(data):
+    X, y = pandas.DataFrame(data[0], columns=list("abcd")), data[1]
+    members = [ActiveLearner(LogisticRegression(C=c), X_training=X[:20], y_training=y[:20]) for c in (0.1, 1.0)]
+    committee = Committee(members, query_strategy("least_confidence"))
+    committee.teach(X[20:25], y[20:25])
+    assert [len(member.X_training) for member in committee] == [25, 25]
+    one = modAL_data.add_row(X[:2], X.iloc[7])  # as modAL.expected_error does with what `iterrows` gives
+    pandas.testing.assert_frame_equal(one, X.iloc[[0, 1, 7]])
+    assert modAL_data.data_vstack([data[0][:2], data[0][5:]]).shape == (87, 4)
+    assert modAL_data.data_vstack([csr_matrix(data[0]), csr_matrix(data[0])]).shape == (180, 4)
+    with pytest.raises(TypeError, match="cannot concatenate object of type"):
+        modAL_data.data_vstack([X, data[0]])
+
+
+def test_the_repairs_are_narrow_reversible_and_announced_once(learner, data, caplog):
     import sklearn.utils
 
+    frames = pandas.DataFrame(data[0])
     assert repair_modal() == []  # importing the adapter did it
     modules = restore_modal()
-    assert modules == ["modAL.models.learners" if NEWER else "modAL.models.base"]
+    checking = "modAL.models.learners" if NEWER else "modAL.models.base"
+    stacking = {"modAL.utils", "modAL.utils.data", checking} if DROPPED else set()
+    assert set(modules) >= {checking} | stacking  # and what else of modAL has been imported
     try:
         assert restore_modal() == []
         with pytest.raises((TypeError, FutureWarning), match="force_all_finite"):  # refused from 1.8, warned of before
             learner.fit(*data)
+        with pytest.raises(AttributeError, match="append") if DROPPED else contextlib.nullcontext():
+            modAL_data.data_vstack([frames, frames])
     finally:
         with caplog.at_level(logging.WARNING):
             assert repair_modal() == modules
     assert repair_modal() == []
-    (record,) = caplog.records
-    assert "scikit-learn renamed" in record.getMessage()
-    assert modules[0] in record.getMessage()
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1 + DROPPED
+    assert f"scikit-learn renamed to `ensure_all_finite`: it is translated in {checking} (undo with" in said[0]
+    assert all("which pandas dropped" in text and module in text for text in said[1:] for module in stacking)
     assert sklearn.utils.check_X_y is check_X_y
+    assert hasattr(pandas.DataFrame, "append") != DROPPED
     learner.fit(*data)
 
 
-def test_nothing_is_repaired_where_the_old_argument_is_the_only_one(monkeypatch):
+def test_nothing_is_repaired_where_the_old_forms_are_the_only_ones(monkeypatch):
     def old(X, y, *, force_all_finite=True):
         return X, y
 
     modules = restore_modal()
     try:
         monkeypatch.setattr(modal, "check_X_y", old)
+        monkeypatch.setattr(pandas.DataFrame, "append", pandas.DataFrame.add, raising=False)
         assert repair_modal() == []
     finally:
         monkeypatch.undo()
         assert repair_modal() == modules
+
+
+def test_what_modal_imports_later_is_repaired_and_put_back_too(data, monkeypatch):
+    monkeypatch.delitem(sys.modules, "modAL.batch", raising=False)
+    batch = importlib.import_module("modAL.batch")  # takes data_vstack from where it was repaired
+    assert repair_modal() == []
+    frames = pandas.DataFrame(data[0])
+    assert len(batch.data_vstack((frames, frames))) == 180
+    assert ("modAL.batch" in restore_modal()) == DROPPED
+    assert "modAL.batch" in repair_modal() or not DROPPED
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ ARCHIVE = "https://github.com/modAL-python/modAL/archive/bba6f6fd00dbb862b1e0925
 CHECKOUT = os.environ.get("PRUNEFUSE_MODAL_TESTS", "")
 if not CHECKOUT:
     pytest.skip(f"set PRUNEFUSE_MODAL_TESTS to the folder tests/ of {ARCHIVE}", allow_module_level=True)
-pandas = pytest.importorskip("pandas", reason="modAL needs it")
+pytest.importorskip("pandas", reason="modAL needs it")
 sys.path.insert(0, str(Path(CHECKOUT).resolve()))  # they import `mock` and `example_tests`
 with pytest.MonkeyPatch.context() as patch:  # without what NumPy dropped, modAL.expected_error cannot be imported
     patch.setattr(np, "float", float, raising=False)
@@ -130,19 +130,12 @@ def made(monkeypatch):
             return classifier()
         return classifier(classes=np.unique(classes_)).fit(np.zeros((len(classes_), 1)), classes_)
 
-    def append(frame, others):
-        """Do what pandas' own did before it was dropped; modAL stacks rows and frames with it."""
-        others = others if isinstance(others, list | tuple) else [others]
-        rows = [other.to_frame().T if isinstance(other, pandas.Series) else other for other in others]
-        return pandas.concat([frame, *rows])
-
     monkeypatch.setattr(mock, "MockEstimator", mocked)
     monkeypatch.setattr(core_tests, "NeuralNetClassifier", net)
     monkeypatch.setattr(core_tests, "SVC", classifier)
     for name, module in CLASSIFIERS.items():
         monkeypatch.setattr(module, name, classifier)
         monkeypatch.setattr(core_tests, name, classifier, raising=False)
-    monkeypatch.setattr(pandas.DataFrame, "append", append, raising=False)
     np.random.seed(0)
     return made
 
