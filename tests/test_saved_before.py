@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from fakes import assert_same_picks
 from saved_before import CASES, FOLDER, K, X, network
 
+from prunefuse_al.scorers import margin
 from prunefuse_al.selector import PrunedProxySelector
 
 PICKS = json.loads((FOLDER / "picks.json").read_text())
@@ -18,7 +20,9 @@ def test_a_file_written_before_loads_and_picks_the_same(name: str) -> None:
     another = {"proxy": options["proxy"]} if "proxy" in options else {}
     loaded = PrunedProxySelector.load(FOLDER / f"{name}.safetensors", network(name), **another)
     assert loaded.round == 2
-    assert loaded.select(data, K, scorer="margin").indices.tolist() == PICKS[name]
+    picked = loaded.select(data, K, scorer="margin").indices
+    # The picks were made on another machine, whose last bits may be others.
+    assert_same_picks(picked, PICKS[name], margin(loaded.signals(data, frozenset({"logits"})).logits))
 
 
 def test_an_unfitted_selector_of_before_loads() -> None:
