@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import settings
+from rounding import round_by_shape
 
 from prunefuse_al.testing import unchanged_global_rng
 
@@ -14,6 +16,8 @@ from prunefuse_al.testing import unchanged_global_rng
 settings.register_profile("repo", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("repo")
 torch.set_num_threads(1)
+if os.environ.get("PRUNEFUSE_ROUNDING") == "by_shape":
+    round_by_shape()
 
 
 @pytest.fixture(autouse=True)

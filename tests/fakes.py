@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +51,25 @@ def run_script(script: Path, folder: Path, *options: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def assert_same_picks(picked: Any, wanted: Any, scores: Any, *, rtol: float = 1e-4, atol: float = 1e-6) -> None:
+    """Raise `AssertionError` unless two rankings are the same up to ties: the last bit of a score decides nothing.
+
+    For what was read in batches of other sizes, or computed in another way; the same operation on the same shapes gives
+    the same picks, and is compared exactly.
+
+    Args:
+        picked: rows, best first.
+        wanted: rows, best first.
+        scores: what either ranks by, by row of the pool, higher first or lower first.
+        rtol: relative difference of scores that counts as a tie.
+        atol: absolute difference that does.
+    """
+    rows, others = (np.asarray(each).astype(np.int64).tolist() for each in (picked, wanted))
+    assert len(set(rows)) == len(rows) == len(set(others)) == len(others)
+    values = np.asarray(scores, dtype=np.float64)
+    np.testing.assert_allclose(values[rows], values[others], rtol=rtol, atol=atol)
 
 
 class PlainTrainer:

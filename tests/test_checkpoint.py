@@ -69,8 +69,9 @@ def test_a_new_process_picks_the_same_samples(tmp_path: Path) -> None:
         chosen.save(tmp_path / scorer)
     np.save(tmp_path / "pool.npy", X.numpy())
     program = """
-import sys, numpy as np
+import sys, numpy as np, torch
 from fakes import mlp
+torch.set_num_threads(1)  # as here: sums are split by threads
 from prunefuse_al.selector import PrunedProxySelector
 for path in sys.argv[2:]:
     selector = PrunedProxySelector.load(path, mlp(6, 16, 12, 3, seed=5))

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from fakes import assert_same_picks
 from safetensors import safe_open
 from safetensors.torch import save_file
 from saved_before import CASES, FOLDER, K, X, network
 
 from prunefuse_al.checkpoint import FORMAT
 from prunefuse_al.errors import FallbackWarning
+from prunefuse_al.scorers import margin
 from prunefuse_al.selector import PrunedProxySelector
 
 PICKS = json.loads((FOLDER / "picks.json").read_text())
@@ -24,7 +26,9 @@ def test_a_file_written_before_loads_and_picks_the_same(name: str) -> None:
     with pytest.warns(FallbackWarning, match="digest covers the tensors and not the configuration"):
         loaded = PrunedProxySelector.load(FOLDER / f"{name}.safetensors", network(name), **another)
     assert loaded.round == 2
-    assert loaded.select(data, K, scorer="margin").indices.tolist() == PICKS[name]
+    picked = loaded.select(data, K, scorer="margin").indices
+    # The picks were made on another machine, whose last bits may be others.
+    assert_same_picks(picked, PICKS[name], margin(loaded.signals(data, frozenset({"logits"})).logits))
 
 
 def test_an_unfitted_selector_of_before_loads() -> None:
