@@ -14,13 +14,13 @@ see the extra channels of the dense network, in one of two ways that are exact:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from .channel_map import ChannelMap, Stream, named_tensors
+from .copying import copied
 
 EPSILONS = {"eps", "epsilon", "variance_epsilon", "layer_norm_epsilon"}
 
@@ -39,7 +39,7 @@ def fused_copy(
     """
     channel_map.check(named_tensors(proxy), named_tensors(model))
     with torch.inference_mode(False):  # tensors made in it could not be trained
-        out = copy.deepcopy(model)
+        out = copied(model)
         put_back(out, proxy, channel_map, cross=cross, preserve=preserve)
     return out
 

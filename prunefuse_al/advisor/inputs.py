@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from ..copying import copied
 from ..data import as_dataset, has_labels, to_dataset
 from ..errors import InputError
 from ..forward import as_inputs
@@ -91,7 +91,7 @@ def stand_in(trainer: Trainer, model: nn.Module, arguments: Arguments, seed: int
         return leaf + torch.randn(leaf.shape, generator=generator, dtype=torch.float32).to(leaf.dtype)
 
     x = as_inputs(*tree_map(vary, with_rows(arguments, 256)))
-    logits = trainer.infer(copy.deepcopy(model), as_dataset(x), frozenset({"logits"})).logits
+    logits = trainer.infer(copied(model), as_dataset(x), frozenset({"logits"})).logits
     assert logits is not None  # they were asked for
     return as_dataset(x, logits.argmax(1))
 

@@ -27,6 +27,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from ..errors import InputError
+from ..turns import alone
 from ._distances import working_dtype
 
 FEW_CLUSTERS = 50
@@ -89,7 +90,7 @@ def cluster(name: str, points: Tensor, count: int, clusterer: Any, rng: np.rando
             method.n_clusters = count
     else:
         raise InputError(f"{name}: clusterer={clusterer!r} has no `fit_predict(X)`; pass one of sklearn.cluster")
-    with warnings.catch_warnings():
+    with alone(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: no harm here
         labels = np.asarray(method.fit_predict(as_array(points)))
     if labels.shape != (len(points),) or labels.dtype.kind not in "iu":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from ..channel_map import ChannelMap
 from ..checkpoint import decode, encode, load_state, read_file, state_tensors, write_file
+from ..copying import copied
 from ..costs import CostLedger
 from ..errors import CheckpointError, PruneFuseError
 from ..preserving import epsilons, set_epsilons
@@ -100,7 +100,7 @@ def _unpack(
             f"{where}: the file is of a {config['model']}, the model is a {type(model).__name__}; "
             "build the network that was saved"
         )
-    dense = load_state(copy.deepcopy(model), tensors, "dense/", "model")
+    dense = load_state(copied(model), tensors, "dense/", "model")
     options = {name: decode(value) for name, value in config["options"].items()}
     set_epsilons(dense, config["epsilons"])
     state = _read_state(tensors, config, dense, given.get("proxy"))
@@ -116,16 +116,16 @@ def _read_state(
     if config["channel_map"] is not None:
         indices = {name.removeprefix(_MAP): value for name, value in tensors.items() if name.startswith(_MAP)}
         channel_map = ChannelMap.from_tensors(indices, config["channel_map"])
-    shape = copy.deepcopy(other) if other is not None else rebuild(dense, channel_map) if channel_map else None
+    shape = copied(other) if other is not None else rebuild(dense, channel_map) if channel_map else None
     if shape is None:
         raise CheckpointError("load(): the file was saved with proxy=; pass that network to load()")
     start = dense  # a proxy that is thinned while it is trained starts as wide
     if _holds(tensors, "start/"):
-        start = load_state(copy.deepcopy(shape), tensors, "start/", "proxy")
+        start = load_state(copied(shape), tensors, "start/", "proxy")
     trained = load_state(shape, tensors, "trained/", "proxy") if _holds(tensors, "trained/") else None
     synced = None
     if config["synced_epsilons"] is not None:
-        synced = load_state(copy.deepcopy(dense), tensors, "synced/", "target")
+        synced = load_state(copied(dense), tensors, "synced/", "target")
         set_epsilons(synced, config["synced_epsilons"])
     return State(dense, start, channel_map, decode(config["report"]), trained, config["round"], synced)
 

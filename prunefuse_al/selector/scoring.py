@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..copying import stand_in
 from ..counting import Call, PassCounter
 from ..data import as_dataset, has_labels, subset, to_dataset
 from ..errors import InputError
@@ -199,12 +200,9 @@ def _chunks(
 
 def first_call(trainer: Trainer, model: nn.Module, data: Any) -> Call:
     """Return what `model` is called with for two rows of `data`, after the trainer's transforms and conversions."""
-    counter = PassCounter()
-    hook = model.register_forward_pre_hook(counter.hook(), with_kwargs=True)
-    try:
-        trainer.infer(model, subset(data, range(min(2, len(data)))), LOGITS)
-    finally:
-        hook.remove()
+    counter, network = PassCounter(), stand_in(model)
+    network.register_forward_pre_hook(counter.hook(), with_kwargs=True)
+    trainer.infer(network, subset(data, range(min(2, len(data)))), LOGITS)
     if not counter.calls:
         raise InputError(
             f"{type(trainer).__name__}.infer did not call the network, so its input is not known; pass example_inputs="

@@ -6,13 +6,13 @@ proxy out of a target trained on what was labelled so far.
 
 from __future__ import annotations
 
-import copy
 import os
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from ..copying import copied
 from ..costs import CostLedger
 from ..data import as_dataset, subset
 from ..errors import InputError
@@ -22,6 +22,7 @@ from ..scorers import get_scorer
 from ..training.distillation import Distillation
 from ..training.progressive import ProgressivePruning
 from ..training.trainer import TorchTrainer
+from ..turns import alone
 from ..types import RngLike, Scorer, Selection, Trainer, as_rng
 from .coreset import budget, choose
 from .holding import Holder
@@ -38,7 +39,8 @@ class PrunedProxySelector(Holder):
     """Chooses what to label with a pruned copy of a network, and gives the trained copy back to the network.
 
     With the same `random_state`, fitting on the same data gives the same proxy, and asking again after the same
-    number of fits gives the same picks. A call that fails leaves the selector as it was.
+    number of fits gives the same picks. A call that fails leaves the selector as it was. Calls of several threads, also
+    of several selectors, come one after the other (see `turns`), each as if it were alone.
 
     Args:
         model: the dense network; copied, never changed. Its present weights are what every round starts from.
@@ -161,8 +163,8 @@ class PrunedProxySelector(Holder):
             name = "sync_every=" if progressive is None else "progressive="
             raise InputError(f"{name} prunes the dense network, and proxy= is another network: give one of the two")
         self.history: Any = None
-        self._state = State(copy.deepcopy(check_model(model)))
-        self._other = None if proxy is None else copy.deepcopy(check_model(proxy))
+        self._state = State(copied(check_model(model)))
+        self._other = None if proxy is None else copied(check_model(proxy))
         self._ledger = CostLedger()
         self._labelled: Any = None
 
@@ -178,12 +180,12 @@ class PrunedProxySelector(Holder):
         Raises:
             InputError: after a `fit`, or no data was given.
         """
-        if self._state.round or self._state.start is not None:
-            raise InputError(f"prepare: the proxy is there already (round {self.round}); prepare comes before fit")
         given = self.options.recalibration_data if unlabelled is None else unlabelled
         if given is None:
             raise InputError("prepare: pass unlabelled data, for example the pool, or recalibration_data= to the class")
         with self._ledger.transaction():
+            if self._state.round or self._state.start is not None:
+                raise InputError(f"prepare: the proxy is there already (round {self.round}); prepare comes before fit")
             self._state = prepare(self.options, self._ledger, self._state, self._other, as_dataset(given))
         return self
 
@@ -207,12 +209,12 @@ class PrunedProxySelector(Holder):
         data = labelled_dataset("fit", labelled, y, sample_weight)
         warm = self.options.warm_start if warm_start is None else warm_start
         check_warm(warm, self.options.trainer)
-        recorder = recorder_for(self.options.trainer, self.options.scorer, self._state)
         with self._ledger.transaction():
+            recorder = recorder_for(self.options.trainer, self.options.scorer, self._state)
             state, history = train_proxy(
                 self.options, self._ledger, self._state, self._other, data, warm=warm, recorder=recorder
             )
-        self._state, self._labelled, self.history = state, data, history
+            self._state, self._labelled, self.history = state, data, history
         return self
 
     def query(self, pool: Any, k: int, candidates: Any = None) -> Int64s:
@@ -247,15 +249,16 @@ class PrunedProxySelector(Holder):
             scorer: used instead of the selector's own.
             rng: breaks ties and draws; None: derived from `random_state` and the round.
         """
-        self._state, picked = pick(
-            self.options,
-            self._ledger,
-            self._fitted("query"),
-            (as_dataset(pool), k, candidates),
-            scorer=scorer,
-            rng=rng,
-            labelled=self._labelled,
-        )
+        with alone():
+            self._state, picked = pick(
+                self.options,
+                self._ledger,
+                self._fitted("query"),
+                (as_dataset(pool), k, candidates),
+                scorer=scorer,
+                rng=rng,
+                labelled=self._labelled,
+            )
         return picked
 
     def coreset(
@@ -289,12 +292,12 @@ class PrunedProxySelector(Holder):
         data = labelled_dataset("coreset", dataset, y, sample_weight)
         chosen = self.options.scorer if scorer is None else get_scorer(scorer)
         k = budget(fraction, len(data))
-        generator = as_rng(self.options.seed("query", self.round + 1) if rng is None else rng)
         with self._ledger.transaction():
+            generator = as_rng(self.options.seed("query", self.round + 1) if rng is None else rng)
             state, history, picked = choose(
                 self.options, self._ledger, self._state, self._other, data, k, chosen, generator
             )
-        self._state, self._labelled, self.history = state, subset(data, picked.indices), history
+            self._state, self._labelled, self.history = state, subset(data, picked.indices), history
         return picked
 
     def follow(self, other: PrunedProxySelector) -> None:
@@ -307,7 +310,8 @@ class PrunedProxySelector(Holder):
         The labelled data is not written. Options that JSON cannot hold, such as functions in a trainer, are left
         out and asked for by `load`.
         """
-        save_selector(path, self.options, self._state, self._other, self._ledger)
+        with alone():
+            save_selector(path, self.options, self._state, self._other, self._ledger)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: nn.Module, **options: Any) -> PrunedProxySelector:
