@@ -44,6 +44,9 @@ def lightning_trainer(
             batch is (x, y).
         reading: how pools are read, options of `FunctionTrainer` (`eval_batch_size`, `eval_transform`, `collate`, ...).
 
+    Raises, when it trains:
+        InputError: `make_trainer` returns one that has trained already, or that takes no step.
+
     The last training's `callback_metrics` are the selector's `history`. After fusing the learning rates are multiplied
     by `fine_tune_lr_scale`, those that schedulers keep too.
     """
@@ -65,13 +68,37 @@ class _Fit:
         order = torch.Generator() if seed is None else torch.Generator().manual_seed(seed)
         single = len(data) > self.batch_size and len(data) % self.batch_size == 1  # batch norm cannot train on one row
         options = {"shuffle": True, "generator": order, "drop_last": single, **dict(self.loader)}
-        trainer = self.make_trainer()
+        trainer = self._new_trainer()
         trainer.callbacks.append(_Scaled(lr_scale))
         try:
             trainer.fit(model, DataLoader(data, self.batch_size, **options))
         finally:
             model.trainer = None  # it would be copied with the network
+        if not _steps(trainer):
+            raise InputError(
+                f"make_trainer: the Trainer took no step (max_epochs={trainer.max_epochs}, max_steps="
+                f"{trainer.max_steps}, {trainer.num_training_batches} batches an epoch), so nothing was trained; give "
+                "it epochs to train for"
+            )
         return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    def _new_trainer(self) -> Trainer:
+        """Return a Trainer that has all its epochs before it: one that was used goes on where it stopped."""
+        trainer = self.make_trainer()
+        if not isinstance(trainer, Trainer):
+            raise InputError(f"make_trainer returned a {type(trainer).__name__}; it must return a lightning.Trainer")
+        if steps := _steps(trainer):
+            raise InputError(
+                f"make_trainer returned a Trainer that has taken {steps} steps already, so it would train the next "
+                "network for what is left of its epochs, or not at all: return a new one every time, as in "
+                "lightning_trainer(lambda: Trainer(max_epochs=20))"
+            )
+        return trainer
+
+
+def _steps(trainer: Trainer) -> int:
+    """Return how many steps, or where a module counts none of its own, epochs a Trainer has behind it."""
+    return int(trainer.global_step or trainer.current_epoch)
 
 
 class _Scaled(Callback):

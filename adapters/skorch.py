@@ -10,7 +10,6 @@ net.fit_target().predict(X_test)           # fused and fine-tuned; answers until
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -20,6 +19,7 @@ from torch import nn
 
 from prunefuse_al import Distillation
 from prunefuse_al.adapters import require_host
+from prunefuse_al.copying import copied
 from prunefuse_al.costs import CostLedger
 from prunefuse_al.errors import InputError, NotFittedError
 from prunefuse_al.estimator.estimator import unchanged_on_error
@@ -28,6 +28,7 @@ from prunefuse_al.selector.options import State, entropy_of
 from prunefuse_al.selector.picking import pick
 from prunefuse_al.selector.ratios import PruningRatio
 from prunefuse_al.selector.scoring import call_rng, refuse_alone
+from prunefuse_al.turns import alone
 from prunefuse_al.types import RngLike, Scorer
 
 require_host("skorch", extra="skorch")
@@ -136,7 +137,7 @@ class PruneFuseNet(ProxyTraining):
         settings = clone(net).get_params(deep=False)
         if net.initialized_:
             settings = {name: value for name, value in settings.items() if not name.startswith("module__")}
-            settings["module"] = copy.deepcopy(uncompiled(net.module_))
+            settings["module"] = copied(uncompiled(net.module_))
         return cls(**{**settings, "pruning_ratio": pruning_ratio, **options})
 
     # Training
@@ -148,7 +149,7 @@ class PruneFuseNet(ProxyTraining):
         if self._goes_on and before.synced is not None:
             dense, synced = before.synced, before.synced
         else:
-            dense, synced = copy.deepcopy(self.module_) if self.module_ is self.module else self.module_, None
+            dense, synced = copied(self.module_) if self.module_ is self.module else self.module_, None
         self.module_ = to_device(dense, self.device)
         self.entropy_ = entropy_of(self.random_state)
         self.state_ = State(self.module_, channel_map=before.channel_map, round=before.round, synced=synced)
@@ -159,25 +160,27 @@ class PruneFuseNet(ProxyTraining):
 
     def fit(self, X: Any, y: Any = None, **fit_params: Any) -> PruneFuseNet:
         """Train the proxy from the start (or on, with `warm_start`); see skorch."""
-        self.labelled_, self._goes_on = (X, y), True
-        try:
-            super().fit(X, y, **fit_params)
-        finally:
-            self._goes_on = False
+        with alone():
+            self.labelled_, self._goes_on = (X, y), True
+            try:
+                super().fit(X, y, **fit_params)
+            finally:
+                self._goes_on = False
         return self
 
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any) -> PruneFuseNet:
         """Train the proxy on from its present weights, also after `fit_target`; see skorch."""
-        self.labelled_ = (X, y)
-        if not self.initialized_:
-            self.initialize()
-        self._begin_proxy(self.labelled_)
-        number = self.state_.round + 1
-        self._train("train_proxy", number, X, y, classes=classes, **fit_params)
-        self.state_ = replace(self.state_, round=number)
-        if self.sync_every and number % self.sync_every == 0:
-            fit_params.pop("_routing_method", None)
-            self._sync(X, y, **fit_params)
+        with alone():
+            self.labelled_ = (X, y)
+            if not self.initialized_:
+                self.initialize()
+            self._begin_proxy(self.labelled_)
+            number = self.state_.round + 1
+            self._train("train_proxy", number, X, y, classes=classes, **fit_params)
+            self.state_ = replace(self.state_, round=number)
+            if self.sync_every and number % self.sync_every == 0:
+                fit_params.pop("_routing_method", None)
+                self._sync(X, y, **fit_params)
         return self
 
     def fit_target(self, X: Any = None, y: Any = None, **fit_params: Any) -> PruneFuseNet:
@@ -194,18 +197,18 @@ class PruneFuseNet(ProxyTraining):
             NotFittedError: before `fit`, or without data in a net that was loaded.
             InputError: y is given without X.
         """
-        state = self._trained("fit_target")
-        if X is None:
-            refuse_alone("fit_target", "X", y=y)
-        there = X is None and not fit_params and state.synced not in (None, state.dense)
-        if X is None and not there:
-            X, y = self._require_labelled("fit_target")
-        with unchanged_on_error(self), self.costs_.transaction():
+        with self.costs_.transaction(), unchanged_on_error(self):
+            state = self._trained("fit_target")
+            if X is None:
+                refuse_alone("fit_target", "X", y=y)
+            there = X is None and not fit_params and state.synced not in (None, state.dense)
+            if X is None and not there:
+                X, y = self._require_labelled("fit_target")
             if not hasattr(self, "target_"):
                 self.proxy_history_ = self.history_
             if there:
                 self.history_ = self.sync_history_
-                self._replace_module(copy.deepcopy(state.synced), "the target is there already")
+                self._replace_module(copied(state.synced), "the target is there already")
             else:
                 self._train_target(X, y, sync=False, **fit_params)
         return self
@@ -251,18 +254,29 @@ class PruneFuseNet(ProxyTraining):
         Returns:
             int64 [k], best first, indices into `X_pool`; with `return_scores` also the scores, float [k] or None.
         """
-        state, pool = self._trained("query"), self.get_dataset(X_pool)
-        labelled = None if getattr(self, "labelled_", None) is None else self.get_dataset(*self.labelled_)
-        _, picked = pick(
-            self._options(as_logits=True),
-            self.costs_,
-            state,
-            (pool, k, candidates),
-            scorer=scorer,
-            rng=None if random_state is None else call_rng(random_state, state.round, len(pool)),
-            labelled=labelled,
-        )
+        with alone():
+            state, pool = self._trained("query"), self.get_dataset(X_pool)
+            labelled = None if getattr(self, "labelled_", None) is None else self.get_dataset(*self.labelled_)
+            _, picked = pick(
+                self._options(as_logits=True),
+                self.costs_,
+                state,
+                (pool, k, candidates),
+                scorer=scorer,
+                rng=None if random_state is None else call_rng(random_state, state.round, len(pool)),
+                labelled=labelled,
+            )
         return picked.arrays() if return_scores else picked.arrays()[0]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the module answers; see skorch."""
+        with alone():  # a query of another thread has another network in the module's place
+            return super().forward(*args, **kwargs)
+
+    def predict_proba(self, X: Any) -> Any:
+        """Return class probabilities, [n c]; see skorch."""
+        with alone():
+            return super().predict_proba(X)
 
     # Saving
 
@@ -274,7 +288,7 @@ class PruneFuseNet(ProxyTraining):
         """
         if kwargs.get("checkpoint") is not None and not self.initialized_:
             self.initialize()
-        before = copy.deepcopy(self.dense_.state_dict()) if self.initialized_ else {}
+        before = copied(self.dense_.state_dict()) if self.initialized_ else {}
         try:
             super().load_params(*args, **kwargs)
         except RuntimeError as error:  # torch's: shapes that do not fit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from prunefuse_al import Distillation
 from prunefuse_al.adapters import require_host
+from prunefuse_al.copying import copied
 from prunefuse_al.costs import CostLedger
 from prunefuse_al.errors import FallbackWarning, InputError, NotFittedError
 from prunefuse_al.forward import logits_of, settled
@@ -149,7 +149,7 @@ class ProxyTraining(NeuralNetClassifier):
     def _thin(self, labelled: Any) -> None:
         """Have a new proxy in the module's place."""
         state = self._cut(labelled)
-        self.state_ = replace(state, trained=copy.deepcopy(state.start))
+        self.state_ = replace(state, trained=copied(state.start))
         self.module_ = self.state_.trained
 
     def _begin_proxy(self, labelled: Any) -> None:

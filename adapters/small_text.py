@@ -32,6 +32,7 @@ from prunefuse_al.estimator import PruneFuseEstimator
 from prunefuse_al.outputs import as_logits
 from prunefuse_al.scorers import get_scorer
 from prunefuse_al.selector.scoring import select_known
+from prunefuse_al.turns import alone
 from prunefuse_al.types import RngLike, Scorer, Signals
 
 require_host("small_text", extra="small_text")
@@ -68,10 +69,11 @@ class PruneFuseClassifierFactory(AbstractClassifierFactory):
 
     def train(self, inputs: Any, y: np.ndarray, weights: Any) -> PruneFuseEstimator:
         """Return the estimator trained for one more round; those of earlier rounds stay what they were."""
-        estimator: PruneFuseEstimator = copy.copy(self.estimator)
-        if hasattr(estimator, "selector_"):
-            estimator.selector_ = copy.copy(estimator.selector_)
-        self.estimator = estimator.fit(inputs, y, weights)
+        with alone():
+            estimator: PruneFuseEstimator = copy.copy(self.estimator)
+            if hasattr(estimator, "selector_"):
+                estimator.selector_ = copy.copy(estimator.selector_)
+            self.estimator = estimator.fit(inputs, y, weights)
         return estimator
 
     def fit_target(self) -> nn.Module:

@@ -11,13 +11,14 @@ from typing import Any
 from torch import nn
 
 from . import checks
+from .counting import Cache, parameter_count
 from .counting import macs as macs
-from .counting import parameter_count
 from .errors import InputError
 from .measuring import Stage as Stage
 from .measuring import now as now
 from .measuring import peak_memory, reset_peak
 from .tables import aligned, si
+from .turns import alone
 
 _SYNC_STAGES = frozenset({"sync_fuse", "sync_recalibrate", "sync"})
 SELECTION_STAGES = _SYNC_STAGES | {"prune", "train_proxy", "retrain_proxy", "recalibrate", "score", "rank", "coreset"}
@@ -45,6 +46,7 @@ class CostRow:
         parameters: of the network.
         peak_memory_bytes: on CUDA the most memory allocated during the stage; on a CPU the largest resident size of
             the process so far; 0 where the system does not tell.
+        uncounted: why multiply-accumulates are missing in this row, or "": some networks cannot be run to be counted.
     """
 
     round: int
@@ -57,11 +59,18 @@ class CostRow:
     dense_macs: int
     parameters: int
     peak_memory_bytes: int
+    uncounted: str = ""
 
     @property
     def macs(self) -> int:
         """Forward and backward multiply-accumulates."""
         return self.forward_macs + self.backward_macs
+
+    def measured(self, measure: str) -> float:
+        """Return a number of the row by name, NaN for multiply-accumulates that could not be counted."""
+        if self.uncounted and measure.endswith("macs"):
+            return float("nan")
+        return getattr(self, measure)  # type: ignore[no-any-return]
 
 
 _KINDS = {field.name: {"int": int, "float": float, "str": str}[str(field.type)] for field in fields(CostRow)}
@@ -86,7 +95,7 @@ class CostLedger:
 
     def __init__(self, rows: Iterable[CostRow] = ()) -> None:
         self._rows = list(rows)
-        self._cache: dict[tuple[str, str], tuple[float, float]] = {}
+        self._cache: Cache = {}
 
     @contextlib.contextmanager
     def stage(self, name: str, *, round: int, network: str, dense: nn.Module | None = None) -> Iterator[Stage]:
@@ -110,17 +119,18 @@ class CostLedger:
         stage.settle()
         parameters = parameter_count(stage.network) if stage.network is not None else 0
         counted = (stage.samples, stage.forward_macs, stage.backward_macs, stage.dense_macs)
-        self._rows.append(CostRow(round, name, network, seconds, *counted, parameters, peak))
+        self.extend([CostRow(round, name, network, seconds, *counted, parameters, peak, stage.uncounted)])
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Drop the rows added in a `with` block that raises."""
-        before = len(self._rows)
-        try:
-            yield
-        except BaseException:
-            del self._rows[before:]
-            raise
+        """Drop the rows added in a `with` block that raises; rows of other threads wait until it is over."""
+        with alone():
+            before = len(self._rows)
+            try:
+                yield
+            except BaseException:
+                del self._rows[before:]
+                raise
 
     def rows(self) -> tuple[CostRow, ...]:
         """Return the rows, oldest first."""
@@ -128,11 +138,12 @@ class CostLedger:
 
     def extend(self, rows: Iterable[CostRow]) -> None:
         """Add rows, for example those of another ledger."""
-        self._rows.extend(rows)
+        with alone():
+            self._rows.extend(rows)
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Return the rows as plain dicts, for a data frame or JSON."""
-        return [asdict(row) for row in self._rows]
+        """Return the rows as plain dicts, for a data frame or JSON; `uncounted` is in those that have a reason."""
+        return [{k: v for k, v in asdict(row).items() if k != "uncounted" or v} for row in self.rows()]
 
     @classmethod
     def from_dicts(cls, rows: Iterable[dict[str, Any]]) -> CostLedger:
@@ -144,13 +155,16 @@ class CostLedger:
         return cls(_checked_row(position, row) for position, row in enumerate(rows))
 
     def totals(self) -> dict[str, dict[str, float]]:
-        """Return seconds, samples, macs and dense_macs per stage and, under ``"total"``, over all."""
+        """Return seconds, samples, macs and dense_macs per stage and, under ``"total"``, over all.
+
+        MACs are NaN where some could not be counted, see `CostRow.uncounted`.
+        """
         result: dict[str, dict[str, float]] = {}
         for row in self._rows:
             for name in (row.stage, "total"):
                 sums = result.setdefault(name, dict.fromkeys(("seconds", "samples", "macs", "dense_macs"), 0))
                 for measure in sums:
-                    sums[measure] += getattr(row, measure)
+                    sums[measure] += row.measured(measure)
         if "total" in result:  # the total last
             result["total"] = result.pop("total")
         return result
@@ -164,7 +178,7 @@ class CostLedger:
             total: add what the target costs. Dense active learning has no such stage: its last network is the target.
 
         Returns:
-            The ratio; ``nan`` when nothing was counted.
+            The ratio; ``nan`` when nothing was counted, or not everything could be (see `CostRow.uncounted`).
 
         Raises:
             InputError: for an unknown measure, or seconds without a baseline.
@@ -184,7 +198,11 @@ class CostLedger:
         return self._sum("dense_macs", SELECTION_STAGES - _NO_COUNTERPART)
 
     def _sum(self, measure: str, stages: Set[str]) -> float:
-        return sum(float(getattr(row, measure)) for row in self._rows if row.stage in stages)
+        return float(sum(row.measured(measure) for row in self._rows if row.stage in stages))
+
+    def __getstate__(self) -> dict[str, Any]:
+        with alone():  # nothing is added while it is pickled
+            return {"_rows": list(self._rows), "_cache": dict(self._cache)}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -202,6 +220,7 @@ class CostLedger:
             ("round", "stage", "network", "seconds", "samples", "MACs", "of dense", "parameters", "peak memory")
         ]
         table += [_cells(row) for row in self._rows]
+        missing = [row.uncounted for row in self._rows if row.uncounted]
         total = self.totals().get("total")
         if total:
             table.append(
@@ -211,14 +230,16 @@ class CostLedger:
                     "",
                     f"{total['seconds']:.2f}",
                     f"{total['samples']:,.0f}",
-                    si(total["macs"]),
-                    _share(total["macs"], total["dense_macs"]),
+                    "-" if missing else si(total["macs"]),
+                    "-" if missing else _share(total["macs"], total["dense_macs"]),
                     "",
                     "",
                 )
             )
         lines = [aligned(table)] if total and total["macs"] else [aligned(table), "nothing counted yet"]
-        if self._dense_loop():
+        if missing:
+            lines.append(f"MACs of {len(missing)} rows could not be counted, so what sums them says nan: {missing[0]}")
+        if self._dense_loop() > 0:  # not nan
             lines.append(f"selection took {self.ratio():.1%} of the dense network's MACs")
         return "\n".join([*lines, *filter(None, [self.verdict()])])
 
@@ -227,11 +248,13 @@ class CostLedger:
 
         What V2 trains at the end of the last round is a target too. Before there is one, one is added that costs what
         the dense network would have for the last proxy's rows. Nothing, "", is said of the dense loop itself and where
-        nothing was counted.
+        nothing was counted, or not everything could be.
 
         Where the last round chose a core set, it is about that round: what choosing took beside the dense network,
         trained on all of the data to choose, and whether training the target on the core set makes up for it.
         """
+        if any(row.uncounted and row.stage not in _BESIDE for row in self._rows):
+            return ""
         training = [row for row in self._rows if row.stage == "train_proxy"]
         if training and any((row.stage, row.round) == ("coreset", training[-1].round) for row in self._rows):
             return CostLedger(row for row in self._rows if row.round == training[-1].round)._core_set_verdict()
@@ -314,8 +337,8 @@ def _cells(row: CostRow) -> tuple[str, ...]:
         row.network,
         f"{row.seconds:.2f}",
         f"{row.samples:,}",
-        si(row.macs),
-        _share(row.macs, row.dense_macs),
+        "not counted" if row.uncounted else si(row.macs),
+        "-" if row.uncounted else _share(row.macs, row.dense_macs),
         f"{row.parameters:,}",
         f"{row.peak_memory_bytes / 2**20:,.0f} MiB",
     )

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from .copying import copied
+from .turns import alone
+
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of one forward call, two rows long."""
+Cache = dict[tuple[str, str, bool], "tuple[float, float] | str"]
+"""Network, shape of a row and whether it trains -> its multiply-accumulates, there and back, or why none are known."""
+_RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
 
 def parameter_count(module: nn.Module) -> int:
@@ -33,7 +41,7 @@ def macs(module: nn.Module, example: Any, *, training: bool = True) -> tuple[flo
     """Count multiply-accumulates of one forward and one backward pass, per row of `example`.
 
     Matrix products, convolutions and attention are counted (torch's `FlopCounterMode`, halved); elementwise work is
-    not. Recurrent layers are run through their step-by-step implementation for the count, so they are counted too.
+    not. Recurrent layers are run step by step for the count, so they are counted too.
 
     Args:
         module: the network; a deep copy is run, so nothing about it changes.
@@ -45,36 +53,59 @@ def macs(module: nn.Module, example: Any, *, training: bool = True) -> tuple[flo
         gradient need, 0.0 if none does.
     """
     if isinstance(example, dict):
-        return _call_macs(_counting_copy(module, training), ((), example))
-    return _call_macs(_counting_copy(module, training), (example if isinstance(example, tuple) else (example,), {}))
+        call: Call = ((), example)
+    else:
+        call = (example if isinstance(example, tuple) else (example,), {})
+    return _call_macs(copied(module).train(training), call, backward=True)
 
 
-def _counting_copy(module: nn.Module, training: bool = True) -> nn.Module:
-    """Return a copy to run; recurrent layers only show their matrix products in double precision on a CPU."""
-    model = copy.deepcopy(module).train(training)
-    return model.cpu().double() if _recurrent(model) else model
-
-
-def _recurrent(model: nn.Module) -> bool:
-    return any(isinstance(m, nn.RNNBase) for m in model.modules())
-
-
-def _call_macs(model: nn.Module, call: Call) -> tuple[float, float]:
-    """Run one call on a copy; dropout and the like draw from a forked generator."""
+def _call_macs(model: nn.Module, call: Call, *, backward: bool) -> tuple[float, float]:
+    """Run one call on a copy, there and, if asked, back; dropout and the like draw from a forked generator."""
     # A trainer may have moved the network to the call's device and back again by now.
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    convert = _cpu_double if _recurrent(model) else partial(_moved, device=device)
-    args, kwargs = tree_map(convert, call)
+    args, kwargs = tree_map(partial(_moved, device=device), call)
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)), torch.inference_mode(False), torch.enable_grad():
-        with FlopCounterMode(display=False) as forward, sdpa_kernel(SDPBackend.MATH):
+    with alone(), torch.random.fork_rng(devices=list(devices)), torch.inference_mode(False), torch.enable_grad():
+        with _Operations() as there, sdpa_kernel(SDPBackend.MATH), _StepByStep():
             output = model(*args, **kwargs)
         outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
-        with FlopCounterMode(display=False) as backward:
-            if outputs:
+        with _Operations() as back:
+            if backward and outputs:
                 torch.stack([leaf.float().sum() for leaf in outputs]).sum().backward()
     rows = batch_rows(args, kwargs)
-    return forward.get_total_flops() / 2 / rows, backward.get_total_flops() / 2 / rows
+    return there.get_total_flops() / 2 / rows, back.get_total_flops() / 2 / rows
+
+
+class _Operations(FlopCounterMode):
+    """torch's counter without its hooks on every module of the process, which other threads would run into."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+        self.mod_tracker: Any = _OneModule()
+
+
+class _OneModule(contextlib.AbstractContextManager["_OneModule"]):
+    """What is counted is counted as a whole."""
+
+    parents = frozenset({"Global"})
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class _StepByStep(TorchFunctionMode):
+    """While active, recurrent layers run step by step, in double precision on the CPU: kernels that do all steps at
+    once cannot be looked into. All else, and what these layers give and take, keeps its precision.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Convert what a recurrent layer gets and gives, pass on all other calls."""
+        if func not in _RECURRENT:
+            return func(*args, **(kwargs or {}))
+        found = func(*tree_map(_cpu_double, args), **tree_map(_cpu_double, dict(kwargs or {})))
+        return tree_map(lambda leaf: leaf.to(args[0].device, args[0].dtype), found)
 
 
 def _moved(leaf: Any, device: torch.device) -> Any:
@@ -84,7 +115,7 @@ def _moved(leaf: Any, device: torch.device) -> Any:
 def _cpu_double(leaf: Any) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
-    return leaf.detach().cpu().double() if leaf.is_floating_point() else leaf.cpu()
+    return leaf.cpu().double() if leaf.is_floating_point() else leaf.cpu()
 
 
 def batch_rows(args: Any, kwargs: Any) -> int:
@@ -99,6 +130,15 @@ def signature(module: nn.Module) -> str:
     return hashlib.sha256(repr((type(module).__qualname__, parts)).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Total:
+    """Multiply-accumulates of all rows that passed, and why they are not all that there were, or ""."""
+
+    forward: int = 0
+    backward: int = 0
+    uncounted: str = ""
+
+
 class PassCounter:
     """Counts the rows that pass through a network, in training and in inference apart, per shape of a row.
 
@@ -108,11 +148,12 @@ class PassCounter:
     def __init__(self) -> None:
         self.rows: dict[tuple[str, bool], int] = {}
         self.calls: dict[str, Call] = {}
+        self.sizes: dict[str, int] = {}
 
     def hook(self) -> Callable[..., None]:
         """Return a forward pre-hook (`with_kwargs=True`) that counts into this object."""
         # Closures over plain dicts: copy.deepcopy takes functions as they are, so copies of the network count here too.
-        rows, calls = self.rows, self.calls
+        rows, calls, sizes = self.rows, self.calls, self.sizes
 
         def count(module: nn.Module, args: Any, kwargs: Any) -> None:
             size = batch_rows(args, kwargs)
@@ -122,7 +163,7 @@ class PassCounter:
             training = module.training and torch.is_grad_enabled()
             rows[key, training] = rows.get((key, training), 0) + size
             if key not in calls:
-                calls[key] = tree_map(lambda leaf: _two_rows(leaf, size), (args, kwargs))
+                calls[key], sizes[key] = tree_map(lambda leaf: _two_rows(leaf, size), (args, kwargs)), size
 
         count._torchdynamo_disable = True  # type: ignore[attr-defined]  # or a compiled network re-compiles at each count
         return count
@@ -130,9 +171,9 @@ class PassCounter:
     def taken(self) -> PassCounter:
         """Return what was counted so far and start again; hooks go on counting into this object."""
         counted = PassCounter()
-        counted.rows, counted.calls = dict(self.rows), dict(self.calls)
-        self.rows.clear()
-        self.calls.clear()
+        for name, own in vars(self).items():
+            vars(counted)[name] = dict(own)
+            own.clear()
         return counted
 
     @property
@@ -140,23 +181,47 @@ class PassCounter:
         """Rows that passed, training and inference together."""
         return sum(self.rows.values())
 
-    def total_macs(self, module: nn.Module, cache: dict[tuple[str, str], tuple[float, float]]) -> tuple[int, int]:
-        """Return forward and backward multiply-accumulates that `module` needs for the rows counted here.
+    def total_macs(self, module: nn.Module, cache: Cache) -> Total:
+        """Return the multiply-accumulates that `module` needs for the rows counted here; nothing is ever raised.
 
         `module` need not be the network that was counted. `cache` remembers counts per network and row shape.
         """
-        if not self.rows:
-            return 0, 0
-        network, forward, backward = signature(module), 0.0, 0.0
-        unknown = [key for key in self.calls if (network, key) not in cache]
-        if unknown:
-            model = _counting_copy(module)  # one for all: texts may come in many lengths
-            cache.update({(network, key): _call_macs(model, self.calls[key]) for key in unknown})
-        for (key, training), n in self.rows.items():
-            per_forward, per_backward = cache[network, key]
-            forward += n * per_forward
-            backward += n * per_backward * training
-        return round(forward), round(backward)
+        network, forward, backward, reason = signature(module), 0.0, 0.0, ""
+        for (key, training), n in sorted(self.rows.items(), key=lambda row: not row[0][1]):
+            found = cache.get((network, key, training), cache.get((network, key, True)))
+            if found is None:
+                found = _counted(module, self.calls[key], self.sizes[key], backward=training)
+                cache[network, key, training] = found
+            if isinstance(found, str):
+                reason = reason or found
+                continue
+            forward += n * found[0]
+            backward += n * found[1] * training
+        return Total(round(forward), round(backward), reason)
+
+
+def _counted(module: nn.Module, call: Call, size: int, *, backward: bool) -> tuple[float, float] | str:
+    """Return the multiply-accumulates per row, or why they cannot be counted.
+
+    Tried in train mode first, where all parts of a network are at work, with two rows; then with as many as there were,
+    for a network may be written for that number; then in eval mode.
+    """
+    reason = ""
+    for training in (True, False):
+        for rows in (2, size):
+            try:
+                return _call_macs(copied(module).train(training), _repeated(call, rows), backward=backward)
+            except Exception as error:  # whatever a network may raise: what it was run for has gone well
+                reason = reason or f"{type(error).__name__}: {error}".splitlines()[0]
+    return reason
+
+
+def _repeated(call: Call, size: int) -> Call:
+    """Return a call of two rows as one of `size`."""
+    repeated: Call = tree_map(
+        lambda leaf: leaf[torch.arange(size, device=leaf.device) % 2] if batch_rows(leaf, {}) == 2 else leaf, call
+    )
+    return call if size == 2 else repeated
 
 
 def _row_key(args: Any, kwargs: Any, size: int) -> str:

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from .counting import PassCounter
+from .counting import Cache, PassCounter
 
 
 class Stage:
     """What is being measured: networks are named with `watch` once they exist."""
 
-    def __init__(self, dense: nn.Module | None, cache: dict[tuple[str, str], tuple[float, float]]) -> None:
+    def __init__(self, dense: nn.Module | None, cache: Cache) -> None:
         self.network: nn.Module | None = None
         self.watched: list[tuple[nn.Module, PassCounter]] = []
         self.samples = self.forward_macs = self.backward_macs = self.dense_macs = 0
-        self.excluded = 0.0
+        self.excluded, self.uncounted = 0.0, ""
         self._dense, self._cache = dense, cache
         self._hooks: list[Any] = []
 
@@ -40,11 +40,14 @@ class Stage:
     def settle(self) -> None:
         """Count what has passed with the networks as they are now; to be called before their widths change."""
         for position, (module, counter) in enumerate([(module, counter.taken()) for module, counter in self.watched]):
-            forward, backward = counter.total_macs(module, self._cache)
-            self.forward_macs, self.backward_macs = self.forward_macs + forward, self.backward_macs + backward
+            own = counter.total_macs(module, self._cache)
+            self.forward_macs, self.backward_macs = self.forward_macs + own.forward, self.backward_macs + own.backward
+            self.uncounted = self.uncounted or own.uncounted
             if position == 0:  # helpers, such as a teacher, have no counterpart in the dense loop
                 self.samples += counter.samples
-                self.dense_macs += sum(counter.total_macs(self._dense or module, self._cache))
+                dense = counter.total_macs(self._dense or module, self._cache)
+                self.dense_macs += dense.forward + dense.backward
+                self.uncounted = self.uncounted or dense.uncounted
         for _, counter in self.watched:  # the copies that were run to count went through the hooks as well
             counter.taken()
 

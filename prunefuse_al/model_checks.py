@@ -15,8 +15,8 @@ def check_model(model: object, name: str = "model") -> nn.Module:
     """Return `model` if it is a network that can be traced, pruned and trained; `name` is what the argument is called.
 
     Raises:
-        UnsupportedModelError: not an `nn.Module`; TorchScript; quantised; with lazy (unshaped) parameters; on the
-            "meta" device (no values); or with a computed tensor as an attribute, which cannot be copied.
+        UnsupportedModelError: not an `nn.Module`; TorchScript; quantised; with lazy (unshaped) parameters; or on
+            the "meta" device (no values).
     """
     if not isinstance(model, nn.Module):
         kind = model.__name__ if isinstance(model, type) else type(model).__name__
@@ -47,12 +47,6 @@ def _check_kind(module: nn.Module, where: str) -> None:
         raise UnsupportedModelError(
             f"{where} is TorchScript, whose Python code is gone: pass the original nn.Module, "
             "and script the fused target afterwards"
-        )
-    computed = [name for name, value in vars(module).items() if isinstance(value, torch.Tensor) and value.grad_fn]
-    if computed:
-        raise UnsupportedModelError(
-            f"{where} holds {computed[0]!r}, a tensor with a history, so the network cannot be copied: where it comes "
-            "from torch.nn.utils.weight_norm, use torch.nn.utils.parametrizations.weight_norm; else detach it"
         )
     if ".quantized" in type(module).__module__ and type(module).__module__.startswith("torch."):
         raise UnsupportedModelError(

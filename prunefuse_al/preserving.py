@@ -19,7 +19,6 @@ rest is adjusted: the kept channels are the proxy's, up to scale and offset of a
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from .channel_map import ChannelMap, Stream, named_tensors
+from .copying import copied
 from .freezing import frozen_tensors
 
 EPSILONS = {"eps", "epsilon", "variance_epsilon", "layer_norm_epsilon"}
@@ -60,7 +60,7 @@ def fused_copy(
     """
     channel_map.check(named_tensors(proxy), named_tensors(model))
     with torch.inference_mode(False):  # tensors made in it could not be trained
-        out = copy.deepcopy(model)
+        out = copied(model)
         held = put_back(out, proxy, channel_map, cross=cross, preserve=preserve, frozen=frozen_tensors(model))
     return out, held
 

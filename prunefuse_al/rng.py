@@ -9,10 +9,14 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from .turns import alone
+
 
 @contextmanager
 def isolated_rng(seed: int | None, device: torch.device | str = "cpu") -> Iterator[None]:
     """Seed `random`, NumPy's legacy state and torch for the block, and put the old states back after it.
+
+    The states are the process's: other threads that ask for a block wait until this one is over (see `turns`).
 
     Args:
         seed: int >= 0; None seeds from fresh entropy.
@@ -20,20 +24,21 @@ def isolated_rng(seed: int | None, device: torch.device | str = "cpu") -> Iterat
     """
     seed = fresh_seed() if seed is None else int(seed)
     device = torch.device(device)
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    torch_state = torch.random.get_rng_state()
-    device_state = _device_state(device)
-    try:
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)
-        _seed_device(device, seed)
-        yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        torch.random.set_rng_state(torch_state)
-        _restore_device(device, device_state)
+    with alone():
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        torch_state = torch.random.get_rng_state()
+        device_state = _device_state(device)
+        try:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.default_generator.manual_seed(seed)
+            _seed_device(device, seed)
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+            torch.random.set_rng_state(torch_state)
+            _restore_device(device, device_state)
 
 
 def fresh_seed() -> int:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from fakes import mlp, seeded
 from torch import Tensor, nn
 
+from prunefuse_al import PrunedProxySelector, TorchTrainer
 from prunefuse_al.costs import CostLedger, CostRow, macs
 from prunefuse_al.errors import InputError
 
@@ -33,6 +37,161 @@ def test_macs_of_recurrent_layers_are_not_missed(kind: Callable[..., nn.RNNBase]
     forward, backward = macs(seeded(lambda: kind(features, hidden, batch_first=True)), torch.zeros(2, steps, features))
     assert forward == gates * steps * hidden * (features + hidden)
     assert backward > forward
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer that gets a state of its own, in single precision, as most code makes one."""
+
+    def __init__(self, kind: Callable[..., nn.RNNBase], **options: Any) -> None:
+        super().__init__()
+        self.read, self.head = kind(3, 8, batch_first=True, **options), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        directions = 1 + self.read.bidirectional
+        state = torch.zeros(directions * self.read.num_layers, len(x), self.read.hidden_size)
+        states: Any = (state, state) if isinstance(self.read, nn.LSTM) else state
+        read, _ = self.read(x, states)
+        logits: Tensor = self.head(read.unflatten(2, (directions, -1)).sum(2)[:, -1])
+        return logits
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_macs_of_recurrent_layers_with_a_state_of_their_own(
+    kind: Callable[..., nn.RNNBase], gates: int, bidirectional: bool, layers: int, dtype: torch.dtype
+) -> None:
+    make = lambda: Recurrent(kind, bidirectional=bidirectional, num_layers=layers, dropout=0.1 * (layers - 1))  # noqa: E731
+    with default_dtype(dtype):
+        forward, backward = macs(seeded(make).to(dtype), torch.zeros(2, 10, 3, dtype=dtype))
+    directions = 1 + bidirectional
+    widths = [3, *[8 * directions] * (layers - 1)]
+    of_weights = directions * gates * 10 * sum(8 * (width + 8) for width in widths) + 8 * 2
+    assert forward == of_weights
+    assert of_weights < backward < 2 * of_weights  # gradients of the inputs of the first layer are not needed
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = nn.LSTM(3, 8, batch_first=True, proj_size=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([6, 2]), batch_first=True)
+        padded: Tensor = nn.utils.rnn.pad_packed_sequence(self.read(rows)[0], batch_first=True)[0]
+        return padded
+
+
+def test_macs_of_packed_sequences_are_those_of_their_steps() -> None:
+    per_step = 4 * 8 * (3 + 4) + 8 * 4
+    assert macs(seeded(Packed), torch.zeros(2, 6, 3))[0] == (6 + 2) / 2 * per_step
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("ratio", [0, 0.5])
+def test_a_selector_of_recurrent_layers_with_a_state_of_their_own(kind: Any, ratio: float) -> None:
+    x, y = torch.randn(40, 10, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+    trainer = TorchTrainer(1, device="cpu", progress=False)
+    chosen = PrunedProxySelector(seeded(lambda: Recurrent(kind)), ratio, trainer=trainer, random_state=0).fit(x, y)
+    assert len(chosen.query(x, 3)) == 3
+    assert all(row.macs and not row.uncounted for row in chosen.costs.rows() if row.samples)
+
+
+class FixedBatch(nn.Module):
+    """Written for one number of rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layer(x.view(10, 4))
+        return logits
+
+
+def test_a_network_that_takes_one_number_of_rows_is_counted_with_that() -> None:
+    ledger, net = CostLedger(), seeded(FixedBatch)
+    with ledger.stage("score", round=1, network="proxy") as stage:
+        stage.watch(net)
+        net(torch.zeros(10, 4))
+    (row,) = ledger.rows()
+    assert (row.samples, row.forward_macs, row.uncounted) == (10, 80, "")
+
+
+class Singular(nn.Linear):
+    """What it costs is told by running a copy, and there is none."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        raise KeyError("there is but one")
+
+
+def test_what_cannot_be_counted_fails_nothing_and_is_said() -> None:
+    ledger, net = CostLedger(), seeded(lambda: Singular(4, 2))
+    for _ in range(2):
+        with ledger.stage("train_proxy", round=1, network="proxy") as stage:
+            stage.watch(net)
+            net(torch.zeros(3, 4)).sum().backward()
+    with ledger.stage("predict", round=1, network="proxy") as stage:
+        stage.watch(mlp(4, 2))
+    rows = ledger.rows()
+    assert [row.samples for row in rows] == [3, 3, 0]
+    assert rows[0].uncounted == rows[1].uncounted == "KeyError: 'there is but one'"
+    assert math.isnan(ledger.ratio())
+    assert math.isnan(ledger.totals()["train_proxy"]["macs"])
+    assert ledger.verdict() == ""
+    text = str(ledger)
+    assert text.count("not counted") == 2
+    assert (
+        text.count("MACs of 2 rows could not be counted, so what sums them says nan: KeyError: 'there is but one'") == 1
+    )
+    assert "nan%" not in text
+    assert CostLedger.from_dicts(ledger.to_dicts()) == ledger
+    assert "uncounted" not in ledger.to_dicts()[2]
+
+
+def test_inference_is_counted_without_gradients() -> None:
+    asked: list[bool] = []
+
+    class NoBackward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x * 1
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            asked.append(True)
+            return gradient
+
+    ledger = CostLedger()
+    net = seeded(lambda: Calling(NoBackward.apply))
+    with ledger.stage("score", round=1, network="proxy") as stage, torch.inference_mode():
+        stage.watch(net)
+        net(torch.zeros(3, 4))
+    assert (ledger.rows()[0].forward_macs, asked) == (24, [])
+    with ledger.stage("train_proxy", round=1, network="proxy") as stage:
+        stage.watch(net)
+        net(torch.zeros(3, 4)).sum()
+    assert (ledger.rows()[1].forward_macs, ledger.rows()[1].backward_macs, len(asked)) == (24, 24, 1)
+
+
+class Calling(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.layer, self.function = nn.Linear(4, 2), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.layer(x))  # type: ignore[no-any-return]
 
 
 def test_a_network_that_was_moved_back_is_counted_with_calls_from_where_it_worked() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .. import checks
+from ..copying import copied
 from ..data import as_dataset, has_labels, to_dataset
 from ..errors import InputError
 from ..forward import as_inputs
@@ -106,7 +106,7 @@ def stand_in(trainer: Trainer, model: nn.Module, arguments: Arguments, seed: int
         return leaf + torch.randn(leaf.shape, generator=generator, dtype=torch.float32).to(leaf.dtype)
 
     x = as_inputs(*tree_map(vary, with_rows(arguments, 256)))
-    said = trainer.infer(copy.deepcopy(model), as_dataset(x), frozenset({"logits"}))
+    said = trainer.infer(copied(model), as_dataset(x), frozenset({"logits"}))
     said = seen_by_scorers(said, of_trainer(trainer))
     assert said.logits is not None  # they were asked for
     return as_dataset(x, said.logits if said.outputs == VALUES else likeliest(said.logits, said.outputs))

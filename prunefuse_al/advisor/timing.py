@@ -6,7 +6,6 @@ calls is a step, whatever the trainer does in it. Once enough calls were seen th
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..copying import copied
 from ..costs import CostLedger, now
 from ..counting import batch_rows
 from ..data import subset
@@ -133,8 +133,8 @@ def time_networks(
     """
     rows = torch.arange((MOST_CALLS + 2) * _batch_rows(trainer)) % len(data)
     endless = subset(data, rows)
-    training = {name: copy.deepcopy(network) for name, network in networks.items()}
-    scoring = {name: fold_batchnorm(net, example) or copy.deepcopy(net) for name, net in networks.items()}
+    training = {name: copied(network) for name, network in networks.items()}
+    scoring = {name: fold_batchnorm(net, example) or copied(net) for name, net in networks.items()}
     dense, *_ = networks
     train: dict[str, list[float]] = {name: [] for name in networks}
     score: dict[str, list[float]] = {name: [] for name in networks}

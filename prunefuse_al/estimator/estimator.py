@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from torch import Tensor, nn
 
 from ..arrays import as_weights
+from ..copying import copied
 from ..costs import CostLedger
 from ..data import as_dataset
 from ..errors import InputError, NotFittedError
@@ -22,6 +23,7 @@ from ..selector.scoring import LOGITS, Float64s, call_rng, probabilities, refuse
 from ..selector.selector import PrunedProxySelector
 from ..training.distillation import Distillation
 from ..training.progressive import ProgressivePruning
+from ..turns import alone
 from ..types import RngLike, Scorer, Signals, Trainer
 from .inputs import read, read_labelled
 from .starting import start
@@ -175,26 +177,27 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
             y: see `fit`.
             sample_weight: see `fit`.
         """
-        selector = self._fitted("fit_target")
-        if X is None:
-            refuse_alone("fit_target", "X", y=y, sample_weight=sample_weight)
-            self.target_ = selector.fit_target()
+        with alone():
+            selector = self._fitted("fit_target")
+            if X is None:
+                refuse_alone("fit_target", "X", y=y, sample_weight=sample_weight)
+                self.target_ = selector.fit_target()
+                return self
+            data, labels = read_labelled(self, X, y, "fit_target")
+            codes = self._codes(labels, "fit_target")
+            self.target_ = selector.fit_target(data, codes, sample_weight)
             return self
-        data, labels = read_labelled(self, X, y, "fit_target")
-        codes = self._codes(labels, "fit_target")
-        self.target_ = selector.fit_target(data, codes, sample_weight)
-        return self
 
     # Answers
 
     def predict(self, X: Any) -> np.ndarray[Any, Any]:
         """Return the likeliest label of each row, [n]; of several labels a row, 1 for each that is found, [n c]."""
-        proba = self.predict_proba(X)
-        if self.multilabel_:
-            found: np.ndarray[Any, Any] = (proba > 0.5).astype(np.int64)
-            return found
-        likeliest = proba.argmax(1)  # [n]
-        answer: np.ndarray[Any, Any] = self.classes_[likeliest]
+        with alone():  # the classes are those of the network that was asked
+            proba = self.predict_proba(X)
+            if self.multilabel_:
+                found: np.ndarray[Any, Any] = (proba > 0.5).astype(np.int64)
+                return found
+            answer: np.ndarray[Any, Any] = self.classes_[proba.argmax(1)]  # [n]
         return answer
 
     def predict_proba(self, X: Any, return_embeddings: bool = False) -> Any:
@@ -234,10 +237,11 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         Returns:
             int64 [k], best first, indices into `X_pool`.
         """
-        selector = self._fitted("query")
-        data = read(self, X_pool)
-        rng = None if random_state is None else call_rng(random_state, selector.round, len(as_dataset(data)))
-        picked = selector.select(data, n_instances, candidates, scorer=scorer, rng=rng)
+        with alone():
+            selector = self._fitted("query")
+            data = read(self, X_pool)
+            rng = None if random_state is None else call_rng(random_state, selector.round, len(as_dataset(data)))
+            picked = selector.select(data, n_instances, candidates, scorer=scorer, rng=rng)
         return picked.arrays() if return_scores else picked.arrays()[0]
 
     @property
@@ -248,7 +252,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
     # Within
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, classes: Any, *, continued: bool) -> PruneFuseEstimator:
-        with unchanged_on_error(self):
+        with alone(), unchanged_on_error(self):
             call = "partial_fit" if continued else "fit"
             data, labels = read_labelled(self, X, y, call, reset=not continued)
             weights = None if sample_weight is None else as_weights(sample_weight, len(labels)).numpy()
@@ -268,8 +272,9 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         return encode(labels, self.classes_, call)
 
     def _signals(self, X: Any, needs: frozenset[str], call: str) -> Signals:
-        selector = self._fitted(call)
-        return selector.signals(read(self, X), needs, model=getattr(self, "target_", None))
+        with alone():
+            selector = self._fitted(call)
+            return selector.signals(read(self, X), needs, model=getattr(self, "target_", None))
 
     def _fitted(self, call: str) -> PrunedProxySelector:
         if not hasattr(self, "selector_"):
@@ -290,7 +295,11 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         """Return an unfitted copy; data among the parameters is shared, as it may be larger than memory."""
         shared = {"dataset", "recalibration_data"}
         parameters = self.get_params(deep=False)
-        return type(self)(**{k: v if k in shared else clone(v, safe=False) for k, v in parameters.items()})
+        return type(self)(**{k: v if k in shared else _cloned(v) for k, v in parameters.items()})
+
+
+def _cloned(parameter: Any) -> Any:
+    return copied(parameter) if isinstance(parameter, nn.Module) else clone(parameter, safe=False)
 
 
 def _array(values: Tensor | None) -> np.ndarray[Any, Any]:

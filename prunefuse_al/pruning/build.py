@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..channel_map import ChannelMap, named_tensors
+from ..copying import copied
 from ..errors import FusionError
 from .plan import Structure
 
@@ -51,7 +51,7 @@ def rebuild(model: nn.Module, channel_map: ChannelMap) -> nn.Module:
     for name, tensor in tensors.items():
         if id(tensor) not in memo:
             memo[id(tensor)] = _like(tensor, state[name])
-    proxy = copy.deepcopy(model, memo)
+    proxy = copied(model, memo)
     for path, value in channel_map.attributes.items():
         module, _, attribute = path.partition(":")
         setattr(proxy.get_submodule(module), attribute, value)

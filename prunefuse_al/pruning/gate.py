@@ -7,7 +7,6 @@ dense network must compute what the proxy computes.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Set
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..channel_map import ChannelMap, named_tensors
+from ..copying import copied
 from ..counting import batch_rows, operation_flops
 from ..freezing import frozen_tensors
 from ..preserving import copy_channels, put_back
@@ -66,7 +66,7 @@ def inspect(
         arguments: example inputs.
         kept: bool [components], which channels stay.
     """
-    thin = copy.deepcopy(proxy)  # for every check in turn, each of which overwrites what the one before left
+    thin = copied(proxy)  # for every check in turn, each of which overwrites what the one before left
     reason = _runs(thin, structure.trace.answers, arguments) or _trains(model, thin, arguments)
     if reason:
         return Verdict(reason, channel_map)
@@ -162,7 +162,7 @@ class _Comparison:
 
     def _target(self, channel_map: ChannelMap) -> nn.Module:
         """Return the preserving fusion; its dense copy is the only one that is alive."""
-        dense = _converted_network(copy.deepcopy(self.model), self.dtype)
+        dense = _converted_network(copied(self.model), self.dtype)
         _make_generic(dense, self.frozen.keys())
         put_back(dense, self.thin, channel_map, cross=0.0, preserve=True, frozen=self.frozen.keys())
         return dense
@@ -198,7 +198,7 @@ def _trains(model: nn.Module, thin: nn.Module, arguments: Arguments) -> str:
         _backward(thin, arguments)
     except Exception as error:
         try:
-            _backward(copy.deepcopy(model), arguments)
+            _backward(copied(model), arguments)
         except Exception:  # not on these inputs, which may be too small for an auxiliary head
             return ""
         return f"the proxy does not run in train mode: {_first_line(error)}"

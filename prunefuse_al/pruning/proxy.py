@@ -17,6 +17,7 @@ from ..counting import batch_rows, parameter_count
 from ..errors import InputError, NoEffectWarning, PruningError
 from ..freezing import frozen_tensors
 from ..model_checks import check_model
+from ..turns import alone
 from ..types import RngLike, as_rng
 from .example import Arguments, as_arguments, with_rows
 from .importance import Importance, channel_scores, check_importance, measured
@@ -124,7 +125,7 @@ def prune(
     seed = int(as_rng(random_state, "random_state").integers(2**63))
     if within is not None:
         _check_within(within, model)
-    with torch.inference_mode(False):  # tensors made in it could not be trained
+    with alone(), torch.inference_mode(False):  # tensors made in it could not be trained
         measure = measured(importance, model) if pruning_ratio else "random"  # with nothing to choose, none is measured
 
     def choose(reading: Structure, equal_widths: bool, careful: bool) -> Choice:
@@ -138,7 +139,7 @@ def prune(
         )
         return Choice(kept_channels(reading, scores, widths.taken), widths.asked)
 
-    with torch.inference_mode(False):
+    with alone(), torch.inference_mode(False):
         given = as_arguments(example_inputs, model)
         found = widest(model, given, keep, choose)
         if pruning_ratio > 0 and not found.structure.groups:
@@ -200,11 +201,14 @@ _EXPECTED = ("reads an input", "kept on request")
 
 def _warn(report: PruningReport) -> None:
     """Say so when far fewer channels left than was asked: layers that were kept whole count, outputs do not."""
-    kept = {name: reason for name, reason in report.kept_whole.items() if not reason.startswith(_EXPECTED)}
+    first: dict[str, str] = {}  # each reason once
+    for name, reason in report.kept_whole.items():
+        if not reason.startswith(_EXPECTED):
+            first.setdefault(reason, name)
     counted = [w for w in report.widths if w.asked < w.dense]
     dense, asked, proxy = (sum(getattr(w, name) for w in counted) for name in ("dense", "asked", "proxy"))
     if dense - proxy < 0.7 * (dense - asked):
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(kept.items())[:3])
+        reasons = "; ".join(f"{name}: {reason}" for reason, name in list(first.items())[:3])
         warnings.warn(
             f"pruning_ratio={report.pruning_ratio:g} was asked, but only {1 - proxy / dense:.2f} of the channels could "
             f"leave ({reasons or 'widths were rounded, or layers have few channels or heads'}); see proxy.report()",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from ..copying import copied
 from .example import Arguments
 from .plan import Structure
 
@@ -94,7 +94,7 @@ def _runs(model: nn.Module, arguments: Arguments) -> bool:
     args, kwargs = arguments
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
-            copy.deepcopy(model).eval()(*args, **kwargs)
+            copied(model).eval()(*args, **kwargs)
     except Exception:  # whatever a user's code raises
         return False
     return True

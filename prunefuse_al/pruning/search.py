@@ -20,6 +20,7 @@ from .plan import Group, Keep, Structure, channel_map, protected_axes, structure
 from .refusals import does_not_run, not_finite
 from .tracing import trace
 from .twins import copies
+from .written import written_widths
 
 MOST_TRIALS = 60
 """How many thinnings are put to the gate to find out which groups cannot be thinned, before the rest is kept whole."""
@@ -133,7 +134,10 @@ def _by_halving(trial: _Trial, refused: Found) -> Found:
         if not found.verdict.reason:
             best = found
         elif len(part) == 1:
-            best = _without(best, part, f"cannot be thinned: {found.verdict.reason}")
+            cause = found.verdict.reason
+            if "does not run" in cause:
+                cause += written_widths(trial.model, part)
+            best = _without(best, part, f"cannot be thinned: {cause}")
         else:
             parts.extend(_halves(part))
     return best

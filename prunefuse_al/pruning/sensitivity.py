@@ -7,7 +7,6 @@ training, those they were made with are not those of any batch.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..copying import copied
 from ..data import as_dataset, has_labels
 from ..errors import InputError, NonFiniteError
 from ..forward import Forward, explained, forward_for, logits_of
@@ -136,7 +136,7 @@ def mean_squared_gradients(model: nn.Module, data: Any, loss: Loss | None = None
 @contextmanager
 def _copy_with_gradients(model: nn.Module, data: Any) -> Iterator[tuple[nn.Module, Forward]]:
     """Yield a copy in eval mode whose floating parameters all take gradients, and how it is called."""
-    network = copy.deepcopy(model).eval()
+    network = copied(model).eval()
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     for p in network.parameters():
         p.grad = None
@@ -181,7 +181,7 @@ def _mean_loss(network: nn.Module, forward: Forward, x: Any, y: Any, loss: Loss 
         _check_labels(labels, logits)
         labels = labels.to(logits.dtype) if labels.is_floating_point() else labels
     elif isinstance(loss, nn.Module):
-        loss = copy.deepcopy(loss).to(logits.device)
+        loss = copied(loss).to(logits.device)
     value = (F.cross_entropy if loss is None else loss)(logits, labels).mean()
     if not bool(value.isfinite()):
         raise NonFiniteError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..channel_map import named_tensors
+from ..copying import copied
 from ..counting import operation_flops
 from . import contractions, lookups, rules
 from .atoms import Atoms
@@ -168,7 +168,7 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, tr
         kwargs: inputs by name.
         train_mode: run it in train mode as well, for parts that only train (auxiliary heads).
     """
-    model = copy.deepcopy(model).eval()
+    model = copied(model).eval()
     tensors = named_tensors(model)
     result = Trace(Atoms(tensors))
     tracer = Tracer(result, tensors)

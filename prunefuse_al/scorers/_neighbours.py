@@ -30,6 +30,7 @@ from torch import Tensor
 
 from .. import checks
 from ..errors import InputError
+from ..turns import alone
 from ._distances import working_dtype
 
 SEARCH = "an object with `fit(X)` and `kneighbors(X, n_neighbors)`, such as sklearn.neighbors.NearestNeighbors()"
@@ -117,7 +118,7 @@ def cluster(name: str, points: Tensor, count: int, clusterer: Any, rng: np.rando
         method = copy.deepcopy(clusterer)
         if hasattr(method, "n_clusters"):
             method.n_clusters = count
-    with warnings.catch_warnings():
+    with alone(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: no harm here
         labels = np.asarray(method.fit_predict(as_array(points)))
     if labels.shape != (len(points),) or labels.dtype.kind not in "iu":

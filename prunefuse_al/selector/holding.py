@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..copying import copied, stand_in
 from ..costs import CostLedger
 from ..data import as_dataset
 from ..errors import FusionError, NotFittedError
 from ..model_checks import check_model
 from ..pruning import Proxy
 from ..signals import check_needs
+from ..turns import alone
 from ..types import Signals
 from .options import Options, State
 from .scoring import LOGITS, Float64s, labelled_dataset, probabilities, read_signals, refuse_alone, with_passes
@@ -93,13 +94,13 @@ class Holder:
         Raises:
             InputError: an unknown need, or data that cannot be used.
         """
-        state, data, needs = self._fitted("predict"), as_dataset(X), check_needs(needs)
-        check_model(self.model if model is None else model, "model")
-        network, role = (self.model, "proxy") if model is None else (model, "target")
-        with self._ledger.stage("predict", round=state.round, network=role, dense=state.dense) as stage:
-            stage.watch(network)
-            trainer = with_passes(self.options.trainer, mc_samples)
-            return read_signals(trainer, network, data, torch.arange(len(data)), needs)
+        with alone():
+            state, data, needs = self._fitted("predict"), as_dataset(X), check_needs(needs)
+            asked, role = (self.model, "proxy") if model is None else (check_model(model, "model"), "target")
+            network, trainer = stand_in(asked), with_passes(self.options.trainer, mc_samples)
+            with self._ledger.stage("predict", round=state.round, network=role, dense=state.dense) as stage:
+                stage.watch(network)
+                return read_signals(trainer, network, data, torch.arange(len(data)), needs)
 
     def fuse(self, data: Any = None) -> nn.Module:
         """Return a new target: the trained proxy put back into the dense network, not fine-tuned.
@@ -112,15 +113,15 @@ class Holder:
             NotFittedError: before `fit`, or without data in a selector that was loaded or unpickled.
             FusionError: the proxy is another network, not a part of this one.
         """
-        state = self._fitted("fuse")
-        if state.channel_map is None:
-            raise FusionError(f"fuse: {_ANOTHER}")
-        options, given = self.options, self._labelled
-        if data is not None:
-            given, options = as_dataset(data), replace(options, recalibration_data=None)
-        elif options.recalibration_data is None and fusing_recalibrates(options, state):
-            given = self._require_labelled("fuse")
         with self._ledger.transaction():
+            state = self._fitted("fuse")
+            if state.channel_map is None:
+                raise FusionError(f"fuse: {_ANOTHER}")
+            options, given = self.options, self._labelled
+            if data is not None:
+                given, options = as_dataset(data), replace(options, recalibration_data=None)
+            elif options.recalibration_data is None and fusing_recalibrates(options, state):
+                given = self._require_labelled("fuse")
             return fused_target(options, self._ledger, state, given)
 
     def fit_target(self, labelled: Any = None, y: Any = None, sample_weight: Any = None) -> nn.Module:
@@ -135,14 +136,14 @@ class Holder:
             NotFittedError: before `fit`, or without data in a selector that was loaded or unpickled.
             InputError: the data cannot be used, or labels or weights come without it.
         """
-        state = self._fitted("fit_target")
-        if labelled is None:
-            refuse_alone("fit_target", "labelled", y=y, sample_weight=sample_weight)
-        if labelled is None and state.synced is not None:
-            return copy.deepcopy(state.synced)
-        given = self._require_labelled("fit_target") if labelled is None else labelled
-        data = labelled_dataset("fit_target", given, y, sample_weight)
         with self._ledger.transaction():
+            state = self._fitted("fit_target")
+            if labelled is None:
+                refuse_alone("fit_target", "labelled", y=y, sample_weight=sample_weight)
+            if labelled is None and state.synced is not None:
+                return copied(state.synced)
+            given = self._require_labelled("fit_target") if labelled is None else labelled
+            data = labelled_dataset("fit_target", given, y, sample_weight)
             return make_target(self.options, self._ledger, state, data)
 
     def _fitted(self, call: str) -> State:
@@ -160,12 +161,14 @@ class Holder:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the user's data out of pickles: it may be larger than memory."""
-        return {**self.__dict__, "_labelled": None}
+        with alone():
+            return {**self.__dict__, "_labelled": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Share the user's data with copies."""
-        copied = object.__new__(type(self))
-        for data in (self._labelled, self.options.recalibration_data):
-            memo[id(data)] = data
-        vars(copied).update({k: copy.deepcopy(v, memo) for k, v in vars(self).items()})
-        return copied
+        other = object.__new__(type(self))
+        with alone():
+            for data in (self._labelled, self.options.recalibration_data):
+                memo[id(data)] = data
+            vars(other).update({name: copied(value, memo) for name, value in vars(self).items()})
+        return other

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..arrays import common_length
+from ..copying import stand_in
 from ..data import labels_of, subset
 from ..errors import InputError
-from ..forward import modes_kept
 from ..outputs import of_trainer
 from ..pruning.importance import WITH_DATA
 from ..training.losses import Objective
@@ -64,12 +64,9 @@ def called_inputs(trainer: Trainer, model: nn.Module, data: Any) -> Any:
     def note(module: nn.Module, args: Any, kwargs: Any) -> None:
         calls.append(tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, kwargs or args))
 
-    hook = model.register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        with modes_kept(model):
-            _alone(trainer).infer(model, data, LOGITS)
-    finally:
-        hook.remove()
+    network = stand_in(model)
+    network.register_forward_pre_hook(note, with_kwargs=True)
+    _in_this_process(trainer).infer(network, data, LOGITS)
     try:
         inputs = tree_map(lambda *parts: torch.cat(parts), *calls) if calls else ()
         inputs = inputs[0] if isinstance(inputs, tuple) and len(inputs) == 1 else inputs
@@ -81,7 +78,7 @@ def called_inputs(trainer: Trainer, model: nn.Module, data: Any) -> Any:
     return inputs
 
 
-def _alone(trainer: Any) -> Any:
+def _in_this_process(trainer: Any) -> Any:
     """Return a trainer that reads all rows in this process: every process must choose the same channels."""
     if getattr(trainer, "accelerator", None) is None:
         return trainer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from ..channel_map import ChannelMap, named_tensors
+from ..copying import copied
 from ..costs import CostLedger, Stage
 from ..errors import InputError, NoEffectWarning, PruningError
 from ..pruning import Proxy, prune
@@ -89,7 +89,7 @@ class Thinning:
 
     def _pruned(self, ratio: float) -> Proxy:
         """Prune the dense network with the present values in it, and nothing where channels have left."""
-        options, dense = self._options, copy.deepcopy(self._state.dense)
+        options, dense = self._options, copied(self._state.dense)
         tensors = named_tensors(dense)
         nothing = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
         values = self.channel_map.scatter(named_tensors(self._network), nothing)

@@ -8,7 +8,6 @@ network. Whatever is wrong with a file is a `CheckpointError`.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import difflib
 import inspect
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from ..architecture import difference
 from ..channel_map import ChannelMap, named_tensors
 from ..checkpoint import SelectorFile, opened
+from ..copying import copied
 from ..cost_columns import MAX_ROWS, from_columns
 from ..costs import CostLedger
 from ..errors import CheckpointError, InputError, PruneFuseError
@@ -124,7 +124,7 @@ def load_selector(
 ) -> Saved:
     """Read a selector's file for a network of the same architecture; nothing is changed if any part does not fit."""
     other = None if given.get("proxy") is None else check_model(given["proxy"])
-    dense = copy.deepcopy(check_model(model))
+    dense = copied(check_model(model))
     file = opened(path)
     with _damage(file.where):
         config = file.config
@@ -244,15 +244,15 @@ def _state(
         raise CheckpointError("load(): the file has a channel map without a report, or a report without a map")
     if channel_map is None and other is None:
         raise CheckpointError("load(): the file was saved with proxy=; pass that network to load()")
-    shape = copy.deepcopy(other) if channel_map is None else rebuild(dense, channel_map)
+    shape = copied(other) if channel_map is None else rebuild(dense, channel_map)
     assert shape is not None
     start = dense  # a proxy that is thinned while it is trained starts as wide
     if under("start/", tensors) or channel_map is None:
-        start = load_state(copy.deepcopy(shape), tensors, "start/", "proxy")
+        start = load_state(copied(shape), tensors, "start/", "proxy")
     trained = load_state(shape, tensors, "trained/", "proxy") if under("trained/", tensors) else None
     synced = None
     if config["synced_epsilons"] is not None:
-        synced = load_state(copy.deepcopy(dense), tensors, "synced/", "target")
+        synced = load_state(copied(dense), tensors, "synced/", "target")
         _put_epsilons(synced, config["synced_epsilons"])
     return State(dense, start, channel_map, report, trained, config["round"], synced)
 

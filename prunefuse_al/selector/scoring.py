@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
+from ..copying import stand_in
 from ..counting import Call, PassCounter
 from ..data import as_dataset, has_labels, labels_of, split_row, subset, to_dataset
 from ..errors import InputError
-from ..forward import modes_kept
 from ..outputs import from_probabilities, of_trainer, predicted_classes
 from ..outputs import probabilities as of_logits
 from ..rng import isolated_rng
@@ -216,13 +216,9 @@ def _chunks(
 
 def first_call(trainer: Trainer, model: nn.Module, data: Any) -> Call:
     """Return what `model` is called with for two rows of `data`, after the trainer's transforms and conversions."""
-    counter = PassCounter()
-    hook = model.register_forward_pre_hook(counter.hook(), with_kwargs=True)
-    try:
-        with modes_kept(model):
-            trainer.infer(model, subset(data, range(min(2, len(data)))), LOGITS)
-    finally:
-        hook.remove()
+    counter, network = PassCounter(), stand_in(model)
+    network.register_forward_pre_hook(counter.hook(), with_kwargs=True)
+    trainer.infer(network, subset(data, range(min(2, len(data)))), LOGITS)
     if not counter.calls:
         raise InputError(
             f"{type(trainer).__name__}.infer did not call the network, so its input is not known; pass example_inputs="

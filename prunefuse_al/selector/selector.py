@@ -6,7 +6,6 @@ proxy out of a target trained on what was labelled so far.
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from .. import checks
+from ..copying import copied
 from ..costs import CostLedger
 from ..data import as_dataset, subset
 from ..errors import FallbackWarning, InputError
@@ -26,6 +26,7 @@ from ..scorers import get_scorer
 from ..training.distillation import Distillation
 from ..training.progressive import ProgressivePruning
 from ..training.trainer import TorchTrainer
+from ..turns import alone
 from ..types import RngLike, Scorer, Selection, Trainer, as_rng
 from .coreset import budget, choose
 from .holding import Holder
@@ -43,7 +44,8 @@ class PrunedProxySelector(Holder):
     """Chooses what to label with a pruned copy of a network, and gives the trained copy back to the network.
 
     With the same `random_state`, fitting on the same data gives the same proxy, and asking again after the same
-    number of fits gives the same picks. A call that fails leaves the selector as it was.
+    number of fits gives the same picks. A call that fails leaves the selector as it was. Calls of several threads, also
+    of several selectors, come one after the other (see `turns`), each as if it were alone.
 
     Args:
         model: the dense network; copied, never changed. Its present weights are what every round starts from.
@@ -168,8 +170,8 @@ class PrunedProxySelector(Holder):
             name = "sync_every=" if progressive is None else "progressive="
             raise InputError(f"{name} prunes the dense network, and proxy= is another network: give one of the two")
         self.history: Any = None
-        self._state = State(copy.deepcopy(model))
-        self._other = None if proxy is None else copy.deepcopy(check_model(proxy, "proxy"))
+        self._state = State(copied(model))
+        self._other = None if proxy is None else copied(check_model(proxy, "proxy"))
         self._ledger = CostLedger()
         self._labelled: Any = None
 
@@ -185,12 +187,12 @@ class PrunedProxySelector(Holder):
         Raises:
             InputError: after a `fit`, or no data was given.
         """
-        if self._state.round or self._state.start is not None:
-            raise InputError(f"prepare: the proxy is there already (round {self.round}); prepare comes before fit")
         given = self.options.recalibration_data if unlabelled is None else unlabelled
         if given is None:
             raise InputError("prepare: pass unlabelled data, for example the pool, or recalibration_data= to the class")
         with self._ledger.transaction():
+            if self._state.round or self._state.start is not None:
+                raise InputError(f"prepare: the proxy is there already (round {self.round}); prepare comes before fit")
             self._state = prepare(self.options, self._ledger, self._state, self._other, as_dataset(given))
         return self
 
@@ -214,12 +216,12 @@ class PrunedProxySelector(Holder):
         data = labelled_dataset("fit", labelled, y, sample_weight)
         given = self.options.warm_start if warm_start is None else warm_start
         warm = check_warm(given, self.options.trainer)
-        recorder = recorder_for(self.options.trainer, self.options.scorer, self._state)
         with self._ledger.transaction():
+            recorder = recorder_for(self.options.trainer, self.options.scorer, self._state)
             state, history = train_proxy(
                 self.options, self._ledger, self._state, self._other, data, warm=warm, recorder=recorder
             )
-        self._state, self._labelled, self.history = state, data, history
+            self._state, self._labelled, self.history = state, data, history
         return self
 
     def query(self, pool: Any, k: int, candidates: Any = None) -> Int64s:
@@ -254,15 +256,16 @@ class PrunedProxySelector(Holder):
             scorer: used instead of the selector's own.
             rng: breaks ties and draws; None: derived from `random_state` and the round.
         """
-        self._state, picked = pick(
-            self.options,
-            self._ledger,
-            self._fitted("query"),
-            (as_dataset(pool), k, candidates),
-            scorer=scorer,
-            rng=rng,
-            labelled=self._labelled,
-        )
+        with alone():
+            self._state, picked = pick(
+                self.options,
+                self._ledger,
+                self._fitted("query"),
+                (as_dataset(pool), k, candidates),
+                scorer=scorer,
+                rng=rng,
+                labelled=self._labelled,
+            )
         return picked
 
     def coreset(
@@ -296,12 +299,12 @@ class PrunedProxySelector(Holder):
         data = labelled_dataset("coreset", dataset, y, sample_weight)
         chosen = self.options.scorer if scorer is None else get_scorer(scorer)
         k = budget(fraction, len(data))
-        generator = as_rng(self.options.seed("query", self.round + 1) if rng is None else rng)
         with self._ledger.transaction():
+            generator = as_rng(self.options.seed("query", self.round + 1) if rng is None else rng)
             state, history, picked = choose(
                 self.options, self._ledger, self._state, self._other, data, k, chosen, generator
             )
-        self._state, self._labelled, self.history = state, subset(data, picked.indices), history
+            self._state, self._labelled, self.history = state, subset(data, picked.indices), history
         return picked
 
     def follow(self, other: PrunedProxySelector) -> None:
@@ -321,7 +324,8 @@ class PrunedProxySelector(Holder):
             OSError: the file cannot be written (no such folder, no permission, the disk is full); what was there is
                 still there.
         """
-        save_selector(checks.path("path", path), self.options, self._state, self._other, self._ledger)
+        with alone():
+            save_selector(checks.path("path", path), self.options, self._state, self._other, self._ledger)
 
     @classmethod
     def load(

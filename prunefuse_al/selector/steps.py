@@ -6,7 +6,6 @@ Every step takes the options and a state and returns something new; `PrunedProxy
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from ..copying import copied, stand_in
 from ..costs import CostLedger
-from ..errors import CostWarning
+from ..errors import CostWarning, NoEffectWarning
 from ..forward import as_inputs
 from ..pruning import Proxy, PruningReport, prune, rebuild
 from ..scorers import ClassBalanced, ClassStandardised
@@ -88,10 +88,11 @@ def train_proxy(
         state, history = _train_gradually(options, ledger, state, data, seed, watched)
     else:
         begun, trainer = beginning(options, state, warm)
-        proxy = copy.deepcopy(begun)
+        proxy = copied(begun)
         with ledger.stage("train_proxy", round=number, network="proxy", dense=state.dense) as stage:
             stage.watch(proxy)
             history = trainer.fit(proxy, data, seed=seed, **watched)
+        _warn_if_unchanged(trainer, begun, proxy)
         state = replace(state, trained=proxy, round=number, begun=(begun, seed, trainer))
     state = replace(state, snapshots=() if recorder is None else _fitting(recorder.snapshots, state.trained))
     if options.sync_every and number % options.sync_every == 0 and state.channel_map is not None:
@@ -99,12 +100,26 @@ def train_proxy(
     return state, history
 
 
+def _warn_if_unchanged(trainer: Trainer, before: nn.Module, after: nn.Module) -> None:
+    """Say so where a training has left every weight that it could have changed as it was."""
+    old = dict(before.named_parameters())
+    trained = {name: p.detach() for name, p in after.named_parameters() if p.requires_grad}
+    if trained and all(name in old and torch.equal(old[name].to(p.device), p) for name, p in trained.items()):
+        warnings.warn(
+            f"{type(trainer).__name__}.fit left all {len(trained)} trainable weights of the proxy as they were: let it "
+            "train the network that it is given, with an optimiser made of that one's parameters, for an epoch or more "
+            "at a rate above 0",
+            NoEffectWarning,
+            stacklevel=4,
+        )
+
+
 def _train_gradually(
     options: Options, ledger: CostLedger, state: State, data: Any, seed: int, watched: dict[str, Any]
 ) -> tuple[State, Any]:
     """Return the next state, with a proxy that was thinned while it was trained, and what the trainer returned."""
     number, trainer = state.round + 1, cast(Any, options.trainer)
-    network, example = copy.deepcopy(state.dense), _example(options, state, data)
+    network, example = copied(state.dense), _example(options, state, data)
     with ledger.stage("train_proxy", round=number, network="proxy", dense=state.dense) as stage:
         stage.watch(network)
         thinning = Thinning(options, ledger, state, network, example, stage)
@@ -132,7 +147,7 @@ def prepare(options: Options, ledger: CostLedger, state: State, other: nn.Module
     """Return `state` with a proxy that answers as it was cut: for networks that have been trained elsewhere."""
     options = options.at(0)
     state = _recalibrated(options, ledger, cut(options, ledger, state, other, data), data)
-    return replace(state, trained=copy.deepcopy(state.start), start=state.dense if options.gradual else state.start)
+    return replace(state, trained=copied(state.start), start=state.dense if options.gradual else state.start)
 
 
 def cut(options: Options, ledger: CostLedger, state: State, other: nn.Module | None, data: Any) -> State:
@@ -153,7 +168,7 @@ def _recalibrated(options: Options, ledger: CostLedger, state: State, data: Any)
     """Return `state` with BatchNorm statistics of its own where the proxy has those of the wider network."""
     pruned = state.channel_map is not None and options.ratio > 0
     if options.recalibrate and pruned and trained_statistics(state.dense):
-        start = copy.deepcopy(state.start)
+        start = copied(state.start)
         assert start is not None
         recalibrate(options, ledger, start, data, ("recalibrate", "proxy", state.round + 1))
         state = replace(state, start=start)
@@ -290,7 +305,7 @@ def scoring(
     """Measure scoring and yield the network to score with: BatchNorm folded where only logits are read."""
     assert state.trained is not None
     with ledger.stage("score", round=state.round, network="proxy", dense=state.dense) as stage:
-        network = state.trained
+        network = stand_in(state.trained)
         if options.fold_batchnorm and needs == LOGITS and batchnorms(network):
             network = fold_batchnorm(network, called_with(options.trainer, network, data)) or network
         stage.watch(network, *([] if past is None or past.network is None else [past.network]))

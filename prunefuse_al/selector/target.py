@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from typing import Any
 
 from torch import nn
 
+from ..copying import copied
 from ..costs import CostLedger
 from ..errors import FallbackWarning
 from ..freezing import frozen_norms, frozen_tensors, held_still
@@ -35,7 +35,7 @@ def make_target(options: Options, ledger: CostLedger, state: State, data: Any, *
     fused = state.channel_map is not None
     trainer = _target_trainer(options, fused)
     teacher = state.trained if getattr(trainer, "distillation", None) is not None else None
-    target = fused_target(options, ledger, state, data, sync=sync) if fused else copy.deepcopy(state.dense)
+    target = fused_target(options, ledger, state, data, sync=sync) if fused else copied(state.dense)
     with ledger.stage("sync" if sync else "train_target", round=state.round, network="target") as stage:
         stage.watch(target, *([teacher] if teacher is not None else []))
         with held_still(target):  # whoever trains it

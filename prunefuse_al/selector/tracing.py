@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import warnings
 from dataclasses import replace
 from typing import Any
 
+from ..copying import copied
 from ..costs import CostLedger
 from ..errors import FallbackWarning, InputError
 from ..scorers._dynamics import dynamics_of
@@ -63,13 +63,13 @@ def past_of(state: State, scorer: Scorer) -> Past | None:
     """Return what is asked of a pool about the training of the proxy, or None where `scorer` reads nothing of it."""
     if "dynamics" not in scorer.needs:
         return None
-    return Past(copy.deepcopy(state.trained), state.snapshots, dynamics_of(scorer))
+    return Past(copied(state.trained), state.snapshots, dynamics_of(scorer))
 
 
 def _trained_again(ledger: CostLedger, state: State, labelled: Any) -> State:
     assert state.begun is not None
     begun, seed, trainer = state.begun
-    network, recorder = copy.deepcopy(begun), Recorder()
+    network, recorder = copied(begun), Recorder()
     with ledger.stage("retrain_proxy", round=state.round, network="proxy", dense=state.dense) as stage:
         stage.watch(network)
         trainer.fit(network, labelled, seed=seed, recorder=recorder)  # type: ignore[call-arg]

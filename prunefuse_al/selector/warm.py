@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
 
+from ..copying import copied
 from ..training.warm import ShrinkPerturb, shrink_perturb
 from ..types import Trainer, altered, epochs_of
 from .options import Options, State, WarmStart
@@ -24,7 +23,7 @@ def beginning(options: Options, state: State, warm: WarmStart) -> tuple[nn.Modul
         return state.start, options.trainer
     if not isinstance(warm, ShrinkPerturb) or state.round == 0:  # then it is as it was cut: there is nothing to shrink
         return state.trained, options.trainer
-    network = copy.deepcopy(state.trained)
+    network = copied(state.trained)
     shrink_perturb(network, state.start, warm, options.seed("perturb", state.round + 1))
     if warm.epochs is None:
         return network, options.trainer

@@ -5,17 +5,22 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from .. import checks
 from ..arrays import describe_rows, map_leaves, nonfinite_rows
+from ..copying import copied, stand_in
 from ..data import to_dataset
 from ..errors import NonFiniteError
 from ..forward import Transform, call, explained, forward_for, logits_of, settled
@@ -25,6 +30,11 @@ from ..loading import BatchLoader, check_reading
 from ..model_checks import check_model
 from ..precision import resolve_device
 from ..rng import isolated_rng
+
+_DECIDING = frozenset(
+    {Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.item, Tensor.tolist, Tensor.numpy}
+)
+"""Calls by which a computed value becomes one of Python's, which code may branch on."""
 
 
 def recalibrate_batchnorm(
@@ -122,49 +132,93 @@ def fold_batchnorm(model: nn.Module, example: Any) -> nn.Module | None:
         example: a batch of inputs as the network takes them, a tensor, or a tuple or dict of tensors.
 
     Returns:
-        The copy, in eval mode; or None where nothing can be folded, the network cannot be traced, or the copy's outputs
-        for `example` differ by more than rounding.
+        The copy, in eval mode; or None where nothing can be folded, the network decides by what it computes (rounding
+        could change its mind), or the copy's outputs for `example` differ by more than rounding.
     """
-    whole = copy.deepcopy(model).eval()
-    try:
-        folded = fx.symbolic_trace(whole)
-    except Exception:  # a tracer stops at anything: data-dependent control flow, foreign types, custom errors
+    whole, layers = stand_in(model).eval(), dict(model.named_modules())
+    instead: dict[int, Any] = {}
+    for before, after in _pairs(whole, example):
+        merged = _merged(whole.get_submodule(before), whole.get_submodule(after))
+        if merged is not None:
+            instead |= {id(layers[before]): merged, id(layers[after]): nn.Identity()}
+    if not instead:
         return None
-    if not _fold(folded):
-        return None
-    # Hooks of the network itself (a counter of samples, for one) are called at the root, which a trace leaves out.
-    for hooks in (
-        "_forward_pre_hooks",
-        "_forward_pre_hooks_with_kwargs",
-        "_forward_hooks",
-        "_forward_hooks_with_kwargs",
-    ):
-        getattr(folded, hooks).update(getattr(model, hooks))
+    folded = copied(model, instead).eval()
     return folded if _agree(whole, folded, example) else None
 
 
-def _fold(traced: fx.GraphModule) -> int:
-    """Fold in place, and return how many batch norms went away."""
-    modules, count = dict(traced.named_modules()), 0
-    uses = Counter(str(node.target) for node in traced.graph.nodes if node.op == "call_module")
-    for node in list(traced.graph.nodes):
-        source = node.args[0] if node.op == "call_module" and node.args else None
-        if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) != 1:
+@torch.no_grad()
+def _pairs(whole: nn.Module, example: Any) -> list[tuple[str, str]]:
+    """Return the names of layers, and of the batch norms that alone read them; none where that cannot be told."""
+    chain, hooks = _Chain(), []
+    for name, module in whole.named_modules():
+        # What a hook sees must stay; parametrised weights, new style and old, are not there to be written to.
+        if _hooked(module) or is_parametrized(module):
             continue
-        before, after = str(source.target), str(node.target)
-        if uses[before] != 1 or uses[after] != 1:  # a shared layer serves another place as well
-            continue
-        merged = _merged(modules[before], modules[after])
-        if merged is None:
-            continue
-        traced.set_submodule(before, merged)
-        modules[before] = merged
-        node.replace_all_uses_with(source)
-        traced.graph.erase_node(node)
-        count += 1
-    traced.delete_all_unused_submodules()
-    traced.recompile()
-    return count
+        if isinstance(module, _BatchNorm):
+            hooks += [module.register_forward_pre_hook(partial(chain.enter, name)),
+                      module.register_forward_hook(chain.leave)]  # fmt: skip
+        elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
+            hooks.append(module.register_forward_hook(partial(chain.see, name)))
+    try:
+        with chain:
+            output = call(whole.forward, example)  # and not a call: hooks must not see these rows
+    except Exception:  # whatever a network may raise that is called with a function mode on
+        return []
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return chain.pairs(output)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_pre_hooks or module._forward_hooks)
+
+
+class _Chain(TorchFunctionMode):
+    """Follows which batch norm reads what a layer has made, and whether anything else does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: list[tuple[str, Tensor]] = []
+        self._norms: list[tuple[str, str]] = []
+        self._also_read: set[str] = set()
+        self._inside = self._decides = False
+
+    def see(self, name: str, module: nn.Module, args: Any, output: Tensor) -> None:
+        """Note what the layer called `name` has made."""
+        self._made.append((name, output))
+
+    def enter(self, name: str, module: nn.Module, args: Any) -> None:
+        """Note whose output the batch norm called `name` reads."""
+        self._inside = True
+        self._norms += [(layer, name) for layer, made in self._made if args and made is args[0]]
+
+    def leave(self, *_: Any) -> None:
+        """Watch again: what a batch norm does with its input is known."""
+        self._inside = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Note who else reads what the layers have made."""
+        if not self._inside:
+            self._decides |= func in _DECIDING
+            self._read(args, kwargs)
+        return func(*args, **(kwargs or {}))
+
+    def pairs(self, output: Any) -> list[tuple[str, str]]:
+        """Return the pairs of layers that work once, one after the other, with nothing beside."""
+        self._read(output)
+        if self._decides:
+            return []
+        layers = Counter(name for name, _ in self._made)
+        norms = Counter(name for _, name in self._norms)
+        return [(a, b) for a, b in self._norms if layers[a] == norms[b] == 1 and a not in self._also_read]
+
+    def _read(self, *values: Any) -> None:
+        read = {id(leaf) for leaf in tree_leaves(values) if isinstance(leaf, Tensor)}
+        self._also_read |= {name for name, made in self._made if id(made) in read}
 
 
 def _merged(layer: nn.Module, norm: nn.Module) -> nn.Module | None:

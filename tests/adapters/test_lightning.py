@@ -115,6 +115,31 @@ def test_an_estimator_takes_it_and_its_batches_can_be_made_otherwise() -> None:
     assert est.score(X.numpy(), Y.numpy()) > 0.9
 
 
+def test_a_lightning_trainer_that_was_used_is_refused_and_nothing_changes() -> None:
+    one = quiet()
+    chosen = PrunedProxySelector(seeded(Plain), 0.5, trainer=lightning_trainer(lambda: one, 16), random_state=0)
+    before = chosen.fit(X, Y).query(X, 5)
+    with pytest.raises(InputError, match=r"a Trainer that has taken 60 steps already.*return a new one every time"):
+        chosen.fit(X, Y)
+    assert (chosen.round, len([row for row in chosen.costs.rows() if row.stage == "train_proxy"])) == (1, 1)
+    np.testing.assert_array_equal(chosen.query(X, 5), before)
+    with pytest.raises(InputError, match="return a new one every time"):
+        chosen.fit_target()
+
+
+@pytest.mark.parametrize("limits", [{"max_epochs": 0}, {"max_steps": 0}, {"limit_train_batches": 0}])
+def test_a_lightning_trainer_that_takes_no_step_is_refused(limits: dict[str, int]) -> None:
+    quietly = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = lightning_trainer(lambda: Trainer(**{"max_epochs": 2, **limits}, enable_model_summary=False, **quietly))
+    with pytest.raises(InputError, match="took no step"):
+        PrunedProxySelector(seeded(Plain), 0.5, trainer=trainer).fit(X, Y)
+
+
+def test_what_makes_no_lightning_trainer_is_refused() -> None:
+    with pytest.raises(InputError, match="make_trainer returned a NoneType"):
+        PrunedProxySelector(seeded(Plain), 0.5, trainer=lightning_trainer(lambda: None)).fit(X, Y)
+
+
 def test_another_network_is_refused() -> None:
     with pytest.raises(InputError, match="the network is a Sequential; lightning_trainer trains a LightningModule"):
         selector(mlp(6, 16, 3)).fit(X, Y)

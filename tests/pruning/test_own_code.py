@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prunefuse_al import fuse, prune
 from prunefuse_al.channel_map import ChannelMap
-from prunefuse_al.errors import NoEffectWarning, UnsupportedModelError
+from prunefuse_al.errors import NoEffectWarning
 from tests.pruning.test_breadth import assert_exact
 from tests.pruning.test_prune import Wrapped, widths
 
@@ -356,11 +356,19 @@ def test_within_inference_mode_networks_are_made_that_train() -> None:
         module(torch.randn(4, 16)).sum().backward()
 
 
-def test_weight_norm_by_hooks_is_refused_with_the_way_out() -> None:
-    with pytest.warns(FutureWarning, match="deprecated"):
-        layer = nn.utils.weight_norm(nn.Linear(16, 32))
-    with pytest.raises(UnsupportedModelError, match=r"'0' \(Linear\) holds 'weight'.*parametrizations.weight_norm"):
-        prune(nn.Sequential(layer, nn.ReLU(), nn.Linear(32, 3)), torch.randn(2, 16), 0.5)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+@pytest.mark.parametrize("used", [True, False])
+def test_weights_that_hooks_make_before_every_pass(norm: Any, used: bool) -> None:
+    network = nn.Sequential(norm(nn.Linear(16, 32)), nn.ReLU(), norm(nn.Linear(32, 24)), nn.ReLU(), nn.Linear(24, 3))
+    x = torch.randn(8, 16)
+    if used:
+        network(x)  # the weights it leaves behind have a history
+    proxy = prune(network.eval(), x, 0.5)
+    assert [proxy.module[0].out_features, proxy.module[2].out_features] == [16, 12]
+    assert_exact(network, proxy, x)
+    proxy.module.train()(x).sum().backward()
+    assert all(p.grad is not None for p in proxy.module.parameters())
 
 
 @pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 from torchvision.models import mobilenet_v2, resnet18
 
 from prunefuse_al.errors import NonFiniteError
@@ -89,6 +90,50 @@ class PreActivation(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class ReadBeside(nn.Module):
+    """What batch norm reads is read by something else as well: by code, by a hook, or by whoever calls the network."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.a, self.norm, self.how = nn.Linear(4, 4), nn.BatchNorm1d(4), how
+        if how == "hook":
+            self.a.register_forward_hook(lambda module, args, output: output * 2)
+
+    def forward(self, x: Tensor) -> Any:
+        made = self.a(x)
+        read = self.norm(made)
+        if self.how == "code":
+            return read + made.relu()
+        return (read, made) if self.how == "answer" else read
+
+
+class UnderTwoNames(nn.Module):
+    """One pair of layers that two names lead to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
+        self.layers, self.also = nn.ModuleList([self.a, self.norm]), [self.norm]
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.also[0](self.layers[0](x))
+        return made
+
+
+class Lengths(nn.Module):
+    """Its code goes by shapes, which do not depend on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.a(x)).relu()
+        for _ in range(len(x[0]) - 3):
+            x = x + 1
+        return x.mean(2) if x.shape[2] > 2 else x.sum(2)
+
+
 def norms(model: nn.Module) -> int:
     return sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
 
@@ -99,6 +144,9 @@ def norms(model: nn.Module) -> int:
         (lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)), (6, 4), 0),
         (lambda: nn.Sequential(nn.Conv1d(2, 5, 3), nn.BatchNorm1d(5, affine=False), nn.Flatten()), (6, 2, 8), 0),
         (PreActivation, (5, 3, 8, 8), 1),
+        (UnderTwoNames, (5, 4), 0),
+        (Lengths, (5, 2, 8), 0),
+        (lambda: ReadBeside("nothing"), (5, 4), 0),
         (lambda: resnet18(num_classes=5), (2, 3, 33, 33), 0),
         (lambda: mobilenet_v2(num_classes=5), (2, 3, 32, 32), 0),
     ],
@@ -168,6 +216,10 @@ class Sequence(nn.Module):
         (Branching, (3, 4)),
         (Twice, (3, 4)),
         (Sequence, (3, 4, 4)),
+        (lambda: ReadBeside("code"), (3, 4)),
+        (lambda: ReadBeside("hook"), (3, 4)),
+        (lambda: ReadBeside("answer"), (3, 4)),
+        (lambda: nn.Sequential(weight_norm(nn.Linear(4, 4)), nn.BatchNorm1d(4)), (3, 4)),
         (lambda: nn.Sequential(nn.Linear(4, 2)), (3, 4)),
         (lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)), (3, 4)),
     ],

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from typing import Any
 
 import pytest
 import torch
-from fakes import assert_same_picks, blobs, mlp
+from fakes import PlainTrainer, assert_same_picks, blobs, mlp
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from prunefuse_al import Distillation, FunctionTrainer, PrunedProxySelector, TorchTrainer
-from prunefuse_al.errors import FallbackWarning, InputError
+from prunefuse_al.errors import FallbackWarning, InputError, NoEffectWarning
 from prunefuse_al.signals import collect
 from prunefuse_al.types import Signals, Trainer
 
@@ -44,6 +45,38 @@ def signals(model: nn.Module, data: Any, needs: frozenset[str]) -> Signals:
 def selector(trainer: Any, **options: Any) -> PrunedProxySelector:
     rest = {"random_state": 0, "fine_tune_lr_scale": None, **options}
     return PrunedProxySelector(mlp(6, 16, 16, 3), 0.5, trainer=trainer, **rest)
+
+
+def of_another(model: nn.Module, data: Any) -> None:
+    """The optimiser was made for the network that was there before: a common slip."""
+    x, y = next(iter(DataLoader(data, 16)))
+    nn.functional.cross_entropy(model(x), y).backward()
+    torch.optim.SGD(mlp(6, 16, 16, 3).parameters(), 0.1).step()
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        FunctionTrainer(lambda model, data: None),
+        FunctionTrainer(of_another),
+        FunctionTrainer(lambda model, data: plain(copy.deepcopy(model), data)),
+        PlainTrainer(epochs=1, lr=0.0),
+    ],
+)
+def test_a_training_that_changes_nothing_is_said(trainer: Any) -> None:
+    with pytest.warns(NoEffectWarning, match=rf"{type(trainer).__name__}.fit left all 6 trainable weights") as caught:
+        selector(trainer).fit(X, Y)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_of_frozen_weights_nothing_is_said() -> None:
+    def head_alone(model: nn.Module, data: Any) -> None:
+        with torch.no_grad():
+            model[-1].bias.add_(0.1)  # type: ignore[index, union-attr]
+
+    network = mlp(6, 16, 16, 3).requires_grad_(False)
+    network[-1].requires_grad_(True)
+    PrunedProxySelector(network, 0.5, trainer=FunctionTrainer(head_alone), random_state=0).fit(X, Y)
 
 
 @pytest.mark.parametrize("infer", [None, logits, signals])
@@ -83,9 +116,11 @@ def test_a_function_is_given_what_it_has_parameters_for() -> None:
 
     def everything(model: nn.Module, data: Any, **given: Any) -> None:
         calls.append({"rows": len(data), **given})
+        plain(model, data)
 
     def rate(model: nn.Module, data: Any, lr_scale: float) -> None:
         calls.append({"lr_scale": lr_scale})
+        plain(model, data)
 
     selector(FunctionTrainer(everything), fine_tune_lr_scale=0.2).fit(X, Y).fit_target()
     first, second = calls

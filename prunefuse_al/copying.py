@@ -1,0 +1,59 @@
+"""Copies of networks: for keeps, and to be asked."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+T = TypeVar("T")
+
+
+def copied(thing: T, memo: dict[int, Any] | None = None) -> T:
+    """Return a deep copy of a network, or of anything that holds some.
+
+    What a network computed and kept (an embedding, a term of a loss, the weight that the old ``weight_norm`` makes
+    before every pass) has a history that cannot be copied: in the copy it has its value alone.
+
+    Args:
+        thing: what to copy; not changed.
+        memo: object identity -> what stands in its place in the copy, see `copy.deepcopy`.
+    """
+    with _WithoutHistory():
+        return copy.deepcopy(thing, memo)
+
+
+def stand_in(model: nn.Module) -> nn.Module:
+    """Return a copy of a network to be asked: with modes and hooks of its own, and the same weights in the same memory.
+
+    Moving it to another device or layout does not move `model`. Nothing may train it.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        memo[id(tensor)] = _sharing(tensor)
+    return copied(model, memo)
+
+
+def _sharing(tensor: Tensor) -> Tensor:
+    """Return another tensor over the same memory, of the same kind."""
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
+    return tensor.detach()
+
+
+class _WithoutHistory(TorchFunctionMode):
+    """While active, this thread's deep copies of tensors that were computed are copies of their values."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Copy what has a history, pass on all other calls."""
+        if func is not Tensor.__deepcopy__ or args[0].is_leaf:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        if id(tensor) not in memo:
+            memo[id(tensor)] = tensor.detach().clone()
+        return memo[id(tensor)]
