@@ -29,12 +29,13 @@ from torch.utils.data import Dataset, default_collate
 from prunefuse_al.adapters import require_host
 from prunefuse_al.data import as_dataset, labels_of, subset
 from prunefuse_al.errors import InputError
-from prunefuse_al.outputs import as_logits
+from prunefuse_al.outputs import SIGMOID, SOFTMAX, Outputs, of_trainer, probabilities
 from prunefuse_al.scorers import get_scorer
 from prunefuse_al.selector import PrunedProxySelector
 from prunefuse_al.selector.ratios import PruningRatio
 from prunefuse_al.selector.scoring import select_known
 from prunefuse_al.training import TorchTrainer
+from prunefuse_al.training.losses import Objective
 from prunefuse_al.types import PointScorer, RngLike, Scorer, Signals, Trainer
 
 require_host("baal", extra="baal")
@@ -105,7 +106,10 @@ class ProxyWrapper(ModelWrapper):
             raise InputError("test_on_dataset: the data has no labels; its items must be (input, label)")
         self._reset_metrics("test")
         logits = torch.from_numpy(self.predict_on_dataset(dataset, average_predictions, verbose=False)).mean(-1)
-        loss = (self.args.criterion or nn.CrossEntropyLoss())(logits, target)
+        outputs = of_trainer(self.selector.options.trainer)
+        objective = Objective(self.args.criterion or "cross_entropy", given(logits, outputs), outputs)
+        objective.asked.check(target)
+        loss = objective(given(logits, outputs), objective.asked.aligned(target, given(logits, outputs)))
         self._update_metrics(logits, target, loss, "test")
         self.active_step(None, self.get_metrics("test"))
         return self.get_metrics("test")["test_loss"]
@@ -113,7 +117,10 @@ class ProxyWrapper(ModelWrapper):
     def predict_on_dataset_generator(
         self, dataset: Any, iterations: int = 1, half: bool = False, verbose: bool = True
     ) -> Iterator[np.ndarray]:
-        """Yield logits [b c ... iterations], 1,024 rows at a time; with several iterations, of passes with dropout."""
+        """Yield logits [b c ... iterations], 1,024 rows at a time; with several iterations, of passes with dropout.
+
+        One output with a sigmoid comes as two classes, (0, z), which baal's own heuristics read as they do others.
+        """
         final = None if self.model is self.selector.model else self.model
         name, passes = ("logits", None) if iterations == 1 else ("mc_logits", iterations)
         for rows in torch.arange(len(dataset)).split(_ROWS) if len(dataset) else ():
@@ -204,10 +211,13 @@ class ProxyHeuristic(AbstractHeuristic):
 
     def _signals(self, predictions: Any) -> Signals:
         chunks = predictions if isinstance(predictions, GeneratorType) else [predictions]
-        passes = "mc_logits" in self.scorer.needs
-        logits = torch.cat([_logits(np.asarray(chunk), passes) for chunk in chunks])
+        passes, outputs = "mc_logits" in self.scorer.needs, of_trainer(self.selector.options.trainer)
+        found = [_logits(np.asarray(chunk), passes, outputs) for chunk in chunks]
+        logits, kind = torch.cat([logits for logits, _ in found]), found[0][1]
         rows = torch.arange(len(logits))
-        return Signals(rows, mc_logits=logits.permute(2, 0, 1)) if passes else Signals(rows, logits)
+        if passes:
+            return Signals(rows, mc_logits=logits.permute(2, 0, 1), outputs=kind)
+        return Signals(rows, logits, outputs=kind)
 
 
 def trainer_of(args: TrainingArgs) -> TorchTrainer:
@@ -252,16 +262,42 @@ class _Raw(Dataset[Any]):
         return self.dataset.get_raw(row)
 
 
-def _logits(predictions: np.ndarray, passes: bool) -> Tensor:
-    """Return predictions [n c] or [n c t], logits or probabilities, as logits [n c t]; without passes of their mean."""
+def given(logits: Tensor, outputs: Outputs | None) -> Tensor:
+    """Return logits as scorers see them, [n c ...], as a network with such outputs gave them to its loss."""
+    if outputs is None or outputs.kind != SIGMOID:
+        return logits
+    z = logits[:, 1:] if _two_classes(logits) else logits
+    return z.sigmoid() if outputs.squashed else z
+
+
+def _two_classes(logits: Tensor) -> bool:
+    """Tell whether logits [n c ...] are those of a single output z, (0, z)."""
+    return logits.shape[1] == 2 and not bool(logits[:, 0].any())
+
+
+def _logits(predictions: np.ndarray, passes: bool, outputs: Outputs | None) -> tuple[Tensor, str]:
+    """Return predictions as logits [n c t], and their kind; without passes the logits of their mean, [n c].
+
+    Args:
+        predictions: logits or probabilities, [n c] or [n c t].
+        passes: keep the passes apart.
+        outputs: what the networks give whose predictions they are.
+
+    Raises:
+        InputError: there is a prediction at every position of a sample, and not one for the sample.
+    """
     if predictions.ndim not in (2, 3):
         raise InputError(
-            f"a ProxyHeuristic ranks predictions [n c] or [n c iterations], and these are {list(predictions.shape)}: "
-            "give the loop one of baal's own heuristics, which reduce pixels, for example Entropy(reduction='mean')"
+            f"predictions have shape {list(predictions.shape)}, at several positions of a sample; a scorer ranks by "
+            "one prediction a sample, [n c] or [n c passes]: average over positions, or use baal's own heuristics"
         )
-    logits = torch.from_numpy(predictions.reshape(*predictions.shape[:2], -1))  # [n c t]
-    if predictions.size and predictions.min() >= 0 and np.allclose(predictions.sum(1), 1):
-        logits = as_logits(logits.double())
-    if passes:
-        return logits
-    return logits[..., 0] if logits.shape[2] == 1 else as_logits(logits.double().softmax(1).mean(2))
+    p = torch.from_numpy(predictions.reshape(*predictions.shape[:2], -1))  # [n c t]
+    independent = outputs is not None and outputs.kind == SIGMOID and not _two_classes(p)
+    bounded = bool(p.numel()) and float(p.min()) >= 0 and float(p.max()) <= 1 + 1e-6
+    squashed = bounded and (independent or np.allclose(predictions.sum(1), 1))
+    kind = SIGMOID if independent else SOFTMAX
+    logits = Outputs(kind, squashed).logits(p.double() if squashed else p)
+    if not passes and logits.shape[2] > 1:
+        mean = probabilities(logits.double(), kind).mean(2)
+        return Outputs(kind, squashed=True).logits(mean), kind
+    return (logits if passes else logits[..., 0]), kind

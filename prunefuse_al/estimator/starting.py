@@ -115,7 +115,7 @@ def _fitting(trainer: Trainer, network: nn.Module, data: Any, several: bool, nam
 
 
 def _default_trainer(module: Any, several: bool) -> Trainer:
-    loss = {"loss": nn.BCEWithLogitsLoss()} if several else {}
+    loss: dict[str, Any] = {"loss": nn.BCEWithLogitsLoss()} if several else {}
     return table_trainer(**loss) if module is None else TorchTrainer(**loss)
 
 

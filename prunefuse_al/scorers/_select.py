@@ -179,11 +179,12 @@ def rows_of(signals: Signals, positions: Tensor) -> Signals:
     def rows(values: Tensor) -> Tensor:
         return values[positions.to(values.device)]
 
-    own: dict[str, Any] = {name: getattr(signals, name) for name in ("logits", "features", "labels")}
+    own = {name: getattr(signals, name) for name in ("logits", "features", "labels")}
+    taken: dict[str, Any] = {name: rows(values) for name, values in own.items() if values is not None}
     return replace(
         signals,
         indices=rows(signals.indices),
-        **{name: rows(values) for name, values in own.items() if values is not None},
+        **taken,
         mc_logits=None if signals.mc_logits is None else signals.mc_logits[:, positions.to(signals.mc_logits.device)],
         dynamics=None if signals.dynamics is None else {name: rows(v) for name, v in signals.dynamics.items()},
     )

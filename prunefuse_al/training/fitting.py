@@ -98,11 +98,12 @@ class Run:
         output, y = self._probe()
         self.objective = Objective(plan.loss, _full(logits_of(output)), plan.outputs)
         known = labels_of(self.dataset, read=isinstance(plan.class_weight, str))  # "balanced"
+        self._check_first(output, y, known)
         held = None if self.validation is None else labels_of(self.validation, read=False)
         for labels, rows in ((known, self.kept), (held, None)):
             if labels is not None:
                 self.objective.asked.check(labels, rows, len(self.data) if rows is not None else 0)
-        self._check_outputs(output, y, known)
+        self._check_outputs(logits_of(output))
         numbers = self.objective.asked.numbers(known)
         class_weights = class_weight_tensor(plan.class_weight, numbers, self.objective.classes)
         self.objective.class_weights = None if class_weights is None else class_weights.to(plan.device)
@@ -143,19 +144,19 @@ class Run:
                     raise InputError(f"{shapes}: distillation needs the same outputs")
         return output, y
 
-    def _check_outputs(self, output: Any, y: Any, known: Tensor | None) -> None:
-        """Raise `InputError` where what the network gives is not what the loss takes, or nobody could use.
+    def _check_first(self, output: Any, y: Any, known: Tensor | None) -> None:
+        """Raise `InputError` where what is taken for the logits of two rows, with labels y, are no logits.
 
-        Args:
-            output: of two rows.
-            y: their labels.
-            known: all labels, where they are at hand.
+        `known`: all labels, where they are at hand.
         """
-        objective, plan, logits = self.objective, self.plan, logits_of(output)
-        labels = y if known is None else known
-        numbers = objective.asked.numbers(known)
+        asked, labels = self.objective.asked, y if known is None else known
+        numbers = asked.numbers(known)
         most = None if numbers is None else int(numbers.max()) + 1
-        check_first(output, logits, lambda other: objective.asked.fits(labels, other), most)
+        check_first(output, logits_of(output), lambda other: asked.fits(labels, other), most)
+
+    def _check_outputs(self, logits: Tensor) -> None:
+        """Raise `InputError` where what the network gives is not what the loss takes, or nobody could use."""
+        objective, plan = self.objective, self.plan
         if not plan.stated:
             objective.check_ending(squashed_by(logits), logits.detach())
         if self.teacher is not None and plan.outputs is not None and plan.outputs.kind == VALUES:

@@ -194,7 +194,7 @@ class Asked:
             if not exact:
                 return labels
             if labels.ndim == outputs.ndim == 2:
-                return labels[:, 0].long() if labels.shape[1] == 1 else labels.argmax(1)
+                return labels[:, 0].long() if labels.shape[1] == 1 else labels.long().argmax(1)
             return labels.long()
         labels = labels.reshape(outputs.shape)
         return labels.to(outputs.dtype) if exact or self.kind == INDEPENDENT else labels
@@ -242,7 +242,7 @@ def class_numbers(labels: Tensor, *, independent: bool = False) -> Tensor | None
     if labels.shape[1:].numel() == 1:
         return labels.reshape(len(labels)).long()
     one_hot = bool(((labels == 0) | (labels == 1)).all()) and bool((labels.sum(1) == 1).all())
-    return labels.argmax(1) if one_hot else None
+    return labels.long().argmax(1) if one_hot else None
 
 
 def looks_independent(labels: Tensor) -> bool:

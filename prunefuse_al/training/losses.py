@@ -91,15 +91,8 @@ class Objective:
         """
         if self.asked.kind != OWN or logits[0].numel() != 1:
             return self(logits, y, w)
-        with _Rows(len(logits)) as rows:
-            value = self(logits, y, w)
-        if rows.mixed:
-            raise InputError(
-                f"the loss {self.name} pairs every row with every other: outputs {list(logits.shape)} meet labels "
-                f"{list(y.shape)}, which torch broadcasts to {[len(y), len(y)]}; pass y of the shape of the outputs, "
-                "or reshape one of them in the loss"
-            )
-        return value
+        with _Rows(self.name, len(logits)):
+            return self(logits, y, w)
 
     def check_ending(self, ending: str | None, like: Tensor) -> None:
         """Raise `InputError` where the network's last function and the loss do not go together.
@@ -192,26 +185,43 @@ _OF_CLASSES = (F.cross_entropy, F.nll_loss, F.multi_margin_loss)
 
 
 class _Rows(TorchFunctionMode):
-    """Watches for a result [n n] of outputs [n 1] and labels [n], or the reverse; only outputs take a gradient."""
+    """Looks for outputs [n 1] that meet labels [n] to become [n n], or the reverse; only outputs take a gradient.
 
-    def __init__(self, n: int) -> None:
+    Raises:
+        InputError: there are some.
+    """
+
+    def __init__(self, loss: str, n: int) -> None:
         super().__init__()
-        self.n, self.mixed = n, False
+        self.loss, self.n = loss, n
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run the call and look at the shapes."""
-        result = func(*args, **(kwargs or {}))
-        given = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)]
-        shapes = {(leaf.requires_grad, tuple(leaf.shape)) for leaf in given}
+        """Run the call, and look at the shapes."""
         column, flat = (self.n, 1), (self.n,)
-        if self.n > 1 and ({(True, column), (False, flat)} <= shapes or {(True, flat), (False, column)} <= shapes):
-            made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-            # Losses of torch broadcast within, but for those of class numbers.
-            reduced = getattr(func, "__module__", "") == "torch.nn.functional" and func not in _OF_CLASSES
-            self.mixed |= reduced or any(leaf.shape[-2:] == (self.n, self.n) for leaf in made)
+        given = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)]
+        shapes = {leaf.requires_grad: set[tuple[int, ...]]() for leaf in given}
+        for leaf in given:
+            shapes[leaf.requires_grad].add(tuple(leaf.shape))
+        outputs, labels = shapes.get(True, set()), shapes.get(False, set())
+        meet = self.n > 1 and ((column in outputs and flat in labels) or (flat in outputs and column in labels))
+        # Losses of torch broadcast within, but for those of class numbers.
+        if meet and getattr(func, "__module__", "") == F.__name__ and func not in _OF_CLASSES:
+            raise self._mixed(column in outputs)
+        result = func(*args, **(kwargs or {}))
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)] if meet else []
+        if any(leaf.shape[-2:] == (self.n, self.n) for leaf in made):
+            raise self._mixed(column in outputs)
         return result
+
+    def _mixed(self, columns: bool) -> InputError:
+        n = self.n
+        shapes = ([n, 1], [n]) if columns else ([n], [n, 1])
+        return InputError(
+            f"the loss {self.loss} pairs every row with every other: outputs {shapes[0]} meet labels {shapes[1]}, "
+            f"which torch broadcasts to {[n, n]}; pass y in the shape of the outputs, or reshape one in the loss"
+        )
 
 
 def _times(weights: Tensor, others: Tensor | None) -> Tensor:
