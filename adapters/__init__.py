@@ -20,7 +20,7 @@ def require_host(host: str, *, extra: str) -> None:
 
     Args:
         host: name of the module to import, for example ``"modAL"``.
-        extra: name of the adapter's module and of the extra that installs the host, for example ``"modal"``.
+        extra: name of the adapter's module, which is that of the extra too, but for hyphens; for example ``"modal"``.
     """
     try:
         import_module(host)
@@ -29,6 +29,6 @@ def require_host(host: str, *, extra: str) -> None:
             raise
         raise MissingHostError(
             f"prunefuse_al.adapters.{extra} needs {host}, which is not installed. "
-            f'Run: pip install "prunefuse_al[{extra}]"',
+            f'Run: pip install "prunefuse_al[{extra.replace("_", "-")}]"',  # with "_" older pips do not find it
             name=host,
         ) from error

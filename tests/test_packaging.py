@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import prunefuse_al
 
@@ -43,6 +44,26 @@ def test_skorch_and_modal_are_never_in_one_lump(setup_cfg):
     """Beside skorch >= 1 pip silently falls back to an older modAL."""
     for extra in setup_cfg["options.extras_require"].values():
         assert not ("skorch" in extra and "modAL" in extra)
+
+
+@pytest.mark.parametrize("extra", ["modal", "all"])
+def test_modal_does_not_take_a_newer_skorch_away(setup_cfg, extra):
+    """modAL-python 0.4.2.1 needs skorch 0.9.0 and no other, which pip would put in the place of a newer one."""
+    needs = [Requirement(line) for line in setup_cfg["options.extras_require"][extra].split()]
+    (modal,) = [need for need in needs if need.name == "modAL-python"]
+    assert [version for version in ("0.4.0", "0.4.1", "0.4.2.1", "0.4.3") if version in modal.specifier] == [
+        "0.4.1",
+        "0.4.3",
+    ]
+
+
+def test_every_pip_finds_every_extra_and_every_adapter_has_one(setup_cfg):
+    """pip before 23.3 compares names as they stand, and a build writes a hyphen for every underscore."""
+    extras = set(setup_cfg["options.extras_require"])
+    assert not [name for name in extras if "_" in name]
+    adapters = [re.findall(r'require_host\(.*extra="(\w+)"\)', path.read_text()) for path in ROOT.glob("adapters/*.py")]
+    asked = {name.replace("_", "-") for names in adapters for name in names}
+    assert {"modal", "skorch", "small-text"} <= asked <= extras
 
 
 def test_the_symlink_is_relative_and_committed():

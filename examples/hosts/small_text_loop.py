@@ -4,7 +4,7 @@
     python examples/hosts/small_text_loop.py --root data  # SpamAssassin's mails, if they are in there
     python examples/hosts/small_text_loop.py --before  # the loop as it was, with the dense network
 
-Needs small-text and transformers: pip install "prunefuse_al[small_text]". The network is a small DistilBERT with
+Needs small-text and transformers: pip install "prunefuse_al[small-text]". The network is a small DistilBERT with
 random weights, so that nothing is downloaded; a model `from_pretrained` goes in the same place. Since small-text's own
 factory can only load one from disk, --before trains this same network, not pruned, with small-text's own strategy.
 """

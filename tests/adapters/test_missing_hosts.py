@@ -33,6 +33,6 @@ def test_every_adapter_names_its_host_and_its_extra(tmp_path):
     )
     assert done.stdout.splitlines() == [
         f"MissingHostError prunefuse_al.adapters.{adapter} needs {HOSTS[adapter]}, which is not installed. "
-        f'Run: pip install "prunefuse_al[{adapter}]"'
+        f'Run: pip install "prunefuse_al[{adapter.replace("_", "-")}]"'
         for adapter in sorted(HOSTS)
     ], done.stderr
