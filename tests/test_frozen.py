@@ -341,7 +341,6 @@ def test_a_frozen_trained_body_comes_out_as_training_the_rest_of_the_dense_netwo
         chosen = PrunedProxySelector(network, 0.5, trainer=own, cross=cross, random_state=0).fit(*labelled)
         found[cross] = accuracy(chosen.fit_target(), *held_out)
     reached, proxy = accuracy(alone, *held_out), accuracy(chosen.model, *held_out)
-    print(what, reached, proxy, found)
     assert what == "norms" or reached > proxy + 0.03  # the thin body has lost something: the target might have, too
     assert found["preserve"] > reached - 0.03
     assert found["preserve"] > found["copy"] - 0.02
