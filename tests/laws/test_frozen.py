@@ -24,7 +24,7 @@ from .test_laws import assert_same, outputs, trained, values
 pytestmark = pytest.mark.filterwarnings(
     "ignore::prunefuse_al.errors.NoEffectWarning", "ignore::prunefuse_al.errors.FallbackWarning"
 )
-law = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+law = settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 crosses = st.sampled_from(["preserve", "copy", 0.5, 0.0, -1.0])
 shares = st.sampled_from([0.1, 0.5, 0.9, 1.0])
 
@@ -111,7 +111,7 @@ def test_preserving_is_what_the_report_says_or_it_is_warned_of(
         assert len(said) == 1 or spec.norm == "group"  # there, unevenly thinned, nothing needs to be frozen for it
 
 
-@settings(law, max_examples=10)
+@settings(law, max_examples=6)
 @given(specs, ratios)
 def test_freezing_nothing_changes_nothing(spec: Spec, ratio: float) -> None:
     """A network in eval mode as a whole is frozen in no part of it, whether or not it is in train mode again."""
