@@ -168,11 +168,14 @@ class SelectorFile:
 
         Raises:
             CheckpointError: they are damaged.
+            OSError: they cannot be read, or not into this memory.
         """
         try:
             with safe_open(self.path, framework="pt") as file:
                 found = {name: file.get_tensor(name) for name in _order(self.forms)}
         except (SafetensorError, ValueError, RuntimeError) as error:
+            if os.strerror(errno.ENOMEM) in str(error):  # torch maps the file
+                raise OSError(errno.ENOMEM, f"{self.where}: no memory for its tensors", self.path) from error
             raise _unreadable(self.where, str(error)) from error
         digest = _digest_before(found) if self.version == 1 else _content_of(found)
         if digest != self.content or forms_of(found) != self.forms:

@@ -393,6 +393,15 @@ def test_a_header_that_is_none_is_refused(start: bytes, words: str, tmp_path: Pa
     refused(tmp_path / "s", network(), words)
 
 
+def test_a_file_that_memory_does_not_hold_is_not_called_damaged(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise RuntimeError("unable to mmap 40 bytes from file: Cannot allocate memory (12)")
+
+    monkeypatch.setattr(checkpoint, "safe_open", full)
+    with pytest.raises(OSError, match="no memory for its tensors"):
+        PrunedProxySelector.load(saved / "plain", network())
+
+
 def test_a_file_names_no_module_to_import(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "prunefuse_al.adapters.modal"
     monkeypatch.delitem(sys.modules, name, raising=False)
@@ -437,6 +446,14 @@ def test_bytes_are_a_path(saved: Path, tmp_path: Path) -> None:
 def test_options_given_to_load_are_checked_as_the_callers(options: Any, kind: Any, words: str, saved: Path) -> None:
     with pytest.raises(kind, match=words):
         PrunedProxySelector.load(saved / "plain", network(), **options)
+
+
+def test_what_is_asked_for_is_checked_as_the_callers_too(tmp_path: Path) -> None:
+    PrunedProxySelector(network(), lambda n: 0.5, random_state=0).save(tmp_path / "s")
+    with pytest.raises(CheckpointError, match=r"JSON could not hold pruning_ratio; pass pruning_ratio=\.\.\."):
+        PrunedProxySelector.load(tmp_path / "s", network())
+    with pytest.raises(InputError, match=r"^pruning_ratio=7"):
+        PrunedProxySelector.load(tmp_path / "s", network(), pruning_ratio=7)
 
 
 def test_an_option_that_is_given_is_not_read_from_the_file(saved: Path, tmp_path: Path) -> None:

@@ -61,7 +61,6 @@ class Saved:
     Attributes:
         where: the call, for messages.
         options: of the constructor, as far as they are in the file and were not given.
-        missing: names of those that were not in the file.
         entropy: what its seeds derive from.
         state: where it was.
         ledger: its costs.
@@ -70,7 +69,6 @@ class Saved:
 
     where: str
     options: dict[str, Any]
-    missing: frozenset[str]
     entropy: int
     state: State
     ledger: CostLedger
@@ -85,7 +83,7 @@ class Saved:
         try:
             return make(**{**self.options, **given})
         except _DAMAGE as error:
-            if given.keys() - self.missing and self._stands(make, given):
+            if given and self._stands(make):
                 raise
             raise CheckpointError(f"{self.where}: its options are not those of a selector: {error}") from error
 
@@ -97,10 +95,10 @@ class Saved:
                 "was saved with"
             )
 
-    def _stands(self, make: Callable[..., Any], given: Mapping[str, Any]) -> bool:
+    def _stands(self, make: Callable[..., Any]) -> bool:
         """Tell whether the file's own options are fit for a constructor."""
         try:
-            make(**self.options, **{name: value for name, value in given.items() if name in self.missing})
+            make(**self.options)
         except _DAMAGE:
             return False
         return True
@@ -124,8 +122,9 @@ def load_selector(
 ) -> Saved:
     """Read a selector's file for a network of the same architecture; nothing is changed if any part does not fit."""
     other = None if given.get("proxy") is None else check_model(given["proxy"])
-    dense = copied(check_model(model))
+    check_model(model)
     file = opened(path)
+    dense = copied(model)
     with _damage(file.where):
         config = file.config
         _check_shape(file)
@@ -140,7 +139,6 @@ def load_selector(
         return Saved(
             file.where,
             {name: decode(v) for name, v in config["options"].items() if name not in given and name not in WRITES},
-            frozenset(config["missing"]),
             config["entropy"],
             _state(tensors, config, dense, other),
             _ledger(tensors, config["costs"]),
