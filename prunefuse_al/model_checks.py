@@ -18,7 +18,7 @@ def check_model(model: object, name: str = "model") -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         kind = model.__name__ if isinstance(model, type) else type(model).__name__
-        hint = "pass an instance, not the class" if isinstance(model, type) else "wrap it in an nn.Module"
+        hint = "pass an instance, not the class" if isinstance(model, type) else "pass one, or wrap it in an nn.Module"
         raise UnsupportedModelError(
             f"{name}={checks.shown(model)}: the network must be a torch.nn.Module, found {kind}: {hint}"
         )

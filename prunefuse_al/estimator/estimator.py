@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from torch import Tensor, nn
 
+from .. import checks
 from ..arrays import as_weights
 from ..costs import CostLedger
 from ..data import as_dataset
@@ -193,6 +194,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: Any, return_embeddings: bool = False) -> Any:
         """Return class probabilities, float64 [n c], rows sum to 1, columns as `classes_`; with embeddings if asked."""
+        return_embeddings = checks.flag("return_embeddings", return_embeddings)
         needs = LOGITS | {"features"} if return_embeddings else LOGITS
         signals = self._signals(X, needs, "predict_proba")
         proba: Float64s = probabilities(signals)
@@ -226,6 +228,8 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
             int64 [k], best first, indices into `X_pool`.
         """
         selector = self._fitted("query")
+        n_instances = checks.whole("n_instances", n_instances, what="a whole number of samples")
+        return_scores = checks.flag("return_scores", return_scores)
         data = read(self, X_pool)
         rng = None if random_state is None else call_rng(random_state, selector.round, len(as_dataset(data)))
         picked = selector.select(data, n_instances, candidates, scorer=scorer, rng=rng)

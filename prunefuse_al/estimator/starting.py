@@ -9,7 +9,7 @@ from torch import nn
 from .. import checks
 from ..errors import InputError
 from ..rng import isolated_rng
-from ..selector.options import check_trainer, entropy_of
+from ..selector.options import check_trainer, check_warm, entropy_of
 from ..selector.selector import PrunedProxySelector
 from ..training.trainer import TorchTrainer
 from ..types import Trainer
@@ -45,6 +45,7 @@ def start(estimator: Any, data: Any, labels: Any, weights: Any, classes: Any) ->
     previous: PrunedProxySelector | None = getattr(estimator, "selector_", None)
     trainer: Trainer = _default_trainer(given) if estimator.trainer is None else estimator.trainer
     check_trainer("trainer", trainer)
+    check_warm(estimator.warm_start, trainer)
     if given is not None and not isinstance(given, nn.Module):
         checks.function("module", given, "a network, a function (input_shape, n_classes) -> network, or None")
     entropy = entropy_of(estimator.random_state)

@@ -71,7 +71,7 @@ class Options:
             raise InputError("recalibration_data= was given with recalibrate=False; give one of the two")
         if self.progressive is not None:
             self._check_progressive(self.progressive)
-        check_warm(self.warm_start, self.trainer)
+        checks.settle(self, warm_start=check_warm(self.warm_start, self.trainer))
         check_storage(self.features_dtype, self.features_path)
         teaches = self.target_trainer or self.trainer
         if self.distillation is not None and not hasattr(teaches, "distillation"):

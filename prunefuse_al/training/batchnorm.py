@@ -119,7 +119,7 @@ def fold_batchnorm(model: nn.Module, example: Any) -> nn.Module | None:
         The copy, in eval mode; or None where nothing can be folded, the network cannot be traced, or the copy's outputs
         for `example` differ by more than rounding.
     """
-    whole = copy.deepcopy(model).eval()
+    whole = copy.deepcopy(check_model(model)).eval()
     try:
         folded = fx.symbolic_trace(whole)
     except Exception:  # a tracer stops at anything: data-dependent control flow, foreign types, custom errors
