@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import checks
 from .types import Signals
 
 _C, _D, _T, _M = 5, 6, 3, 9
@@ -31,7 +32,15 @@ def example_signals(
     """Return random signals with exactly the fields in `needs`, for `n` candidates with scattered indices.
 
     `outputs` is what the logits are said to be: "softmax" or "sigmoid", see `Signals`; the numbers are the same.
+
+    Raises:
+        InputError: there is no such field, or a number is not whole or out of range.
     """
+    what = f"a set of names among {sorted(FIELDS)}"
+    if not isinstance(needs, Set) or not needs <= FIELDS:
+        raise checks.refused("needs", needs, what)
+    n, classes = checks.whole("n", n, least=0), checks.whole("classes", classes, least=1)
+    checks.instance("dtype", dtype, torch.dtype, "a torch.dtype, such as torch.float32")
     rng = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:

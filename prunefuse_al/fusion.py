@@ -71,7 +71,7 @@ def fuse(model: nn.Module, proxy: Fusible, *, cross: str | float = "preserve") -
     """
     factor = check_cross(cross)
     check_model(model)
-    if not isinstance(getattr(proxy, "channel_map", None), ChannelMap) or not hasattr(proxy, "module"):
+    if not isinstance(getattr(proxy, "channel_map", None), ChannelMap) or not isinstance(proxy.module, nn.Module):
         raise checks.refused("proxy", proxy, "the Proxy that prune(model, ...) returned, whole: not its .module")
     names = named_tensors(model).keys() ^ proxy.channel_map.tensors.keys()
     if names:

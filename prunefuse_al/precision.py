@@ -30,6 +30,16 @@ def check_device(name: str, device: Any) -> Any:
     return device
 
 
+def check_accelerator(name: str, accelerator: Any) -> Any:
+    """Return what processes are to be used by, or raise `InputError` unless it is an accelerator, or None."""
+    used = ("device", "num_processes", "process_index")
+    if accelerator is None:
+        return None
+    if isinstance(accelerator, type) or not all(hasattr(accelerator, attribute) for attribute in used):
+        raise checks.refused(name, accelerator, "an accelerate.Accelerator(), or None")
+    return accelerator
+
+
 def check_precision(name: str, precision: Any) -> str:
     """Return the name of a number format, or raise `InputError`."""
     if not isinstance(precision, str) or precision not in PRECISIONS:

@@ -23,7 +23,7 @@ from .items import Collate
 from .loading import Batch, BatchLoader, check_reading
 from .model_checks import check_model
 from .outputs import Outputs, seen_by_scorers
-from .precision import resolve_device, resolve_precision
+from .precision import check_accelerator, resolve_device, resolve_precision
 from .rng import isolated_rng
 from .storage import RowStore, check_storage
 from .types import Signals as Signals
@@ -90,6 +90,7 @@ def collect(
     seed = checks.whole("seed", seed, least=0, most=2**64 - 1)
     channels_last, progress = checks.flag("channels_last", channels_last), checks.flag("progress", progress)
     check_storage(features_dtype, features_path)
+    check_accelerator("accelerator", accelerator)
     data = to_dataset(dataset)
     if features_path is not None and accelerator is not None and accelerator.num_processes > 1:
         raise InputError(

@@ -15,6 +15,7 @@ from ..forward import as_inputs
 from ..model_checks import check_model
 from ..pruning import prune
 from ..pruning.example import as_arguments, with_rows
+from ..scorers import get_scorer
 from ..selector.options import check_trainer
 from ..training import TorchTrainer
 from ..types import Scorer, Trainer
@@ -96,6 +97,7 @@ def advise(
     check_pruning(pruning)
     chosen: Any = TorchTrainer(EPOCHS, 128, progress=False) if trainer is None else trainer
     check_trainer("advise: trainer", chosen)
+    get_scorer(scorer)
     loop = resolved(plan, chosen)
     ranked_by, data = sample(labelled, scorer, wanted)
     ledger, arguments = CostLedger(), as_arguments(example_inputs, model)

@@ -111,6 +111,7 @@ class LoopPlan:
             network: ``"proxy"``, ``"svp"`` (whose last training is left out: nothing is fused), ``"sync"`` (the dense
                 network at all syncs), ``"target"`` (on all labels, by a sync or not), or ``"dense"`` (the dense loop).
         """
+        checks.one_of("network", network, ("proxy", "svp", "sync", "target", "dense"))
         epochs = EPOCHS if self.epochs is None else self.epochs
         target = epochs if self.target_epochs is None else self.target_epochs
         dense = epochs if self.dense_epochs is None else self.dense_epochs

@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from torch import Tensor, nn
 
+from .. import checks
 from ..arrays import as_weights
 from ..copying import copied
 from ..costs import CostLedger
@@ -205,6 +206,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
 
         Rows sum to 1; of several labels a row each column is a probability of its own.
         """
+        return_embeddings = checks.flag("return_embeddings", return_embeddings)
         needs = LOGITS | {"features"} if return_embeddings else LOGITS
         signals = self._signals(X, needs, "predict_proba")
         proba: Float64s = probabilities(signals)
@@ -237,6 +239,8 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         Returns:
             int64 [k], best first, indices into `X_pool`.
         """
+        n_instances = checks.whole("n_instances", n_instances, what="a whole number of samples")
+        return_scores = checks.flag("return_scores", return_scores)
         with alone():
             selector = self._fitted("query")
             data = read(self, X_pool)

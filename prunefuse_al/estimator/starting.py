@@ -10,7 +10,7 @@ from .. import checks
 from ..errors import InputError
 from ..outputs import SIGMOID, of_trainer
 from ..rng import isolated_rng
-from ..selector.options import check_trainer, entropy_of
+from ..selector.options import check_trainer, check_warm, entropy_of
 from ..selector.selector import PrunedProxySelector
 from ..training.trainer import TorchTrainer
 from ..types import Trainer
@@ -47,6 +47,7 @@ def start(estimator: Any, data: Any, labels: Any, weights: Any, classes: Any) ->
     several = labels.ndim == 2
     trainer: Trainer = _default_trainer(given, several) if estimator.trainer is None else estimator.trainer
     check_trainer("trainer", trainer)
+    check_warm(estimator.warm_start, trainer)
     if given is not None and not isinstance(given, nn.Module):
         checks.function("module", given, "a network, a function (input_shape, n_classes) -> network, or None")
     independent = _reads_independent(trainer)

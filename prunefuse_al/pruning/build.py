@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from .. import checks
 from ..channel_map import ChannelMap, named_tensors
 from ..copying import copied
 from ..errors import FusionError
+from ..model_checks import check_model
 from .plan import Structure
 
 # Attributes of a user's own modules that may hold a width or a number of heads, and look-alikes that never do.
@@ -38,7 +40,11 @@ def rebuild(model: nn.Module, channel_map: ChannelMap) -> nn.Module:
 
     Raises:
         FusionError: the map was made for another architecture.
+        InputError: `channel_map` is no such map.
+        UnsupportedModelError: `model` is no network.
     """
+    check_model(model)
+    checks.instance("channel_map", channel_map, ChannelMap, "the channel_map of a Proxy that prune(...) returned")
     tensors = named_tensors(model)
     if tensors.keys() != channel_map.tensors.keys():
         raise FusionError(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import checks
 from ..copying import copied
 from ..data import as_dataset, has_labels
 from ..errors import InputError, NonFiniteError
@@ -45,6 +46,7 @@ class _OnData:
     loss: Loss | None = None
 
     def __post_init__(self) -> None:
+        checks.maybe(checks.function, "loss", self.loss, "a function (logits, labels) -> scalar or [n]")
         self.data()
 
     def data(self) -> Any:

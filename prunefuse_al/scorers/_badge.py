@@ -13,8 +13,8 @@ from ..errors import InputError
 from ..types import RngLike, Selection, Signals, as_rng
 from ._distances import frame_scale, row_sums, working_dtype
 from ._features import check_features, read_features
-from ._given import given_logits
-from ._select import check_k, read_logits
+from ._given import given_features, given_logits
+from ._select import check_k_of, read_logits
 from ._uncertainty import _relative
 
 _NUMBERS = 1 << 18
@@ -49,6 +49,7 @@ def badge(logits: Tensor, features: Tensor, k: int, *, rng: RngLike = None) -> T
         tensor([2])
     """
     logits = given_logits("badge", logits)
+    features = given_features("badge", features, rows=len(logits))
     return _badge("badge", Signals(torch.arange(len(logits)), logits, features), k, rng)
 
 
@@ -60,11 +61,12 @@ class Badge:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return k candidates in the order drawn with `rng`, without scores."""
-        return Selection(signals.indices.cpu()[_badge("Badge", signals, k, rng)])
+        picked = _badge("Badge", signals, k, rng)
+        return Selection(signals.indices.cpu()[picked])
 
 
 def _badge(name: str, signals: Signals, k: int, rng: RngLike) -> Tensor:
-    k = check_k(name, k, len(signals))
+    k = check_k_of(name, k, signals)
     return by_gradients(name, signals, read_logits(name, signals), _residuals, k, rng)
 
 

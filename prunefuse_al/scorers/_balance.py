@@ -17,7 +17,7 @@ from ._asked import picks_of, scores_of
 from ._combine import logits_read, one_rng, part_of
 from ._dynamics import dynamics_of
 from ._given import given_column, given_labels
-from ._select import check_finite, check_k, read_labels, rows_of, select_top
+from ._select import check_finite, check_k_of, read_labels, rows_of, select_top
 
 
 def class_budgets(sizes: Tensor, k: int, *, rng: RngLike = None) -> Tensor:
@@ -99,7 +99,7 @@ class ClassBalanced(_ByLabel):
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the picks of each class in turn, without scores."""
-        k = check_k("ClassBalanced", k, len(signals))
+        k = check_k_of("ClassBalanced", k, signals)
         if isinstance(self.scorer, PointScorer):
             return self.select_scored(scores_of(self.scorer, signals), signals, k, rng=rng)
 
@@ -191,7 +191,7 @@ class ClassStandardised(_ByLabel):
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first, with standardised scores; `rng` breaks ties (None: the lower row first)."""
-        check_k("ClassStandardised", k, len(signals))
+        check_k_of("ClassStandardised", k, signals)
         return self.select_scored(scores_of(self.scorer, signals), signals, k, rng=rng)
 
     def select_scored(self, scores: Tensor, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..types import RngLike, Selection, Signals
 from ._given import given_passes
-from ._select import FEW, check_k, in_blocks, read_mc_logits, select_top, single
+from ._select import FEW, check_k_of, in_blocks, read_mc_logits, select_top, single
 
 
 def bald(mc_logits: Tensor) -> Tensor:
@@ -66,5 +66,5 @@ class BALD:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k("BALD", k, len(signals))
+        check_k_of("BALD", k, signals)
         return select_top("BALD", self.score(signals), signals, k, rng)

@@ -19,7 +19,7 @@ from .. import checks
 from ..types import RngLike, Selection, Signals, as_rng
 from ._bald import bald
 from ._given import given_passes
-from ._select import check_finite, check_k, read_mc_logits, single, top_k
+from ._select import check_finite, check_k, check_k_of, read_mc_logits, single, top_k
 
 _TIE = 1e-10
 """Nats; gains closer than this differ by rounding only."""
@@ -219,6 +219,6 @@ class BatchBALD:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return k candidates in the order in which they were picked, without scores."""
-        k = check_k("BatchBALD", k, len(signals))
+        k = check_k_of("BatchBALD", k, signals)
         positions = batchbald(read_mc_logits("BatchBALD", signals), k, outcomes=self.outcomes, rng=rng)
         return Selection(signals.indices.cpu()[positions])

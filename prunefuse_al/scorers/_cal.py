@@ -14,7 +14,7 @@ from ..types import RngLike, Selection, Signals
 from ._features import check_features, check_labelled_features, given_labelled, read_features
 from ._given import given_features, given_logits
 from ._neighbours import check_neighbours, search_in
-from ._select import check_finite, check_k, read_logits, select_top
+from ._select import check_finite, check_k_of, read_logits, select_top
 
 _ASKED = 1 << 14
 """Rows whose neighbours are sought at once: a whole number of the parts in which scikit-learn does it."""
@@ -92,7 +92,7 @@ class CAL:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k("CAL", k, len(signals))
+        check_k_of("CAL", k, signals)
         return select_top("CAL", self.score(signals), signals, k, rng)
 
 

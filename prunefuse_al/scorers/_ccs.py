@@ -15,7 +15,7 @@ from ..types import PointScorer, RngLike, Selection, Signals, as_rng
 from ._asked import scores_of
 from ._dynamics import dynamics_of
 from ._given import given_column
-from ._select import check_finite, check_k, top_k
+from ._select import check_finite, check_k, check_k_of, top_k
 
 
 def ccs(
@@ -170,7 +170,7 @@ class CCS:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return k samples, hardest first, with their difficulties; `rng` draws them."""
-        k = check_k("CCS", k, len(signals))
+        k = check_k_of("CCS", k, signals)
         values = read_difficulty(difficulty_scorer(self.difficulty), signals)  # [n]
         picked = ccs(values, k, mislabelled=self.mislabelled, strata=self.strata, rng=rng)
         return Selection(signals.indices.cpu()[picked], values[picked])

@@ -20,7 +20,7 @@ from .. import checks
 from ..types import RngLike, Scorer, Selection, Signals, as_rng
 from ._asked import picks_of
 from ._dynamics import dynamics_of
-from ._select import check_k, rows_of
+from ._select import check_k_of, rows_of
 
 Pick = Callable[[Scorer, Tensor, int, RngLike], Selection]
 """(scorer, indices int64 [m], k, rng) -> what it picks of them."""
@@ -111,7 +111,7 @@ class TwoStage:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the second scorer's picks among the first's; `rng` is used by the first, then by the second."""
-        k = check_k("TwoStage", k, len(signals))
+        k = check_k_of("TwoStage", k, signals)
         return self.compose(partial(_pick_from, signals), signals.indices, k, rng)
 
     def compose(self, pick: Pick, indices: Tensor, k: int, rng: RngLike) -> Selection:
@@ -166,7 +166,7 @@ class Mixture:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the first scorer's picks, then the second's, without scores: theirs are on different scales."""
-        k = check_k("Mixture", k, len(signals))
+        k = check_k_of("Mixture", k, signals)
         return self.compose(partial(_pick_from, signals), signals.indices, k, rng)
 
     def compose(self, pick: Pick, indices: Tensor, k: int, rng: RngLike) -> Selection:

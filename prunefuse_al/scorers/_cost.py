@@ -16,7 +16,7 @@ from ._asked import scores_of
 from ._combine import logits_read, part_of
 from ._dynamics import dynamics_of
 from ._given import given_column
-from ._select import check_k, select_top
+from ._select import check_k_of, check_signals, select_top
 
 _SHOWN = 1000  # costs that a repr spells out
 
@@ -102,7 +102,7 @@ class CostAware:
 
     def score(self, signals: Signals) -> Tensor:
         """Return float [n]; higher means label it sooner."""
-        indices = signals.indices.cpu()
+        indices = check_signals("CostAware", signals).indices.cpu()
         outside = indices[(indices >= len(self.costs)) | (indices < 0)]
         if len(outside):
             raise InputError(
@@ -113,7 +113,7 @@ class CostAware:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k("CostAware", k, len(signals))
+        check_k_of("CostAware", k, signals)
         return select_top("CostAware", self.score(signals), signals, k, rng)
 
     def __eq__(self, other: object) -> bool:

@@ -18,7 +18,7 @@ from ._dynamics import dynamics_of
 from ._features import check_features, read_features
 from ._given import given_features, given_labels
 from ._neighbours import check_neighbours, knn
-from ._select import check_k, read_labels
+from ._select import check_k, check_k_of, read_labels
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 _LEAST = 1e-7  # a difficulty of zero still passes something on
@@ -178,7 +178,7 @@ class D2:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return k samples as `d2` orders them, with their difficulties; `rng` breaks ties."""
-        k = check_k("D2", k, len(signals))
+        k = check_k_of("D2", k, signals)
         values = read_difficulty(difficulty_scorer(self.difficulty), signals)  # [n]
         features, labels = read_features("D2", signals), read_labels("D2", signals)
         check_features("D2", features, signals.indices)

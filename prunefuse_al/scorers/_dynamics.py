@@ -18,7 +18,7 @@ from .. import checks
 from ..errors import InputError
 from ..types import RngLike, Selection, Signals
 from ._given import given_column, given_labels, given_passes
-from ._select import check_k, in_blocks, read_dynamics, select_top
+from ._select import check_k_of, in_blocks, read_dynamics, select_top
 
 DYNAMICS = frozenset({"aum", "correct", "el2n", "forgetting", "grand", "moso"})
 """Names of what is kept about each sample: `correct` is the share of right answers, the others as the functions."""
@@ -295,5 +295,5 @@ def dynamics_of(*scorers: Any) -> frozenset[str]:
 
 
 def _best(name: str, score: Callable[[Signals], Tensor], signals: Signals, k: int, rng: RngLike) -> Selection:
-    check_k(name, k, len(signals))
+    check_k_of(name, k, signals)
     return select_top(name, score(signals), signals, k, rng)

@@ -12,7 +12,7 @@ from ..types import RngLike, Selection, Signals, as_rng
 from ._distances import Frame, working_dtype
 from ._features import check_features, check_labelled_features, given_labelled, labelled_rows, read_features
 from ._given import given_features
-from ._select import check_k
+from ._select import check_k, check_k_of
 from ._traversal import Centres, Traversal
 
 
@@ -63,7 +63,7 @@ class KCenter:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return k candidates in the order picked, without scores; `rng` breaks ties (None: the lower row first)."""
-        k = check_k("KCenter", k, len(signals))
+        k = check_k_of("KCenter", k, signals)
         features = read_features("KCenter", signals)
         given = given_labelled("KCenter", signals.labelled_features, features)
         largest = max(check_features("KCenter", features, signals.indices), check_labelled_features("KCenter", given))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..types import RngLike, Selection, Signals
 from ._features import check_features, read_features
 from ._given import given_features, given_labels
-from ._select import check_k, read_labels
+from ._select import check_k, check_k_of, read_labels
 
 Floats = np.ndarray[Any, Any]
 _ROWS = 512  # converted to double precision at once, few enough to stay in the cache
@@ -123,7 +123,7 @@ class Moderate:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k samples nearest to the middle rank, without scores; ties go to the lower row."""
-        k = check_k("Moderate", k, len(signals))
+        k = check_k_of("Moderate", k, signals)
         features, labels = read_features("Moderate", signals), read_labels("Moderate", signals)
         check_features("Moderate", features, signals.indices)
         return Selection(signals.indices.cpu()[_moderate(features, labels, k)])

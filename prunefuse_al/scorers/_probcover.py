@@ -16,7 +16,7 @@ from ._distances import Frame, Rows, lower_bounds, lower_minima, squared_distanc
 from ._features import check_features, check_labelled_features, given_labelled, labelled_rows, read_features
 from ._given import given_features, given_labels
 from ._neighbours import check_clusterer, cluster
-from ._select import check_k, read_logits
+from ._select import check_k, check_k_of, read_logits
 
 _BLOCK, _CHUNK = 1 << 12, 1 << 10
 _PAIRS = 1 << 16
@@ -135,7 +135,7 @@ class ProbCover:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return k candidates in the order picked, without scores."""
-        k = check_k("ProbCover", k, len(signals))
+        k = check_k_of("ProbCover", k, signals)
         features = read_features("ProbCover", signals)
         check_features("ProbCover", features, signals.indices)
         classes = read_logits("ProbCover", signals).shape[1] if "logits" in self.needs else self.classes or 1

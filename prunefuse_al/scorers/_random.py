@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from ..types import RngLike, Selection, Signals, as_rng
-from ._select import check_k
+from ._select import check_k_of
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,6 @@ class Random:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return k candidates in random order, without scores."""
-        k = check_k("Random", k, len(signals))
+        k = check_k_of("Random", k, signals)
         positions = as_rng(rng).choice(len(signals), size=k, replace=False)
         return Selection(signals.indices.cpu()[torch.from_numpy(positions)])

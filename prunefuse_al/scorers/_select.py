@@ -39,6 +39,16 @@ def check_k(name: str, k: SupportsIndex, n: int) -> int:
     return wanted
 
 
+def check_k_of(name: str, k: SupportsIndex, signals: Signals) -> int:
+    """Return `k` as an int; see `check_k`. The candidates are those of the signals, which are looked at as well."""
+    return check_k(name, k, len(check_signals(name, signals)))
+
+
+def check_signals(name: str, signals: Signals) -> Signals:
+    """Return what a scorer is given, or raise `InputError` unless it is `Signals`."""
+    return checks.instance(f"{name}: signals", signals, Signals, "Signals(indices, logits=...), of what `needs` names")
+
+
 def check_finite(name: str, what: str, values: Tensor, indices: Tensor) -> None:
     """Raise `NonFiniteError` naming the samples whose row of `values` [n ...] holds NaN or infinity."""
     # A sum is finite only if all terms are: nothing the size of `values` is made in the usual case.
@@ -139,7 +149,7 @@ def read_labels(name: str, signals: Signals) -> Tensor:
 
 def read_field(name: str, signals: Signals, field: str) -> Tensor:
     """Return a field of the signals, checked to be there."""
-    values: Tensor | None = getattr(signals, field)
+    values: Tensor | None = getattr(check_signals(name, signals), field)
     if values is None:
         raise InputError(f"{name} reads signals.{field}, but it is None; collect what scorer.needs names")
     return values
@@ -147,12 +157,13 @@ def read_field(name: str, signals: Signals, field: str) -> Tensor:
 
 def read_dynamics(name: str, signals: Signals, key: str) -> Tensor:
     """Return `signals.dynamics[key]`, float [n] in at least single precision, checked: present, finite."""
-    if signals.dynamics is None:
+    dynamics = check_signals(name, signals).dynamics
+    if dynamics is None:
         raise InputError(f"{name} reads signals.dynamics[{key!r}], but dynamics is None; record them while training")
-    if key not in signals.dynamics:
-        known = ", ".join(sorted(signals.dynamics)) or "nothing"
+    if key not in dynamics:
+        known = ", ".join(sorted(dynamics)) or "nothing"
         raise InputError(f"{name} reads signals.dynamics[{key!r}], but what was recorded is: {known}")
-    values = given_column(name, f"dynamics[{key!r}]", signals.dynamics[key], rows=len(signals))
+    values = given_column(name, f"dynamics[{key!r}]", dynamics[key], rows=len(signals))
     check_finite(name, f"dynamics[{key!r}]", values, signals.indices)
     return values if values.dtype == torch.float64 else values.float()
 
@@ -239,7 +250,7 @@ def _descending(values: Floats, ties: Integers) -> Integers:
 
 def select_top(name: str, scores: Tensor, signals: Signals, k: SupportsIndex, rng: RngLike) -> Selection:
     """Return the `k` highest of `scores` [n] as a `Selection` of the candidates' own indices."""
-    k = check_k(name, k, len(signals))
+    k = check_k_of(name, k, signals)
     positions = top_k(scores, k, rng=rng)  # [k]
     indices = signals.indices.cpu()[positions]
     return Selection(indices, scores.detach().cpu()[positions])

@@ -16,7 +16,7 @@ from ._distances import squared_distances
 from ._features import check_features, check_labelled_features, given_labelled, labelled_rows, read_features
 from ._given import given_features
 from ._neighbours import check_clusterer, check_neighbours, cluster, nearest
-from ._select import check_k
+from ._select import check_k, check_k_of
 
 _BLOCK = 1 << 12
 
@@ -86,7 +86,7 @@ class TypiClust:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return k candidates in the order picked, without scores."""
-        k = check_k("TypiClust", k, len(signals))
+        k = check_k_of("TypiClust", k, signals)
         features = read_features("TypiClust", signals)
         check_features("TypiClust", features, signals.indices)
         known = torch.empty(0, dtype=torch.int64)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..types import RngLike, Selection, Signals
 from ._given import given_logits
-from ._select import FEW, check_k, in_blocks, read_logits, select_top, single, unless_finite
+from ._select import FEW, check_k_of, in_blocks, read_logits, select_top, single, unless_finite
 
 Formula = Callable[[Tensor, int, Tensor, Tensor], Tensor]
 
@@ -154,7 +154,7 @@ class LeastConfidence:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k("LeastConfidence", k, len(signals))
+        check_k_of("LeastConfidence", k, signals)
         return select_top("LeastConfidence", self.score(signals), signals, k, rng)
 
 
@@ -170,7 +170,7 @@ class Margin:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k("Margin", k, len(signals))
+        check_k_of("Margin", k, signals)
         return select_top("Margin", self.score(signals), signals, k, rng)
 
 
@@ -186,5 +186,5 @@ class Entropy:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k("Entropy", k, len(signals))
+        check_k_of("Entropy", k, signals)
         return select_top("Entropy", self.score(signals), signals, k, rng)

@@ -73,7 +73,7 @@ class Options:
         self._check_outputs(of_trainer(self.trainer), of_trainer(self.target_trainer))
         if self.progressive is not None:
             self._check_progressive(self.progressive)
-        check_warm(self.warm_start, self.trainer)
+        checks.settle(self, warm_start=check_warm(self.warm_start, self.trainer))
         check_storage(self.features_dtype, self.features_path)
         teaches = self.target_trainer or self.trainer
         if self.distillation is not None and not hasattr(teaches, "distillation"):

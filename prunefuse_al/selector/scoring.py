@@ -63,12 +63,15 @@ def candidate_rows(candidates: Any, n: int) -> Tensor:
     rows = found.numpy()
     if rows.dtype.kind == "b":
         if len(rows) != n:
-            raise InputError(f"candidates is a mask of length {len(rows):,}, but the pool has {n:,} rows")
+            raise InputError(
+                f"candidates is a mask of length {len(rows):,}, but the pool has {n:,} rows; pass {needed}"
+            )
         return torch.from_numpy(np.flatnonzero(rows))
     outside = rows[(rows < 0) | (rows >= n)]
     if len(outside):
         raise InputError(
-            f"candidates holds row {outside[0]}, but the pool has rows 0 to {n - 1:,} ({len(outside):,} outside)"
+            f"candidates holds row {outside[0]}, but the pool has rows 0 to {n - 1:,} ({len(outside):,} outside); pass "
+            "rows of this pool"
         )
     if len(np.unique(rows)) < len(rows):
         raise InputError(f"candidates holds {len(rows) - len(np.unique(rows)):,} repeated rows; name each one once")

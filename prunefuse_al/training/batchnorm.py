@@ -135,6 +135,7 @@ def fold_batchnorm(model: nn.Module, example: Any) -> nn.Module | None:
         The copy, in eval mode; or None where nothing can be folded, the network decides by what it computes (rounding
         could change its mind), or the copy's outputs for `example` differ by more than rounding.
     """
+    check_model(model)
     whole, layers = stand_in(model).eval(), dict(model.named_modules())
     instead: dict[int, Any] = {}
     for before, after in _pairs(whole, example):

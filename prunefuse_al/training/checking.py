@@ -12,7 +12,7 @@ import torch
 from .. import checks
 from ..errors import InputError
 from ..outputs import STATED
-from ..precision import check_device, check_precision
+from ..precision import check_accelerator, check_device, check_precision
 from .distillation import Distillation
 from .losses import check_loss
 from .schedules import check_optimizer, check_scheduler
@@ -66,13 +66,6 @@ def _compile(name: str, value: Any) -> bool | dict[str, Any]:
     return dict(value)
 
 
-def _accelerator(name: str, value: Any) -> Any:
-    used = ("device", "num_processes", "process_index")
-    if value is None or (not isinstance(value, type) and all(hasattr(value, attribute) for attribute in used)):
-        return value
-    raise checks.refused(name, value, "an accelerate.Accelerator(), or None")
-
-
 _whole = partial(checks.whole, least=1)
 _rate = partial(checks.maybe, checks.number, least=0)
 _transform = partial(checks.maybe, checks.function, what="a function of a batch of inputs")
@@ -95,7 +88,7 @@ OPTIONS: dict[str, Check] = {
     "compile": _compile,
     "progress": checks.flag,
     "distillation": partial(checks.maybe, checks.instance, kind=Distillation, what="Distillation(...)"),
-    "accelerator": _accelerator,
+    "accelerator": check_accelerator,
     "lr_scale": partial(checks.number, above=0),
     "num_workers": partial(checks.whole, least=0),
     "grad_clip": partial(checks.maybe, checks.number, above=0, what="a largest norm above 0"),

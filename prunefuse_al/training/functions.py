@@ -15,6 +15,7 @@ from ..data import split_row
 from ..errors import InputError
 from ..forward import Transform
 from ..items import Collate
+from ..model_checks import check_model
 from ..outputs import STATED, of_trainer, seen_by_scorers
 from ..precision import home_device
 from ..rng import isolated_rng
@@ -97,6 +98,7 @@ class FunctionTrainer:
         Raises:
             InputError: a seed that is no whole number from 0.
         """
+        check_model(model)
         seed = checks.maybe(checks.whole, "seed", seed, least=0, most=2**64 - 1)
         home = home_device(model) or torch.device("cpu")
         offered = {"seed": seed, "teacher": teacher, "lr_scale": getattr(self, "lr_scale", 1.0)}
@@ -113,6 +115,7 @@ class FunctionTrainer:
         Raises:
             InputError: more than logits is asked of a function that gives logits, or it gives other rows.
         """
+        check_model(model)
         if self.infer_function is None:
             return self._collect(model, data, needs)
         with isolated_rng(0, home_device(model) or "cpu"):  # reading through a DataLoader draws a number already

@@ -123,7 +123,12 @@ class Recorder:
         return self._kept().times
 
     def begin(self, n: int, epochs: int) -> None:
-        """Start again, for a dataset of n rows; called by a trainer before its first epoch."""
+        """Start again, for a dataset of n rows; called by a trainer before its first epoch.
+
+        Raises:
+            InputError: numbers that are not whole, or below 1.
+        """
+        n, epochs = checks.whole("n", n, least=1), checks.whole("epochs", epochs, least=1)
         self._tally, self.snapshots = Tally(n), ()
         self._kept_epochs = _evenly(epochs, self._limit)
         self._batches: list[tuple[Tensor, Tensor]] = []

@@ -56,7 +56,8 @@ class EarlyStopping:
             min_delta=checks.number("min_delta", self.min_delta, least=0),
         )
         checks.one_of("monitor", self.monitor, ("loss", "accuracy", "train_loss"))
-        checks.maybe(lambda _, data: to_dataset(data), "validation_data", self.validation_data)  # refused at the door
+        if self.validation_data is not None:
+            to_dataset(self.validation_data)  # refused at the door
         if self.monitor == "train_loss" and self.validation_data is not None:
             raise InputError(
                 "monitor='train_loss' watches the training data, and validation_data= was given: leave it out, or "

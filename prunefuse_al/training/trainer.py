@@ -194,8 +194,9 @@ class TorchTrainer(BaseEstimator):
             UnsupportedModelError: see `model_checks.check_model`.
         """
         check_model(model)
-        if teacher is not None:
-            check_model(teacher)
+        checks.maybe(lambda name, network: check_model(network, name), "teacher", teacher)
+        checks.maybe(checks.function, "on_epoch", on_epoch, "a function of (epoch, optimizer)")
+        checks.maybe(checks.methods, "recorder", recorder, ("begin", "see", "end_epoch"), "a training.Recorder()")
         outcome = Run(self._plan(seed), model, to_dataset(data), teacher, on_epoch, recorder).go()
         return TrainingHistory(**{**vars(outcome), "epochs": tuple(outcome.epochs)})
 

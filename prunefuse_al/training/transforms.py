@@ -6,7 +6,7 @@ price of a Python loop. Random numbers come from torch's global generator, which
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import checks
 from ..errors import InputError
 
 
@@ -22,6 +23,11 @@ class Compose:
     """Applies transforms one after the other."""
 
     steps: tuple[Callable[[Any], Any], ...]
+
+    def __post_init__(self) -> None:
+        what = "functions of a batch, in the order in which they are applied"
+        steps = checks.instance("steps", self.steps, Sequence, what)
+        checks.settle(self, steps=tuple(checks.function("steps", step, what) for step in steps))
 
     def __call__(self, x: Any) -> Any:
         """Return the batch after all steps."""
@@ -39,6 +45,16 @@ class Normalize:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        what = "one finite number for each channel"
+        mean, std = (checks.array(name, getattr(self, name), what, floats=True) for name in ("mean", "std"))
+        for name, values in (("mean", mean), ("std", std)):
+            if values.ndim != 1 or values.shape != mean.shape or not bool(values.isfinite().all()):
+                raise checks.refused(name, getattr(self, name), what)
+        if not bool((std > 0).all()):
+            raise checks.refused("std", self.std, f"{what}, above 0")
+        checks.settle(self, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return floats [n c h w] for pictures [n c h w]."""
@@ -59,6 +75,10 @@ class RandomCropFlip:
     padding: int = 4
     flip: float = 0.5
 
+    def __post_init__(self) -> None:
+        flip = checks.number("flip", self.flip, least=0, most=1, what="a probability, 0 to 1")
+        checks.settle(self, padding=checks.whole("padding", self.padding, least=0), flip=flip)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return pictures [n c h w] of the same shape and dtype."""
         n, _, h, w = x.shape
@@ -77,6 +97,9 @@ class PerSample:
     """Applies a transform to each picture apart, so that each has its own random draw; see `per_sample`."""
 
     transform: Callable[[Tensor], Tensor]
+
+    def __post_init__(self) -> None:
+        checks.function("transform", self.transform, "a function of one picture")
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the stack of the transformed rows of x."""
