@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..errors import BudgetError, InputError
 from ..types import PointScorer, RngLike, Selection, Signals, as_rng
-from ._combine import logits_read, one_rng, part_of
+from ._combine import one_rng, part_of
 from ._dynamics import dynamics_of
-from ._select import check_k, read_labels, rows_of, select_top
+from ._select import check_k, logits_read, read_labels, rows_of, select_top
 
 
 def class_budgets(sizes: Tensor, k: int, *, rng: RngLike = None) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..types import PointScorer, RngLike, Selection, Signals, as_rng
 from ._dynamics import dynamics_of
-from ._select import check_finite, check_k, top_k
+from ._select import check_finite, check_k, logits_read, top_k
 
 
 def ccs(
@@ -152,6 +152,11 @@ class CCS:
     def needs(self) -> frozenset[str]:
         """What the difficulty reads."""
         return difficulty_scorer(self.difficulty).needs
+
+    @property
+    def outputs(self) -> str:
+        """What logits the difficulty reads, see `Scorer.needs`."""
+        return logits_read(difficulty_scorer(self.difficulty))
 
     @property
     def dynamics(self) -> frozenset[str]:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..types import PointScorer, RngLike, Selection, Signals
-from ._combine import logits_read, part_of
+from ._combine import part_of
 from ._dynamics import dynamics_of
-from ._select import check_k, select_top
+from ._select import check_k, logits_read, select_top
 
 _SHOWN = 1000  # costs that a repr spells out
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BudgetError, InputError, NonFiniteError
-from ..types import RngLike, Selection, Signals, as_rng
+from ..types import RngLike, Scorer, Selection, Signals, as_rng
 
 Floats = np.ndarray[Any, Any]
 Integers = np.ndarray[Any, np.dtype[np.int64]]
@@ -151,6 +151,12 @@ def refuse_other_outputs(name: str, signals: Signals, reads: str) -> None:
         )
 
 
+def logits_read(*scorers: Scorer) -> str:
+    """Return what logits scorers read that are given the same: "sigmoid" if one of them reads independent labels."""
+    kinds = {getattr(scorer, "outputs", "softmax") for scorer in scorers if scorer.needs & {"logits", "mc_logits"}}
+    return "sigmoid" if "sigmoid" in kinds else "softmax"
+
+
 def read_labels(name: str, signals: Signals) -> Tensor:
     """Return `signals.labels` int64 [n] on the CPU, checked: present, one whole number for each sample."""
     labels = signals.labels
@@ -202,11 +208,16 @@ def rows_of(signals: Signals, positions: Tensor) -> Signals:
     def rows(values: Tensor) -> Tensor:
         return values[positions.to(values.device)]
 
-    own: dict[str, Any] = {name: getattr(signals, name) for name in ("logits", "features", "labels")}
+    def own(name: str) -> Any:
+        values = getattr(signals, name)
+        return None if values is None else rows(values)
+
     return replace(
         signals,
         indices=rows(signals.indices),
-        **{name: rows(values) for name, values in own.items() if values is not None},
+        logits=own("logits"),
+        features=own("features"),
+        labels=own("labels"),
         mc_logits=None if signals.mc_logits is None else signals.mc_logits[:, positions.to(signals.mc_logits.device)],
         dynamics=None if signals.dynamics is None else {name: rows(v) for name, v in signals.dynamics.items()},
     )
