@@ -33,7 +33,7 @@ from prunefuse_al.types import RngLike, Scorer
 
 require_host("skorch", extra="skorch")
 
-from skorch import NeuralNetClassifier  # noqa: E402
+from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier  # noqa: E402
 from skorch.utils import to_device  # noqa: E402
 
 from prunefuse_al.adapters.skorch_reading import uncompiled  # noqa: E402
@@ -100,6 +100,8 @@ class PruneFuseNet(ProxyTraining):
         random_state: RngLike = None,
         **kwargs: Any,
     ) -> None:
+        if isinstance(self, NeuralNetBinaryClassifier) and not args:
+            kwargs.setdefault("criterion", nn.BCEWithLogitsLoss)  # the binary net's own
         super().__init__(module, *args, **kwargs)
         self.pruning_ratio = pruning_ratio
         self.scorer = scorer

@@ -20,6 +20,7 @@ is labelled, is kept by the factory. small-text's own strategies work with the c
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from prunefuse_al.adapters import require_host
 from prunefuse_al.errors import InputError, NotFittedError
 from prunefuse_al.estimator import PruneFuseEstimator
-from prunefuse_al.outputs import as_logits
+from prunefuse_al.outputs import from_probabilities
 from prunefuse_al.scorers import get_scorer
 from prunefuse_al.selector.scoring import select_known
 from prunefuse_al.turns import alone
@@ -191,5 +192,5 @@ def _signals(clf: Any, data_set: Any, needs: frozenset[str]) -> Signals:
         features = torch.from_numpy(np.asarray(embedded))
     else:
         proba = clf.predict_proba(data_set)
-    logits = as_logits(torch.from_numpy(np.asarray(proba, dtype=np.float64)))  # [n c]
-    return Signals(torch.arange(len(logits)), logits, features)
+    p = torch.from_numpy(np.asarray(proba, dtype=np.float64))  # [n c]
+    return replace(from_probabilities(torch.arange(len(p)), p), features=features)

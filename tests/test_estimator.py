@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 import re
@@ -18,8 +19,10 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.model_selection import GridSearchCV
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import Tensor, nn
 
@@ -329,3 +332,122 @@ def test_words_counted_in_a_pipeline() -> None:
     pipeline = make_pipeline(CountVectorizer(), PruneFuseEstimator(random_state=0))
     pipeline.fit(texts, ["fruit", "fruit", "rail", "rail"] * 10)
     assert pipeline.predict(["apples", "the town"]).tolist() == ["fruit", "rail"]
+
+
+# ---- losses of independent labels ----
+
+BCE = TorchTrainer(30, 32, lr=0.2, loss=nn.BCEWithLogitsLoss(), device="cpu", progress=False)
+SEVERAL = (X @ np.random.default_rng(1).normal(size=(6, 4)) > 0).astype(int)
+TWO = WORDS == "fig"
+
+
+@pytest.mark.parametrize("module", [mlp(6, 16, 1), lambda shape, classes: mlp(*shape, 16, 1), None])
+@pytest.mark.parametrize("labels", ["words", "bool", "numbers", "column"])
+def test_one_output_tells_two_classes(module: Any, labels: str) -> None:
+    forms = {"words": np.where(TWO, "fig", "none"), "bool": TWO, "numbers": TWO * 7.0 - 3, "column": TWO[:, None] * 1}
+    y = forms[labels]
+    est = estimator(module=module, trainer=BCE)
+    with pytest.warns(UserWarning, match="column-vector") if labels == "column" else contextlib.nullcontext():
+        est.fit(X, y)
+    assert est.classes_.tolist() == np.unique(y).tolist()
+    proba = est.predict_proba(X)
+    assert proba.shape == (150, 2)
+    np.testing.assert_allclose(proba.sum(1), 1)
+    assert est.score(X, y.ravel()) > 0.8
+    assert set(est.predict(X)) <= set(y.ravel().tolist())
+    for scorer in ("margin", "badge", "class_balanced"):
+        assert len(set(est.query(X, 4, scorer=scorer))) == 4
+    assert est.fit_target().score(X, y.ravel()) > 0.8
+    assert est.selector_.model[-1].out_features == 1
+
+
+FORMS: dict[str, Callable[[Any], Any]] = {
+    "int": np.asarray,
+    "bool": lambda y: y.astype(bool),
+    "float": lambda y: y.astype(float),
+    "lists": lambda y: y.tolist(),
+    "sparse": csr_matrix,
+    "tensor": torch.from_numpy,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("module", "trainer"), [(None, None), (mlp(6, 16, 4), BCE), (mlp(6, 16, 4), None)])
+def test_several_labels_a_row_as_scikit_learn_has_them(form: str, module: Any, trainer: Any) -> None:
+    theirs = MLPClassifier(random_state=0, tol=1.0).fit(X, SEVERAL)  # whose answers only have to be of a form
+    options = {"module": module, "trainer": trainer, "scorer": "ml_entropy"}
+    est = estimator(**options).fit(X, FORMS[form](SEVERAL))
+    assert est.classes_.tolist() == theirs.classes_.tolist() == [0, 1, 2, 3]
+    assert est.multilabel_
+    for ours, its in ((est.predict(X), theirs.predict(X)), (est.predict_proba(X), theirs.predict_proba(X))):
+        assert ours.shape == its.shape == (150, 4)
+        assert ours.dtype.kind == its.dtype.kind
+    np.testing.assert_array_equal(est.predict(X), (est.predict_proba(X) > 0.5).astype(int))
+    assert est.score(X, SEVERAL) == pytest.approx((est.predict(X) == SEVERAL).all(1).mean())
+    assert (est.predict(X) == SEVERAL).mean() > 0.8
+    assert len(set(est.query(X, 4))) == 4
+    with pytest.raises(InputError, match="take ml_entropy"):
+        est.query(X, 4, scorer="margin")
+    again = clone(est).fit(X, SEVERAL, np.ones(150))
+    np.testing.assert_array_equal(again.predict(X), est.predict(X))
+    assert (est.partial_fit(X, SEVERAL).fit_target(X, SEVERAL).predict(X) == SEVERAL).mean() > 0.8
+
+
+def test_scikit_learns_own_tools_take_several_labels_a_row() -> None:
+    grid = {"pruning_ratio": [0.0, 0.5]}
+    search = GridSearchCV(PruneFuseEstimator(random_state=0), grid, cv=2, scoring="f1_macro").fit(X, SEVERAL)
+    assert search.best_score_ > 0.7
+    assert get_tags(PruneFuseEstimator()).classifier_tags.multi_label
+    pipe = make_pipeline(StandardScaler(), PruneFuseEstimator(random_state=0)).fit(X, SEVERAL)
+    assert pipe.predict_proba(X).shape == (150, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "y", "message"),
+    [
+        (
+            {"module": lambda shape, classes: mlp(*shape, 8, classes + 3)},
+            Y,
+            r"was called with 3 classes and returned a network with 6 outputs; its last layer must be as wide",
+        ),
+        (
+            {"module": lambda shape, classes: mlp(*shape, 8, classes - 1)},
+            Y,
+            "was called with 3 classes and returned a network with 2 outputs",
+        ),
+        (
+            {"module": lambda shape, classes: mlp(*shape, 8, 1)},
+            TWO,
+            r"2 classes and returned a network with 1 outputs.*trainer=TorchTrainer\(loss=nn\.BCEWithLogitsLoss",
+        ),
+        ({"module": mlp(6, 8, 1)}, TWO, r"the network has 1 outputs.*trainer=TorchTrainer\(loss=nn\.BCEWithLogitsLoss"),
+        ({}, SEVERAL, r"y has 4 columns of 0 and 1, .*trains one class a row: .*BCEWithLogitsLoss\(\)\), or y\.argmax"),
+        ({"trainer": BCE}, SEVERAL, "y has 4 columns, one for each label, and the network has 3 outputs"),
+        ({"trainer": BCE, "module": None, "classes": [0, 1]}, SEVERAL, r"4 columns, .* classes= has 2 labels"),
+        ({"trainer": BCE}, Y, "y is one label a row, and the network has 3 outputs whose labels are independent"),
+        ({"trainer": BCE, "module": None}, Y, "y holds 3 classes, and the loss of the trainer tells two"),
+        ({"trainer": BCE, "module": None}, SEVERAL * 2, "y should be a 1d array"),
+        (
+            {"module": None},
+            np.where(np.arange(150) % 50 == 7, None, WORDS),
+            r"labels are None in rows 7, 57, 107 \(3 of",
+        ),
+    ],
+)
+def test_outputs_and_labels_that_do_not_go_together(options: dict[str, Any], y: Any, message: str) -> None:
+    est = estimator(**options)
+    with pytest.raises(ValueError, match=message):
+        est.fit(X, y)
+    assert not [name for name in vars(est) if name.endswith("_") or name.startswith("_")]
+
+
+def test_one_label_and_several_are_not_mixed_up_later() -> None:
+    est = PruneFuseEstimator(random_state=0).fit(X, SEVERAL)
+    before = est.predict_proba(X)
+    for call in (est.partial_fit, est.fit_target):
+        with pytest.raises(InputError, match=r"y is one label a row, \[n\], and the estimator was fitted with several"):
+            call(X, Y)
+    with pytest.raises(InputError, match="y has 3 columns, and there are 4 labels"):
+        est.fit_target(X, SEVERAL[:, :3])
+    np.testing.assert_array_equal(est.predict_proba(X), before)
+    assert est.fit(X, Y).predict(X).shape == (150,)  # another fit may change it

@@ -143,6 +143,17 @@ def test_core_sets_advice_and_v2_with_one_output() -> None:
         trial_epochs=2,
     )
     assert np.isfinite(advice.rows[0].agreement.spearman)
+    several = advise(
+        network(4),
+        X[:2],
+        labelled=(X, LABELS),
+        ratios=[0.5],
+        trainer=trainer(2, loss=BCE),
+        repeats=1,
+        trial_epochs=2,
+        scorer="ml_entropy",
+    )
+    assert np.isfinite(several.rows[0].agreement.spearman)
     alone = advise(network(1), X[:2], ratios=[0.5], trainer=trainer(2, loss=BCE), repeats=1)
     assert alone.rows[0].timing.train.median > 0
 
@@ -225,6 +236,17 @@ def test_known_labels_of_what_is_labelled_reach_scorers() -> None:
     logits = classes.signals(X).logits
     ranked = classes.select(X, 150, scorer="label_cardinality")
     np.testing.assert_allclose(ranked.scores, ((logits.softmax(1) > 0.5).sum(1) - 1).abs()[ranked.indices])
+
+
+def test_a_network_may_end_in_a_softmax_where_the_loss_takes_probabilities() -> None:
+    classes = (X @ W).argmax(1)
+    own = {"loss": lambda p, y: F.nll_loss(p.log(), y), "outputs": "softmax_probabilities"}
+    chosen = selector(4, nn.Softmax(1), **own).fit(X, classes)
+    with torch.no_grad():
+        p = chosen.model.eval()(X)
+    np.testing.assert_allclose(chosen.predict_proba(X), p, atol=1e-6)
+    ranked = chosen.select(X, 150, scorer="least_confidence")
+    np.testing.assert_allclose(ranked.scores, (1 - p.amax(1))[ranked.indices], atol=1e-6)
 
 
 # ---- values ----

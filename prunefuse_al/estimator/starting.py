@@ -116,8 +116,8 @@ def _fitting(trainer: Trainer, network: nn.Module, data: Any, several: bool, nam
 
 
 def _default_trainer(module: Any, several: bool) -> Trainer:
-    loss: dict[str, Any] = {"loss": nn.BCEWithLogitsLoss()} if several else {}
-    return table_trainer(**loss) if module is None else TorchTrainer(**loss)
+    loss: Any = nn.BCEWithLogitsLoss() if several else "cross_entropy"
+    return table_trainer(loss) if module is None else TorchTrainer(loss=loss)
 
 
 def _reads_independent(trainer: Trainer) -> bool:

@@ -52,10 +52,10 @@ def mlp(X: Any, n_classes: int, sample_weight: np.ndarray[Any, Any] | None = Non
     return nn.Sequential(*layers, nn.Linear(widths[-1], n_classes, dtype=torch.float64))
 
 
-def table_trainer(**more: Any) -> TorchTrainer:
+def table_trainer(loss: Any = "cross_entropy") -> TorchTrainer:
     """Return the trainer for tables: Adam, 100 epochs in batches of 256, so that a small table is one batch."""
     options: dict[str, Any] = {
-        **more,
+        "loss": loss,
         "optimizer": "adam",
         "lr": 0.005,
         "weight_decay": 1e-4,

@@ -14,10 +14,10 @@ from .. import checks
 from ..errors import BudgetError, InputError
 from ..types import PointScorer, RngLike, Selection, Signals, as_rng
 from ._asked import picks_of, scores_of
-from ._combine import logits_read, one_rng, part_of
+from ._combine import one_rng, part_of
 from ._dynamics import dynamics_of
 from ._given import given_column, given_labels
-from ._select import check_finite, check_k_of, read_labels, rows_of, select_top
+from ._select import check_finite, check_k_of, logits_read, read_labels, rows_of, select_top
 
 
 def class_budgets(sizes: Tensor, k: int, *, rng: RngLike = None) -> Tensor:

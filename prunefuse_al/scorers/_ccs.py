@@ -15,7 +15,7 @@ from ..types import PointScorer, RngLike, Selection, Signals, as_rng
 from ._asked import scores_of
 from ._dynamics import dynamics_of
 from ._given import given_column
-from ._select import check_finite, check_k, check_k_of, top_k
+from ._select import check_finite, check_k, check_k_of, logits_read, top_k
 
 
 def ccs(
@@ -158,6 +158,11 @@ class CCS:
     def needs(self) -> frozenset[str]:
         """What the difficulty reads."""
         return difficulty_scorer(self.difficulty).needs
+
+    @property
+    def outputs(self) -> str:
+        """What logits the difficulty reads, see `Scorer.needs`."""
+        return logits_read(difficulty_scorer(self.difficulty))
 
     @property
     def dynamics(self) -> frozenset[str]:

@@ -20,7 +20,7 @@ from .. import checks
 from ..types import RngLike, Scorer, Selection, Signals, as_rng
 from ._asked import picks_of
 from ._dynamics import dynamics_of
-from ._select import check_k_of, rows_of
+from ._select import check_k_of, logits_read, rows_of
 
 Pick = Callable[[Scorer, Tensor, int, RngLike], Selection]
 """(scorer, indices int64 [m], k, rng) -> what it picks of them."""
@@ -40,12 +40,6 @@ def part_of(scorer: str | Scorer) -> Any:
     from . import get_scorer  # the table of names holds the combinators, so it is not there before they are
 
     return get_scorer(scorer)
-
-
-def logits_read(*scorers: Scorer) -> str:
-    """Return what logits scorers read that are given the same: "sigmoid" if one of them reads independent labels."""
-    kinds = {getattr(scorer, "outputs", "softmax") for scorer in scorers if scorer.needs & {"logits", "mc_logits"}}
-    return "sigmoid" if "sigmoid" in kinds else "softmax"
 
 
 def one_rng(rng: RngLike) -> RngLike:

@@ -13,10 +13,10 @@ from .. import checks
 from ..errors import InputError
 from ..types import PointScorer, RngLike, Selection, Signals
 from ._asked import scores_of
-from ._combine import logits_read, part_of
+from ._combine import part_of
 from ._dynamics import dynamics_of
 from ._given import given_column
-from ._select import check_k_of, check_signals, select_top
+from ._select import check_k_of, check_signals, logits_read, select_top
 
 _SHOWN = 1000  # costs that a repr spells out
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import checks
 from ..errors import BudgetError, InputError, NonFiniteError
-from ..types import RngLike, Selection, Signals, as_rng
+from ..types import RngLike, Scorer, Selection, Signals, as_rng
 from ._given import given_column, given_labels, given_logits, given_passes
 
 Floats = np.ndarray[Any, Any]
@@ -142,6 +142,12 @@ def refuse_other_outputs(name: str, signals: Signals, reads: str) -> None:
         )
 
 
+def logits_read(*scorers: Scorer) -> str:
+    """Return what logits scorers read that are given the same: "sigmoid" if one of them reads independent labels."""
+    kinds = {getattr(scorer, "outputs", "softmax") for scorer in scorers if scorer.needs & {"logits", "mc_logits"}}
+    return "sigmoid" if "sigmoid" in kinds else "softmax"
+
+
 def read_labels(name: str, signals: Signals) -> Tensor:
     """Return `signals.labels` int64 [n] on the CPU, checked: present, one whole number for each sample."""
     return given_labels(name, read_field(name, signals, "labels"), len(signals)).cpu()
@@ -190,12 +196,16 @@ def rows_of(signals: Signals, positions: Tensor) -> Signals:
     def rows(values: Tensor) -> Tensor:
         return values[positions.to(values.device)]
 
-    own = {name: getattr(signals, name) for name in ("logits", "features", "labels")}
-    taken: dict[str, Any] = {name: rows(values) for name, values in own.items() if values is not None}
+    def own(name: str) -> Any:
+        values = getattr(signals, name)
+        return None if values is None else rows(values)
+
     return replace(
         signals,
         indices=rows(signals.indices),
-        **taken,
+        logits=own("logits"),
+        features=own("features"),
+        labels=own("labels"),
         mc_logits=None if signals.mc_logits is None else signals.mc_logits[:, positions.to(signals.mc_logits.device)],
         dynamics=None if signals.dynamics is None else {name: rows(v) for name, v in signals.dynamics.items()},
     )

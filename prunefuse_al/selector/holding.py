@@ -70,7 +70,10 @@ class Holder:
         return trained
 
     def predict_proba(self, X: Any) -> Float64s:
-        """Return class probabilities of the trained proxy, float64 [n c]; rows sum to 1."""
+        """Return class probabilities of the trained proxy, float64 [n c]; rows sum to 1.
+
+        Of independent labels each column is a probability of its own.
+        """
         return probabilities(self.signals(X))
 
     def signals(

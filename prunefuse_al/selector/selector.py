@@ -204,7 +204,7 @@ class PrunedProxySelector(Holder):
         Args:
             labelled: arrays, tensors, memmaps or a map-style Dataset, with labels in it or in `y`; or the tuple (X, y)
                 or (X, y, sample_weight). With `y`, a tuple is several inputs of the network.
-            y: labels, int64 [n].
+            y: labels, int64 [n], or as the trainer's loss takes them, see `TorchTrainer`.
             sample_weight: weights [n].
             warm_start: overrides the selector's own for this call.
 

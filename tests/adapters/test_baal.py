@@ -266,3 +266,72 @@ def test_what_cannot_be_taken_over_is_said(model: nn.Module) -> None:
         plain.predict_on_dataset(TEST, 3)
     with pytest.raises(InputError, match="the data has no labels"):
         plain.test_on_dataset([x for x, _ in TEST])
+
+
+PICTURES = torch.randn(60, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+def segmenter(outputs: int) -> nn.Module:
+    return seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(8, outputs, 1),
+        )
+    )
+
+
+@pytest.mark.touches_global_rng  # baal's own heuristics draw from NumPy's
+def test_predictions_at_every_position_and_several_iterations() -> None:
+    data = TensorDataset(PICTURES, (PICTURES.sum(1) > 0).long())
+    model = segmenter(2)
+    wrapper = ProxyWrapper(model, args(model, epoch=2), 0.5, random_state=0)
+    dataset = ActiveLearningDataset(data, random_state=0)
+    dataset.label_randomly(20)
+    wrapper.train_on_dataset(dataset)
+    found = wrapper.predict_on_dataset(data, iterations=4, verbose=False)
+    assert found.shape == (60, 2, 6, 6, 4)
+    assert wrapper.predict_on_dataset(data, 1, verbose=False).shape == (60, 2, 6, 6, 1)
+    once = wrapper.selector.signals(data, frozenset({"mc_logits"}), mc_samples=4).mc_logits
+    for number in range(4):
+        np.testing.assert_allclose(found[..., number], once[number], rtol=1e-5, atol=1e-6)
+    loop = ActiveLearningLoop(dataset, wrapper.predict_on_dataset, BALD(reduction="mean"), query_size=5, iterations=4)
+    assert loop.step()
+    assert len(dataset) == 25
+    assert np.isfinite(wrapper.test_on_dataset(data))
+    with pytest.raises(InputError, match=r"shape \[60, 2, 6, 6, 4\], at several positions of a sample"):
+        ProxyHeuristic(wrapper, "bald").get_ranks(found)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_losses_of_independent_labels(outputs: int) -> None:
+    labels = (torch.from_numpy(Y)[:, None] >> torch.arange(outputs)) & 1
+    data = TensorDataset(torch.from_numpy(X / 16).float(), labels.float() if outputs > 1 else labels[:, 0])
+    model = seeded(lambda: nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, outputs)))
+    wrapper = ProxyWrapper(model, args(model, criterion=nn.BCEWithLogitsLoss()), 0.5, random_state=0)
+    dataset = ActiveLearningDataset(Subset(data, range(500)), random_state=0)
+    dataset.label_randomly(100)
+    wrapper.train_on_dataset(dataset)
+    test = Subset(data, range(1000, 1400))
+    proxy = wrapper.test_on_dataset(test)
+    with torch.no_grad():
+        z = wrapper.model.eval()(data.tensors[0][1000:1400])
+    assert float(proxy) == pytest.approx(float(nn.BCEWithLogitsLoss()(z, labels[1000:1400].float())), rel=1e-4)
+    pool, scorers = dataset.pool, ("margin", "bald") if outputs == 1 else ("ml_margin", "ml_bald")
+    for scorer, iterations in zip(scorers, (1, 5), strict=True):
+        heuristic = ProxyHeuristic(wrapper, scorer, 20)
+        predicted = wrapper.predict_on_dataset(pool, iterations=iterations, verbose=False)
+        assert predicted.shape == (400, max(2, outputs), iterations)
+        asked = wrapper.selector.select(pool, 20, scorer=scorer) if iterations == 1 else None
+        rows, _ = heuristic.get_ranks(predicted)
+        assert len(set(rows.tolist())) == 20
+        assert asked is None or asked.indices.tolist() == rows.tolist()
+    other = ProxyHeuristic(wrapper, "entropy" if outputs > 1 else "ml_entropy", 20)
+    if outputs > 1:
+        with pytest.raises(InputError, match="take ml_entropy"):
+            other.get_ranks(wrapper.predict_on_dataset(pool, 1, verbose=False))
+    else:
+        assert len(other.get_ranks(wrapper.predict_on_dataset(pool, 1, verbose=False))[0]) == 20
