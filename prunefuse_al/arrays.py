@@ -121,7 +121,7 @@ def _from_objects(x: Any) -> np.ndarray[Any, Any]:
         raise InputError("X is None: pass the data, an array or tensor [n ...] or a Dataset")
     if isinstance(x, str | bytes | PathLike):
         raise InputError(
-            f"X={x!r} is a text or a path: read the data first, for example np.load(path, mmap_mode='r') or "
+            f"X={x!r} is a text or a path: pass what is in it, for example np.load(path, mmap_mode='r') or "
             "torchvision.datasets.ImageFolder(path)"
         )
     if isinstance(x, Mapping) or not (isinstance(x, Sequence | Number) or any(hasattr(x, name) for name in _AS_ARRAY)):

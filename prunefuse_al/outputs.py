@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
-from .types import Signals
+from .types import OUTPUTS, Signals
 
-SOFTMAX, SIGMOID, VALUES = "softmax", "sigmoid", "values"
+SOFTMAX, SIGMOID, VALUES = OUTPUTS
 STATED = (SOFTMAX, "softmax_probabilities", SIGMOID, "sigmoid_probabilities", VALUES)
 """The names by which outputs are stated."""
 

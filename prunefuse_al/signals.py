@@ -83,6 +83,7 @@ def collect(
             "mc_logits" and the network has no dropout that can be switched on.
     """
     wanted = check_needs(needs)
+    checks.maybe(checks.instance, "outputs", outputs, Outputs, "prunefuse_al.outputs.Outputs(...)")
     check_model(model)
     what = "how many passes with dropout on 'mc_logits' takes, at least 1 pass"
     mc_samples = checks.whole("mc_samples", mc_samples, least=1, what=what)

@@ -20,6 +20,9 @@ from .errors import InputError
 RngLike = int | np.random.Generator | np.random.RandomState | torch.Generator | None
 
 
+OUTPUTS = ("softmax", "sigmoid", "values")  # what logits may be, see `Signals.outputs`
+
+
 @dataclass(frozen=True, eq=False)
 class Signals:
     """What a network says about candidates; row i of every field belongs to `indices[i]`.
@@ -66,6 +69,8 @@ class Signals:
             elif str(field.type).startswith("Tensor"):
                 convert = checks.array if field.name.endswith("labels") else _floats
                 checks.settle(self, **{field.name: convert(name, value, _NUMBERS)})
+            else:
+                checks.one_of(name, value, OUTPUTS)
 
     def __len__(self) -> int:
         return int(self.indices.shape[0])

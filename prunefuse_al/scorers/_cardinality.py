@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 from ..checks import number
 from ..errors import InputError
 from ..types import RngLike, Selection, Signals
-from ._select import check_finite, check_k, one_against_rest, read_independent_logits, select_top
+from ._given import given_features, given_logits
+from ._select import check_finite, check_k_of, one_against_rest, read_independent_logits, select_top
 
 _ROOM = 1e-30  # the least separation, so that its inverse is finite
 
@@ -35,7 +36,8 @@ def label_cardinality(logits: Tensor, labelled_labels: Tensor) -> Tensor:
         >>> label_cardinality(torch.tensor([[2.0, 1.0], [-3.0, 1.0]]), torch.tensor([[0, 1], [1, 0]]))
         tensor([1., 0.], dtype=torch.float64)
     """
-    counts = labelled_labels.double().sum(1)  # [m]
+    logits = given_logits("label_cardinality", logits, least=1)
+    counts = _known("label_cardinality", labelled_labels, logits).sum(1)  # [m]
     return ((logits > 0).sum(1).double() - counts.mean().to(logits.device)).abs()
 
 
@@ -57,11 +59,11 @@ def ml_adaptive(logits: Tensor, labelled_labels: Tensor, *, weight: float = 0.5)
         InputError: `weight` is out of range.
     """
     weight = number("weight", weight, least=0, most=1)
-    z = logits.double()
+    z = given_logits("ml_adaptive", logits, least=1).double()
     above = torch.where(z > 0, z, torch.inf).amin(1)  # [n]
     below = torch.where(z > 0, -torch.inf, z).amax(1)
     gap = above.where(above.isfinite(), 0.0) - below.where(below.isfinite(), 0.0)
-    return gap.clamp_min(_ROOM) ** -weight * label_cardinality(logits, labelled_labels) ** (1 - weight)
+    return gap.clamp_min(_ROOM) ** -weight * label_cardinality(z, labelled_labels) ** (1 - weight)
 
 
 def mmc(logits: Tensor, labelled_logits: Tensor, labelled_labels: Tensor) -> Tensor:
@@ -78,16 +80,31 @@ def mmc(logits: Tensor, labelled_logits: Tensor, labelled_labels: Tensor) -> Ten
     Returns:
         float64 [n], between 0 and c; higher means label it sooner.
     """
-    z = logits.detach().double().cpu()
+    z = given_logits("mmc", logits, least=1).detach().double().cpu()
+    known = _known("mmc", labelled_labels, z).cpu()
+    seen = (
+        given_logits("mmc", labelled_logits, rows=len(known), what="labelled_logits", least=1).detach().double().cpu()
+    )
     order = z.argsort(dim=1, descending=True, stable=True)
     rank = order.argsort(1)  # [n c]
-    found = rank < _counts(z, labelled_logits.detach().double().cpu(), labelled_labels.cpu())[:, None]
+    found = rank < _counts(z, seen, known)[:, None]
     return torch.where(found, torch.sigmoid(-z), torch.sigmoid(z)).sum(1)
+
+
+def _known(name: str, labelled_labels: Any, logits: Tensor) -> Tensor:
+    """Return labels of labelled samples as float64 [m c], checked to have the columns of the logits, and m >= 1."""
+    known = given_features(name, labelled_labels, what="labelled_labels").double()
+    if known.shape[1] != logits.shape[1] or not len(known):
+        raise InputError(
+            f"{name}: labelled_labels have shape {list(known.shape)} and there are {logits.shape[1]} labels; pass 0 or "
+            "1 for each, [labelled samples, labels], of one sample or more"
+        )
+    return known
 
 
 def _counts(logits: Tensor, labelled_logits: Tensor, labelled_labels: Tensor) -> Tensor:
     """Return how many labels each sample has, int64 [n], as the labelled ones tell."""
-    known = labelled_labels.double().sum(1).round().long()  # [m]
+    known = labelled_labels.sum(1).round().long()  # [m]
     if (known == known[0]).all():
         return known[:1].expand(len(logits))
     model = LogisticRegression(max_iter=1000).fit(_shares(labelled_logits), known.numpy())
@@ -146,7 +163,7 @@ class LabelCardinality:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k("LabelCardinality", k, len(signals))
+        check_k_of("LabelCardinality", k, signals)
         return select_top("LabelCardinality", self.score(signals), signals, k, rng)
 
 
@@ -172,7 +189,7 @@ class MLAdaptive:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k("MLAdaptive", k, len(signals))
+        check_k_of("MLAdaptive", k, signals)
         return select_top("MLAdaptive", self.score(signals), signals, k, rng)
 
 
@@ -191,5 +208,5 @@ class MMC:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k("MMC", k, len(signals))
+        check_k_of("MMC", k, signals)
         return select_top("MMC", self.score(signals), signals, k, rng)

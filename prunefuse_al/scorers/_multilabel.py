@@ -16,8 +16,9 @@ from ..checks import whole
 from ..types import RngLike, Selection, Signals
 from ._badge import by_gradients
 from ._bald import bald
+from ._given import given_features, given_logits, given_passes
 from ._select import (
-    check_k,
+    check_k_of,
     in_blocks,
     read_independent_logits,
     read_independent_mc_logits,
@@ -65,7 +66,7 @@ def ml_margin(logits: Tensor, *, top: int | None = None) -> Tensor:
             unsure = unsure.topk(top, dim=1, sorted=False).values
         return unsure.mean(1)
 
-    return in_blocks(score, logits.detach())
+    return in_blocks(score, given_logits("ml_margin", logits, least=1).detach())
 
 
 def ml_entropy(logits: Tensor) -> Tensor:
@@ -82,7 +83,7 @@ def ml_entropy(logits: Tensor) -> Tensor:
         size = single(block).abs()  # [b c]; the entropy is that of -z
         return (torch.log1p(torch.exp(-size)) + size.clamp_max(1e5) * torch.sigmoid(-size)).mean(1)
 
-    return in_blocks(score, logits.detach())
+    return in_blocks(score, given_logits("ml_entropy", logits, least=1).detach())
 
 
 def ml_bald(mc_logits: Tensor) -> Tensor:
@@ -100,7 +101,7 @@ def ml_bald(mc_logits: Tensor) -> Tensor:
         two = torch.stack([torch.zeros_like(passes), passes], -1)  # [t b c 2], each label as two classes
         return bald(two.flatten(1, 2)).view(passes.shape[1:]).mean(1)
 
-    return in_blocks(score, mc_logits.detach(), dim=1)
+    return in_blocks(score, given_passes("ml_bald", mc_logits, width=1).detach(), dim=1)
 
 
 def ml_badge(logits: Tensor, features: Tensor, k: int, *, rng: RngLike = None) -> Tensor:
@@ -120,11 +121,13 @@ def ml_badge(logits: Tensor, features: Tensor, k: int, *, rng: RngLike = None) -
         InputError: shapes that do not fit.
         NonFiniteError: NaN or infinity.
     """
+    logits = given_logits("ml_badge", logits, least=1)
+    features = given_features("ml_badge", features, rows=len(logits))
     return _ml_badge("ml_badge", Signals(torch.arange(len(logits)), logits, features), k, rng)
 
 
 def _ml_badge(name: str, signals: Signals, k: int, rng: RngLike) -> Tensor:
-    k = check_k(name, k, len(signals))
+    k = check_k_of(name, k, signals)
     return by_gradients(name, signals, read_independent_logits(name, signals), _residuals, k, rng)
 
 
@@ -147,7 +150,7 @@ class MLMinMargin:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k("MLMinMargin", k, len(signals))
+        check_k_of("MLMinMargin", k, signals)
         return select_top("MLMinMargin", self.score(signals), signals, k, rng)
 
 
@@ -173,7 +176,7 @@ class MLMargin:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k("MLMargin", k, len(signals))
+        check_k_of("MLMargin", k, signals)
         return select_top("MLMargin", self.score(signals), signals, k, rng)
 
 
@@ -190,7 +193,7 @@ class MLEntropy:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k("MLEntropy", k, len(signals))
+        check_k_of("MLEntropy", k, signals)
         return select_top("MLEntropy", self.score(signals), signals, k, rng)
 
 
@@ -207,7 +210,7 @@ class MLBALD:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k("MLBALD", k, len(signals))
+        check_k_of("MLBALD", k, signals)
         return select_top("MLBALD", self.score(signals), signals, k, rng)
 
 
@@ -220,4 +223,5 @@ class MLBadge:
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return k candidates in the order drawn with `rng`, without scores."""
-        return Selection(signals.indices.cpu()[_ml_badge("MLBadge", signals, k, rng)])
+        rows = _ml_badge("MLBadge", signals, k, rng)
+        return Selection(signals.indices.cpu()[rows])

@@ -130,7 +130,7 @@ def refuse_other_outputs(name: str, signals: Signals, reads: str) -> None:
 
     Softmax of independent labels would call a sample uncertain that has two of them for sure.
     """
-    if signals.outputs == "values":
+    if check_signals(name, signals).outputs == "values":
         raise InputError(
             f"{name} reads logits, and the network's outputs are values, as the loss says that trained it: take a "
             f"scorer of features alone, such as k_center, or pass TorchTrainer(outputs={reads!r}) if they are logits"

@@ -119,6 +119,7 @@ KINDS: dict[str, str | tuple[Any, ...]] = {
     **dict.fromkeys(("target_epochs",), "maybe count"),
     **dict.fromkeys(("n", "num_workers", "padding", "snapshots", "warmup"), "whole"),
     **dict.fromkeys(("channels_last", "deterministic", "fold_batchnorm", "from_neighbours", "progress"), "flag"),
+    **dict.fromkeys(("accept_changes", "keep_frozen"), "flag"),
     **dict.fromkeys(("recalibrate", "return_embeddings", "return_scores", "total"), "flag"),
     **dict.fromkeys(
         ("annealing", "features_dtype", "measure", "monitor", "name", "network", "precision", "scope"), "name"
@@ -311,6 +312,9 @@ Q, E, T = prunefuse_al.PrunedProxySelector, prunefuse_al.PruneFuseEstimator, tra
 XY = {"X": X.numpy(), "y": Y.numpy()}
 MAYBE_SCORER = {"scorer": "maybe scorer"}
 CLASSES: tuple[Any, ...] = ("abc", 3, [0])
+BOTH_ENDS = (True, "half", NAN, -0.1, 1.1)  # a share that may be 0 or 1
+ONE_LABEL = (None, WORD, 3.0, RAGGED, COMPLEX, Bad(X[0], "[6]"))
+KNOWN_LABELS = (None, WORD, 3.0, Bad(X, "[60, 6]"), Bad(Z[:0] > 0, "[0, 3]"))
 KNOWN: dict[str, Any] = {"labelled": "maybe rows", "called": {"labelled": "labelled"}}
 TABLE = [
     line(prune),
@@ -363,12 +367,12 @@ TABLE = [
         end=(*BAD["ratio"], Bad(0.8, "0.8")),
         labels=(None, 3, "ab", (1, 2, 3), (0, 5), (5, 5), (1.5, 3)),
     ),
-    line(T, run=by_fit),
-    line(T, run=by_selector, title="TorchTrainer given to a selector"),
+    line(T, run=by_fit, outputs="name"),
+    line(T, run=by_selector, title="TorchTrainer given to a selector", outputs="name"),
     line(T.fit, {"data": (X, Y)}, data=(*BAD["data"], Bad((X,), "tuple of 1"))),
     line(T.infer, {"data": X}),
     line(T.preset),
-    line(training.FunctionTrainer, eval_batch_size="count"),
+    line(training.FunctionTrainer, eval_batch_size="count", outputs="maybe name"),
     line(training.FunctionTrainer.fit, {"data": (X, Y)}, data=None, teacher=None),
     line(training.FunctionTrainer.infer, {"data": X}),
     line(training.EarlyStopping),
@@ -395,7 +399,7 @@ TABLE = [
     ),
     line(transforms.RandomCropFlip),
     *(line(each, transform="function") for each in (transforms.PerSample, transforms.per_sample)),
-    line(signals.collect, seed="seed"),
+    line(signals.collect, seed="seed", outputs="maybe instance"),
     line(
         prunefuse_al.advise,
         {"repeats": 1},
@@ -427,7 +431,7 @@ TABLE = [
         overlap="maybe share",
     ),
     line(testing.check_scorer, {"scorer": Random()}, scorer=(3, WORD, Random), expected_failed_checks="maybe mapping"),
-    line(testing.example_signals, needs=("logits", 3, {"foo"})),
+    line(testing.example_signals, needs=("logits", 3, {"foo"}), outputs="maybe name"),
     line(prunefuse_al.CostLedger.ratio),
     line(plots.plot_advice, ax=None),
     line(
@@ -467,8 +471,10 @@ TABLE = [
         prunefuse_al.Signals,
         dynamics=(WORD, 3, [1.0], Bad({"aum": "x"}, "'x'")),
         **dict.fromkeys(
-            ("logits", "features", "mc_logits", "labels", "labelled_features", "labelled_logits"), BAD["signal"]
+            ("logits", "features", "mc_logits", "labels", "labelled_features", "labelled_logits", "labelled_labels"),
+            BAD["signal"],
         ),
+        outputs="maybe name",
         called={"labelled_logits": "labelled_logits"},
     ),
     line(prunefuse_al.Selection, labels=None, scores=(WORD, 3.0, Bad([1.0], "2 indices"))),
@@ -484,6 +490,8 @@ TABLE = [
         costs=(WORD, 3.0, None, Bad([0.0], "entry 0 is 0"), Bad([NAN], "nan"), Bad([[1.0]], "(1, 1)")),
     ),
     line(scorers.D2, neighbours="maybe search"),
+    line(scorers.MLAdaptive, weight=BOTH_ENDS),
+    line(scorers.MLMargin, top="maybe count"),
     line(scorers.Mixture),
     line(scorers.TwoStage, keep=(*BAD["positive"], 0.5)),
     line(scorers.ProbCover, classes="maybe count", clusterer="maybe search"),
@@ -494,6 +502,25 @@ TABLE = [
     line(scorers.bald, mc_logits=(None, *BAD["passes"], Bad(P[:1], "[1, 60, 3]"), Bad(P[:, :, :1], "[2, 60, 1]"))),
     line(scorers.batchbald, mc_logits=(None, *BAD["passes"], Bad(P / 0, NOT_FINITE))),
     line(scorers.badge, logits="finite logits"),
+    line(scorers.ml_badge, logits=(None, *BAD["finite logits"][:-1]), features="features"),
+    line(scorers.ml_bald, mc_logits=(None, *BAD["passes"], Bad(P[:1], "[1, 60, 3]"))),
+    *(line(each, logits=ONE_LABEL) for each in (scorers.ml_entropy, scorers.ml_min_margin)),
+    line(scorers.ml_margin, logits=ONE_LABEL, top="maybe count"),
+    line(scorers.label_cardinality, {"labelled_labels": Z > 0}, logits=ONE_LABEL, labelled_labels=KNOWN_LABELS),
+    line(
+        scorers.ml_adaptive,
+        {"labelled_labels": Z > 0},
+        logits=ONE_LABEL,
+        labelled_labels=KNOWN_LABELS,
+        weight=BOTH_ENDS,
+    ),
+    line(
+        scorers.mmc,
+        {"labelled_labels": Z > 0, "labelled_logits": Z},
+        logits=ONE_LABEL,
+        labelled_labels=KNOWN_LABELS,
+        labelled_logits=(None, WORD, 3.0, Bad(Z[:7], "[7, 3]")),
+    ),
     line(scorers.k_center, **KNOWN, labelled_features="maybe labelled features"),
     line(
         scorers.typiclust,

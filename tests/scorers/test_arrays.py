@@ -29,6 +29,7 @@ def whole(*shape: int, below: int = 7, seed: int = 0) -> Tensor:
 LOGITS, FEATURES, PASSES = whole(N, C), whole(N, D, seed=1), whole(T, N, C, seed=2)
 LABELS, SCORES, COSTS = whole(N, below=C), whole(N, below=99), whole(N) + 1
 KNOWN_LOGITS, KNOWN = whole(M, C, seed=3), whole(M, D, seed=4)
+KNOWN_LABELS = whole(M, C, below=2, seed=6)
 MOMENTS = whole(T, N, D, seed=5)
 
 CALLS: dict[str, tuple[Callable[..., Any], list[Tensor], dict[str, Any]]] = {
@@ -51,6 +52,14 @@ CALLS: dict[str, tuple[Callable[..., Any], list[Tensor], dict[str, Any]]] = {
     ),
     "least_confidence": (scorers.least_confidence, [LOGITS], {}),
     "margin": (scorers.margin, [LOGITS], {}),
+    "label_cardinality": (scorers.label_cardinality, [LOGITS, KNOWN_LABELS], {}),
+    "ml_adaptive": (scorers.ml_adaptive, [LOGITS, KNOWN_LABELS], {}),
+    "ml_badge": (scorers.ml_badge, [LOGITS, FEATURES], {"k": 3, "rng": 0}),
+    "ml_bald": (scorers.ml_bald, [PASSES], {}),
+    "ml_entropy": (scorers.ml_entropy, [LOGITS], {}),
+    "ml_margin": (scorers.ml_margin, [LOGITS], {}),
+    "ml_min_margin": (scorers.ml_min_margin, [LOGITS], {}),
+    "mmc": (scorers.mmc, [LOGITS, KNOWN_LOGITS, KNOWN_LABELS], {}),
     "moderate": (scorers.moderate, [FEATURES, LABELS], {"k": 3}),
     "moso": (scorers.moso, [PASSES, MOMENTS, LABELS, torch.ones(T, dtype=torch.int64)], {}),
     "probcover": (
