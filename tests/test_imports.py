@@ -115,7 +115,7 @@ def test_show_versions_prints_what_a_report_needs(capsys):
 
 
 @pytest.mark.parametrize("module", ["errors", "types", "_version"])
-def test_leaves_import_nothing_of_ours_but_errors(module):
+def test_leaves_import_nothing_of_ours_but_errors_and_checks(module):
     source = Path(prunefuse_al.__file__).with_name(f"{module}.py").read_text()
     ours = [line for line in source.splitlines() if line.startswith(("from .", "import prunefuse_al"))]
-    assert ours == (["from .errors import InputError"] if module == "types" else [])
+    assert ours == (["from . import checks", "from .errors import InputError"] if module == "types" else [])
