@@ -140,7 +140,7 @@ def of_trainer(trainer: Any) -> Outputs | None:
     stated = getattr(trainer, "outputs", None)
     if stated == "auto":
         return of_loss(getattr(trainer, "loss", None))
-    return stated if stated is None or isinstance(stated, Outputs) else Outputs.named(stated)
+    return Outputs.named(stated) if isinstance(stated, str) else None
 
 
 def seen_by_scorers(signals: Signals, outputs: Outputs | None) -> Signals:

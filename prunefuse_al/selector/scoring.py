@@ -268,7 +268,8 @@ def select_known(scorer: Scorer, signals: Signals, k: int, rng: RngLike) -> Sele
 def refuse_unread(scorer: Scorer, signals: Signals) -> None:
     """Raise `InputError` where logits are of another kind than the scorer reads, one of the user's own as well."""
     if frozenset(scorer.needs) & {"logits", "mc_logits"}:
-        refuse_other_outputs(type(scorer).__name__, signals, getattr(scorer, "outputs", "softmax"))
+        reads = "sigmoid" if getattr(scorer, "outputs", None) == "sigmoid" else "softmax"
+        refuse_other_outputs(type(scorer).__name__, signals, reads)
 
 
 def labelled_dataset(call: str, X: Any, y: Any, sample_weight: Any) -> Any:

@@ -49,7 +49,7 @@ class Asked:
         """
         name, function = name_of(loss), unwrapped(loss)
         ignored, stated = getattr(loss, "ignore_index", None), outputs is not None
-        soft = function in ("cross_entropy", F.cross_entropy) or isinstance(function, nn.CrossEntropyLoss)
+        soft = function is F.cross_entropy or isinstance(function, nn.CrossEntropyLoss)
         hard = function in (F.nll_loss, F.multi_margin_loss) or isinstance(function, nn.NLLLoss | nn.MultiMarginLoss)
         if function is F.soft_margin_loss or isinstance(function, nn.SoftMarginLoss):
             raise InputError(
@@ -59,8 +59,8 @@ class Asked:
         if not soft and not hard:
             said = of_loss(loss) or outputs
             codes = name in ("MultiLabelMarginLoss", "multilabel_margin_loss")  # numbers of labels, filled up by -1
-            kinds = {} if said is None or codes else {SIGMOID: INDEPENDENT, VALUES: NUMBERS}
-            return cls(kinds.get(said.kind, OWN) if said else OWN, False, name, row, ignored, stated)
+            kind = OWN if said is None or codes else {SIGMOID: INDEPENDENT, VALUES: NUMBERS}.get(said.kind, OWN)
+            return cls(kind, False, name, row, ignored, stated)
         if outputs != Outputs(SOFTMAX):
             raise InputError(
                 f"outputs={outputs.name if outputs else None!r}, but {name} is a loss of classes of which a sample has "

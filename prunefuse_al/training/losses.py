@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from .. import checks
 from ..errors import InputError, PruneFuseError
 from ..forward import describe
 from ..outputs import SIGMOID, SOFTMAX, VALUES, Outputs, name_of, single
+from .broadcasting import RowsApart
 from .loss_labels import CLASSES, INDEPENDENT, OWN, Asked
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -91,7 +89,7 @@ class Objective:
         """
         if self.asked.kind != OWN or logits[0].numel() != 1:
             return self(logits, y, w)
-        with _Rows(self.name, len(logits)):
+        with RowsApart(self.name, len(logits)):
             return self(logits, y, w)
 
     def check_ending(self, ending: str | None, like: Tensor) -> None:
@@ -138,15 +136,14 @@ class Objective:
 
     def hits(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return how many rows are answered right, in all their labels; NaN where the notion has no meaning."""
-        kind, none = None if self.outputs is None else self.outputs.kind, torch.full((), torch.nan).to(logits.device)
-        if self.asked.kind == INDEPENDENT and kind == SIGMOID and logits.ndim <= 2:
-            assert self.outputs is not None
-            said = logits > (0.5 if self.outputs.squashed else 0)
-            right = (said == (y > 0.5)).reshape(len(y), -1).all(1).sum()
-            return torch.where(((y == 0) | (y == 1)).all(), right.float(), none)
-        classes = logits.ndim == 2 and logits.shape[1] > 1 and kind in (None, SOFTMAX)
+        outputs = self.outputs or Outputs(SOFTMAX)
+        if self.asked.kind == INDEPENDENT and outputs.kind == SIGMOID and logits.ndim <= 2:
+            found = logits > (0.5 if outputs.squashed else 0)
+            right = (found == (y > 0.5)).reshape(len(y), -1).all(1).sum()
+            return torch.where(((y == 0) | (y == 1)).all(), right.float(), torch.nan)
+        classes = logits.ndim == 2 and logits.shape[1] > 1 and outputs.kind == SOFTMAX
         if not classes or y.ndim != 1 or y.is_floating_point():
-            return none
+            return torch.full((), torch.nan, device=logits.device)
         return (logits.argmax(dim=1) == y).sum()
 
     def answered(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,47 +178,6 @@ class Objective:
 _OF_LOGS = frozenset({"NLLLoss", "nll_loss", "KLDivLoss", "kl_div"})
 _LOG_SUM = 0.05
 """How far the logarithm of the sum of a row's probabilities may be from 0; half precision is coarse."""
-_OF_CLASSES = (F.cross_entropy, F.nll_loss, F.multi_margin_loss)
-
-
-class _Rows(TorchFunctionMode):
-    """Looks for outputs [n 1] that meet labels [n] to become [n n], or the reverse; only outputs take a gradient.
-
-    Raises:
-        InputError: there are some.
-    """
-
-    def __init__(self, loss: str, n: int) -> None:
-        super().__init__()
-        self.loss, self.n = loss, n
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Run the call, and look at the shapes."""
-        column, flat = (self.n, 1), (self.n,)
-        given = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)]
-        shapes = {leaf.requires_grad: set[tuple[int, ...]]() for leaf in given}
-        for leaf in given:
-            shapes[leaf.requires_grad].add(tuple(leaf.shape))
-        outputs, labels = shapes.get(True, set()), shapes.get(False, set())
-        meet = self.n > 1 and ((column in outputs and flat in labels) or (flat in outputs and column in labels))
-        # Losses of torch broadcast within, but for those of class numbers.
-        if meet and getattr(func, "__module__", "") == F.__name__ and func not in _OF_CLASSES:
-            raise self._mixed(column in outputs)
-        result = func(*args, **(kwargs or {}))
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)] if meet else []
-        if any(leaf.shape[-2:] == (self.n, self.n) for leaf in made):
-            raise self._mixed(column in outputs)
-        return result
-
-    def _mixed(self, columns: bool) -> InputError:
-        n = self.n
-        shapes = ([n, 1], [n]) if columns else ([n], [n, 1])
-        return InputError(
-            f"the loss {self.loss} pairs every row with every other: outputs {shapes[0]} meet labels {shapes[1]}, "
-            f"which torch broadcasts to {[n, n]}; pass y in the shape of the outputs, or reshape one in the loss"
-        )
 
 
 def _times(weights: Tensor, others: Tensor | None) -> Tensor:

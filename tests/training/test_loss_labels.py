@@ -266,7 +266,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "own loss, [n 1] and [n]": (
         VALUES[:, 0],
         {"loss": lambda z, y: (z - y).square().mean(), "outputs_": 1},
-        r"<lambda> pairs every row with every other: outputs \[32, 1\] meet labels \[32\], which torch broadcasts to",
+        r"<lambda> pairs every row with every other: outputs \[32, 1\] meet labels \[32\] and torch broadcasts",
     ),
     "own loss, [n] and [n 1]": (
         VALUES,
