@@ -19,7 +19,7 @@ from torch import nn
 
 from prunefuse_al import Distillation
 from prunefuse_al.adapters import require_host
-from prunefuse_al.copying import copied
+from prunefuse_al.copying import WithoutHistory, copied
 from prunefuse_al.costs import CostLedger
 from prunefuse_al.errors import InputError, NotFittedError
 from prunefuse_al.estimator.estimator import unchanged_on_error
@@ -305,6 +305,11 @@ class PruneFuseNet(ProxyTraining):
             self.state_ = replace(
                 self._cut(getattr(self, "labelled_", None)), trained=self.state_.trained
             )  # other weights, other channels
+
+    def __sklearn_clone__(self) -> PruneFuseNet:
+        with WithoutHistory():  # the module may keep what it computed
+            net: PruneFuseNet = super().__sklearn_clone__()
+        return net
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the user's data out of pickles: it may be larger than memory."""

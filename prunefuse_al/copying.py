@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -22,7 +23,7 @@ def copied(thing: T, memo: dict[int, Any] | None = None) -> T:
         thing: what to copy; not changed.
         memo: object identity -> what stands in its place in the copy, see `copy.deepcopy`.
     """
-    with _WithoutHistory():
+    with torch.inference_mode(False), WithoutHistory():  # tensors made in it could not be trained
         return copy.deepcopy(thing, memo)
 
 
@@ -31,10 +32,8 @@ def stand_in(model: nn.Module) -> nn.Module:
 
     Moving it to another device or layout does not move `model`. Nothing may train it.
     """
-    memo: dict[int, Any] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
-        memo[id(tensor)] = _sharing(tensor)
-    return copied(model, memo)
+    with torch.inference_mode(False):
+        return copied(model, {id(t): _sharing(t) for t in (*model.parameters(), *model.buffers())})
 
 
 def _sharing(tensor: Tensor) -> Tensor:
@@ -44,7 +43,7 @@ def _sharing(tensor: Tensor) -> Tensor:
     return tensor.detach()
 
 
-class _WithoutHistory(TorchFunctionMode):
+class WithoutHistory(TorchFunctionMode):
     """While active, this thread's deep copies of tensors that were computed are copies of their values."""
 
     def __torch_function__(

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache as cached
 from functools import partial
 from typing import Any
 
@@ -21,8 +22,8 @@ from .turns import alone
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of one forward call, two rows long."""
-Cache = dict[tuple[str, str, bool], "tuple[float, float] | str"]
-"""Network, shape of a row and whether it trains -> its multiply-accumulates, there and back, or why none are known."""
+Cache = dict[tuple[str, str, bool], tuple[float, float]]
+"""Network, shape of a row, and whether it trains -> multiply-accumulates of the row, there and back."""
 _RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
 
@@ -66,7 +67,7 @@ def _call_macs(model: nn.Module, call: Call, *, backward: bool) -> tuple[float, 
     args, kwargs = tree_map(partial(_moved, device=device), call)
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with alone(), torch.random.fork_rng(devices=list(devices)), torch.inference_mode(False), torch.enable_grad():
-        with _Operations() as there, sdpa_kernel(SDPBackend.MATH), _StepByStep():
+        with _Operations() as there, sdpa_kernel(SDPBackend.MATH), _step_by_step(model):
             output = model(*args, **kwargs)
         outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
         with _Operations() as back:
@@ -91,6 +92,10 @@ class _OneModule(contextlib.AbstractContextManager["_OneModule"]):
 
     def __exit__(self, *_: object) -> None:
         return None
+
+
+def _step_by_step(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    return _StepByStep() if any(isinstance(m, nn.RNNBase) for m in model.modules()) else contextlib.nullcontext()
 
 
 class _StepByStep(TorchFunctionMode):
@@ -187,33 +192,34 @@ class PassCounter:
         `module` need not be the network that was counted. `cache` remembers counts per network and row shape.
         """
         network, forward, backward, reason = signature(module), 0.0, 0.0, ""
+        first = cached(lambda: copied(module))  # one for all: texts may come in many lengths
         for (key, training), n in sorted(self.rows.items(), key=lambda row: not row[0][1]):
-            found = cache.get((network, key, training), cache.get((network, key, True)))
-            if found is None:
-                found = _counted(module, self.calls[key], self.sizes[key], backward=training)
-                cache[network, key, training] = found
-            if isinstance(found, str):
-                reason = reason or found
+            found = cache.get((network, key, training)) or cache.get((network, key, True))
+            counted = found or self._counted(module, first, key, backward=training)
+            if isinstance(counted, str):
+                reason = reason or counted
                 continue
-            forward += n * found[0]
-            backward += n * found[1] * training
+            cache[network, key, training] = counted
+            forward += n * counted[0]
+            backward += n * counted[1] * training
         return Total(round(forward), round(backward), reason)
 
+    def _counted(
+        self, module: nn.Module, first: Callable[[], nn.Module], key: str, *, backward: bool
+    ) -> tuple[float, float] | str:
+        """Return the multiply-accumulates per row of shape `key`, or why they cannot be counted.
 
-def _counted(module: nn.Module, call: Call, size: int, *, backward: bool) -> tuple[float, float] | str:
-    """Return the multiply-accumulates per row, or why they cannot be counted.
-
-    Tried in train mode first, where all parts of a network are at work, with two rows; then with as many as there were,
-    for a network may be written for that number; then in eval mode.
-    """
-    reason = ""
-    for training in (True, False):
-        for rows in (2, size):
+        Tried in train mode, where all parts of a network are at work, with two rows, on the copy that `first` makes;
+        then on new copies, with as many rows as there were, for code may be written for that number, and in eval mode.
+        """
+        reason, call, size = "", self.calls[key], self.sizes[key]
+        for training, rows in ((True, 2), (True, size), (False, size)):
             try:
-                return _call_macs(copied(module).train(training), _repeated(call, rows), backward=backward)
+                model = copied(module) if reason else first()
+                return _call_macs(model.train(training), _repeated(call, rows), backward=backward)
             except Exception as error:  # whatever a network may raise: what it was run for has gone well
                 reason = reason or f"{type(error).__name__}: {error}".splitlines()[0]
-    return reason
+        return reason
 
 
 def _repeated(call: Call, size: int) -> Call:

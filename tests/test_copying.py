@@ -162,3 +162,12 @@ def test_a_stand_in_shares_the_weights_and_nothing_else() -> None:
     assert {p.dtype for p in network.parameters()} == {torch.float32}
     assert {p.device.type for p in network.parameters()} == {"cpu"}
     network(X)
+
+
+def test_copies_made_within_inference_mode_are_as_good_as_any() -> None:
+    network = seeded(lambda: Keeps(in_a_dict))
+    with torch.inference_mode():
+        for other in (copied(network), stand_in(network)):
+            assert not any(tensor.is_inference() for tensor in (*other.parameters(), *other.buffers()))
+        assert macs(network, X)[0] == 6 * 16 + 16 * 3
+    copied(network)(X).sum().backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -515,3 +516,40 @@ def test_what_is_frozen_stays_in_proxy_and_target(options):
     target = model.fit_target().target_.state_dict()
     assert all(torch.equal(target[name], dense.state_dict()[name]) for name in names)
     assert not torch.equal(target["layers.4.weight"], dense.state_dict()["layers.4.weight"])
+
+
+class Keeps(Digits):
+    """Keeps what it computed, as Grad-CAM and KL terms do; one weight is made by a hook before every pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.utils.weight_norm(nn.Linear(10, 10))
+
+    def forward(self, x):
+        self.kept = {"last": [super().forward(x)]}
+        return self.out(self.kept["last"][0])
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_a_module_that_keeps_what_it_computed():
+    chosen = net(Keeps(), max_epochs=1, sync_every=2).fit(X[:200], Y[:200])
+    chosen.fit(X[:200], Y[:200]).fit_target()
+    chosen.partial_fit(X[:200], Y[:200])
+    picked = chosen.query(X, 5)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(chosen)).query(X, 5), picked)
+    assert len(clone(chosen).fit(X[:200], Y[:200]).query(X, 5)) == 5
+    plain = NeuralNetClassifier(Keeps(), criterion=nn.CrossEntropyLoss, max_epochs=1, verbose=0).fit(X[:200], Y[:200])
+    assert len(PruneFuseNet.from_net(plain).fit(X[:200], Y[:200]).query(X, 5)) == 5
+
+
+def test_threads_that_ask_one_net_at_once_get_the_same_answers():
+    chosen = net(max_epochs=1).fit(X[:200], Y[:200])
+    calls = [
+        lambda: chosen.query(X, 5, scorer="k_center"),
+        lambda: chosen.predict_proba(X[:50]),
+        lambda: chosen.query(X, 5),
+    ]
+    expected = [call() for call in calls]
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda call: call(), calls * 8))
+    assert all(np.array_equal(answer, expected[i % 3]) for i, answer in enumerate(answers))
