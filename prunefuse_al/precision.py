@@ -15,7 +15,7 @@ PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 
 
 def check_device(name: str, device: Any) -> Any:
-    """Return what names a device, "auto" as it is, or raise `InputError`; whether it is there shows where it is used."""
+    """Return what names a device, or "auto", or raise `InputError`; whether it is there shows where it is used."""
     what = "'auto' or a torch device, for example 'cpu'"
     if isinstance(device, bool) or not isinstance(device, str | torch.device | int):
         raise checks.refused(name, device, what)
