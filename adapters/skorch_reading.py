@@ -46,7 +46,7 @@ class NetReader:
     def infer(self, model: nn.Module, data: Any, needs: frozenset[str]) -> Signals:
         """Return the signals in `needs` for every row of `data`, a dataset, in order; `model` stays as it is."""
         device, seed = home_device(model) or torch.device("cpu"), self.net.entropy_ % 2**63
-        with self._answering(model), isolated_rng(seed, device), settled(model, device=device), torch.inference_mode():
+        with isolated_rng(seed, device), self._answering(model), settled(model, device=device), torch.inference_mode():
             batches = [self._read(model, batch, needs, seed) for batch in self.net.get_iterator(data, training=False)]
         fields: dict[str, Any] = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
         kind = None

@@ -154,21 +154,25 @@ class PassCounter:
         self.rows: dict[tuple[str, bool], int] = {}
         self.calls: dict[str, Call] = {}
         self.sizes: dict[str, int] = {}
+        self.failed: dict[str, int] = {}
 
     def hook(self) -> Callable[..., None]:
         """Return a forward pre-hook (`with_kwargs=True`) that counts into this object."""
         # Closures over plain dicts: copy.deepcopy takes functions as they are, so copies of the network count here too.
-        rows, calls, sizes = self.rows, self.calls, self.sizes
+        rows, calls, sizes, failed = self.rows, self.calls, self.sizes, self.failed
 
         def count(module: nn.Module, args: Any, kwargs: Any) -> None:
-            size = batch_rows(args, kwargs)
-            if not size:
-                return
-            key = _row_key(args, kwargs, size)
-            training = module.training and torch.is_grad_enabled()
-            rows[key, training] = rows.get((key, training), 0) + size
-            if key not in calls:
-                calls[key], sizes[key] = tree_map(lambda leaf: _two_rows(leaf, size), (args, kwargs)), size
+            try:
+                size = batch_rows(args, kwargs)
+                if not size:
+                    return
+                key = _row_key(args, kwargs, size)
+                if key not in calls:
+                    calls[key], sizes[key] = tree_map(lambda leaf: _two_rows(leaf, size), (args, kwargs)), size
+                training = module.training and torch.is_grad_enabled()
+                rows[key, training] = rows.get((key, training), 0) + size
+            except Exception as error:  # what has no rows that can be told may be what the network takes
+                failed[_reason(error)] = failed.get(_reason(error), 0) + 1
 
         count._torchdynamo_disable = True  # type: ignore[attr-defined]  # or a compiled network re-compiles at each count
         return count
@@ -191,7 +195,7 @@ class PassCounter:
 
         `module` need not be the network that was counted. `cache` remembers counts per network and row shape.
         """
-        network, forward, backward, reason = signature(module), 0.0, 0.0, ""
+        network, forward, backward, reason = signature(module), 0.0, 0.0, next(iter(self.failed), "")
         first = cached(lambda: copied(module))  # one for all: texts may come in many lengths
         for (key, training), n in sorted(self.rows.items(), key=lambda row: not row[0][1]):
             found = cache.get((network, key, training)) or cache.get((network, key, True))
@@ -218,8 +222,12 @@ class PassCounter:
                 model = copied(module) if reason else first()
                 return _call_macs(model.train(training), _repeated(call, rows), backward=backward)
             except Exception as error:  # whatever a network may raise: what it was run for has gone well
-                reason = reason or f"{type(error).__name__}: {error}".splitlines()[0]
+                reason = reason or _reason(error)
         return reason
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _repeated(call: Call, size: int) -> Call:

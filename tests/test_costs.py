@@ -160,6 +160,18 @@ def test_what_cannot_be_counted_fails_nothing_and_is_said() -> None:
     assert "uncounted" not in ledger.to_dicts()[2]
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+def test_a_call_whose_rows_cannot_be_told_fails_nothing_and_is_said() -> None:
+    ledger, net = CostLedger(), seeded(lambda: nn.Linear(4, 2))
+    with ledger.stage("score", round=1, network="proxy") as stage:
+        stage.watch(net)
+        net(torch.nested.nested_tensor([torch.zeros(2, 4), torch.zeros(3, 4)]))
+        net(torch.zeros(5, 4))
+    (row,) = ledger.rows()
+    assert row.samples == 5
+    assert row.uncounted.startswith("RuntimeError: ")
+
+
 def test_inference_is_counted_without_gradients() -> None:
     asked: list[bool] = []
 
