@@ -119,9 +119,9 @@ def methods(name: str, value: Any, wanted: Iterable[str], what: str) -> Any:
 
 
 def path(name: str, value: Any, what: str = "a path, as a str or a pathlib.Path") -> str:
-    """Return a path as a str, or raise `InputError` unless it is a str or an `os.PathLike` of one."""
-    found = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-    if not isinstance(found, str) or not found or "\0" in found:
+    """Return a path as a str, or raise `InputError` unless it is a str, bytes or an `os.PathLike`, and not empty."""
+    found = os.fsdecode(value) if isinstance(value, str | bytes | os.PathLike) else ""
+    if not found or "\0" in found:
         raise refused(name, value, what)
     return found
 

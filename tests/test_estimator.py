@@ -407,7 +407,7 @@ def test_scikit_learns_own_tools_take_several_labels_a_row() -> None:
     [
         (
             {"module": lambda shape, classes: mlp(*shape, 8, classes + 3)},
-            Y,
+            WORDS,
             r"was called with 3 classes and returned a network with 6 outputs; its last layer must be as wide",
         ),
         (
@@ -439,6 +439,15 @@ def test_outputs_and_labels_that_do_not_go_together(options: dict[str, Any], y: 
     with pytest.raises(ValueError, match=message):
         est.fit(X, y)
     assert not [name for name in vars(est) if name.endswith("_") or name.startswith("_")]
+
+
+def test_more_outputs_than_a_factory_was_told_are_classes_that_did_not_show_up_yet() -> None:
+    est = estimator(module=lambda shape, classes: mlp(*shape, 8, 6)).fit(X, Y)
+    assert est.classes_.tolist() == [0, 1, 2, 3, 4, 5]
+    assert est.predict_proba(X[:5]).shape == (5, 6)
+    selector = est.selector_
+    assert est.fit(X, Y + 2).selector_ is selector  # the same network, told nothing new
+    assert est.classes_.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_one_label_and_several_are_not_mixed_up_later() -> None:

@@ -420,9 +420,9 @@ def test_where_there_is_no_file_that_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", [3, None, 1.5, ["s"], "", "a\0b"])
 def test_what_is_no_path_is_an_input_error(path: Any) -> None:
-    with pytest.raises(InputError, match="pass the name of a file"):
+    with pytest.raises(InputError, match="pass a path"):
         PrunedProxySelector.load(path, network())
-    with pytest.raises(InputError, match="pass the name of a file"):
+    with pytest.raises(InputError, match="pass a path"):
         PrunedProxySelector(network()).save(path)
 
 

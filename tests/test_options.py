@@ -215,8 +215,8 @@ def test_every_option_has_its_check() -> None:
         ({"optimizer": lambda params: None}, "optimizer: what <function.*> returned=None; pass a factory that returns"),
         ({"optimizer": lambda params: torch.optim.SGD}, "the class SGD, not an instance"),
         ({"scheduler": lambda optimizer: None}, "scheduler: what <function.*> returned=None; pass a factory"),
-        ({"loss": lambda logits, y: None}, "loss: what <function.*> returned=None; pass a function or module that"),
-        ({"loss": lambda logits, y: 0.5}, "loss: what <function.*> returned=0.5; pass"),
+        ({"loss": lambda logits, y: None}, "loss: what <lambda> returned=None; pass a loss that returns a tensor"),
+        ({"loss": lambda logits, y: 0.5}, "loss: what <lambda> returned=0.5; pass"),
         ({"early_stopping": EarlyStopping(validation_data=X)}, "validation_data has no labels; pass"),
     ],
 )

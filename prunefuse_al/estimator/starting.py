@@ -57,14 +57,20 @@ def start(estimator: Any, data: Any, labels: Any, weights: Any, classes: Any) ->
             "class a row: pass trainer=TorchTrainer(loss=nn.BCEWithLogitsLoss()), or y.argmax(1) if every row has one 1"
         )
     entropy = entropy_of(estimator.random_state)
-    outputs = None
+    outputs = fixed = _as_it_likes(estimator, previous)
     if isinstance(given, nn.Module):
         outputs = _fitting(trainer, given, data, several, "the network")
     estimator.classes_ = known_classes(labels, classes, outputs)
     estimator.multilabel_ = several
     n_classes = len(estimator.classes_)
     shape = None if isinstance(given, nn.Module) else row_shape(data)  # a network's texts may vary in length
-    setup = {**estimator.get_params(deep=False), "shape": shape, "outputs": n_classes, "several": several}
+    setup = {
+        **estimator.get_params(deep=False),
+        "shape": shape,
+        "outputs": n_classes,
+        "several": several,
+        "fixed": fixed,
+    }
     if previous is not None and given is not None and _same(estimator._setup, setup):
         return
     with isolated_rng(entropy % 2**63):
@@ -72,15 +78,37 @@ def start(estimator: Any, data: Any, labels: Any, weights: Any, classes: Any) ->
     if given is not dense and given is not None:
         found = _fitting(trainer, dense, data, several, f"the network of module={given!r}")
         if found != n_classes:
-            raise InputError(
-                f"module={given!r} was called with {n_classes} classes and returned a network with {found} outputs; "
-                f"its last layer must be as wide as it is told{ONE_OUTPUT * (found == 1)}"
-            )
+            estimator.classes_ = _classes_beyond(labels, classes, found, n_classes, given)
+            setup |= {"outputs": found, "fixed": found}
     options = {name: getattr(estimator, name) for name in SELECTOR_OPTIONS}
     estimator.selector_ = PrunedProxySelector(dense, trainer=trainer, random_state=entropy, **options)
     if previous is not None:
         estimator.selector_.follow(previous)
     estimator._setup = setup
+
+
+def _as_it_likes(estimator: Any, previous: PrunedProxySelector | None) -> int | None:
+    """Return how many outputs the function `module` gave its network the last time, whatever it was told; or None."""
+    before: dict[str, Any] = {} if previous is None else estimator._setup
+    fixed: int | None = before.get("fixed") if before.get("module") is estimator.module else None
+    return fixed
+
+
+def _classes_beyond(labels: Any, classes: Any, found: int, told: int, module: Any) -> Any:
+    """Return the label of each output of a network that has others than it was told: the numbers of the outputs.
+
+    Raises:
+        InputError: the labels are not among these, or the classes are given.
+    """
+    if classes is None and found > told:
+        try:
+            return known_classes(labels, None, found)
+        except InputError:
+            pass  # what was told and what came back says more
+    raise InputError(
+        f"module={module!r} was called with {told} classes and returned a network with {found} outputs; its last layer "
+        f"must be as wide as it is told, or pass classes= with all {max(found, told)} labels{ONE_OUTPUT * (found == 1)}"
+    )
 
 
 def _build(module: Any, data: Any, weights: Any, n_classes: int, *, single: bool) -> nn.Module:

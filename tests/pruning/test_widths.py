@@ -239,13 +239,13 @@ def test_rounding_that_takes_most_of_it_back_is_said() -> None:
 
 @pytest.mark.parametrize("value", [0, -8, 2.5, True, "8"])
 def test_bad_rounding_is_refused(value: Any) -> None:
-    with pytest.raises(errors.InputError, match=f"round_to={value!r} must be a positive integer"):
+    with pytest.raises(errors.InputError, match=f"round_to={value!r}; pass a positive integer"):
         prune(wide(), X, 0.5, round_to=value)
 
 
 @pytest.mark.parametrize("floor", [-0.1, 1.0, float("nan")])
 def test_bad_floors_are_refused(floor: float) -> None:
-    with pytest.raises(errors.InputError, match=r"GlobalScope\(floor=.*0 <= floor < 1"):
+    with pytest.raises(errors.InputError, match=r"GlobalScope: floor=.*0 <= floor < 1"):
         GlobalScope(floor)
 
 

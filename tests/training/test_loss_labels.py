@@ -274,7 +274,11 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
         "pairs every row with every other",
     ),
     "class": (CLASSES, {"loss": nn.BCEWithLogitsLoss}, r"the class BCEWithLogitsLoss, not an instance\); pass 'cross_"),
-    "nothing back": (CLASSES, {"loss": lambda z, y: None}, "the loss <lambda> returned NoneType; it must return"),
+    "nothing back": (
+        CLASSES,
+        {"loss": lambda z, y: None},
+        "loss: what <lambda> returned=None; pass a loss that returns",
+    ),
     "loss fails": (
         CLASSES,
         {"loss": nn.CosineEmbeddingLoss()},
