@@ -43,6 +43,14 @@ class NetReader:
         """Where the net computes."""
         return self.net.device
 
+    def fit(self, model: nn.Module, data: Any, *, teacher: nn.Module | None = None, seed: int | None = None) -> None:
+        """Refuse: a net is trained by skorch's own loop.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"{type(self.net).__name__} trains by skorch's own loop: call its fit or fit_target")
+
     def infer(self, model: nn.Module, data: Any, needs: frozenset[str]) -> Signals:
         """Return the signals in `needs` for every row of `data`, a dataset, in order; `model` stays as it is."""
         device, seed = home_device(model) or torch.device("cpu"), self.net.entropy_ % 2**63

@@ -27,6 +27,7 @@ from ..scorers._dynamics import dynamics_of
 from ..scorers._select import select_top
 from ..training.batchnorm import fold_batchnorm
 from ..training.recording import Recorder, Snapshot
+from ..training.trainer import TorchTrainer
 from ..types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer, epochs_of
 from .importance import with_data
 from .options import Options, State, WarmStart
@@ -101,7 +102,9 @@ def train_proxy(
 
 
 def _warn_if_unchanged(trainer: Trainer, before: nn.Module, after: nn.Module) -> None:
-    """Say so where a training has left every weight that it could have changed as it was."""
+    """Say so where somebody's own training has left every weight that it could have changed as it was."""
+    if isinstance(trainer, TorchTrainer):  # takes the steps it is told to, however small
+        return
     old = dict(before.named_parameters())
     trained = {name: p.detach() for name, p in after.named_parameters() if p.requires_grad}
     if trained and all(name in old and torch.equal(old[name].to(p.device), p) for name, p in trained.items()):

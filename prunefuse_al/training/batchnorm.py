@@ -33,6 +33,7 @@ from ..rng import isolated_rng
 
 _DECIDING = frozenset(
     {Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.item, Tensor.tolist, Tensor.numpy}
+    | {Tensor.is_nonzero, Tensor.equal, Tensor.allclose, torch.is_nonzero, torch.equal, torch.allclose}
 )
 """Calls by which a computed value becomes one of Python's, which code may branch on."""
 
@@ -181,19 +182,20 @@ class _Chain(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._made: list[tuple[str, Tensor]] = []
-        self._norms: list[tuple[str, str]] = []
+        self._made: dict[int, tuple[str, Tensor]] = {}  # by identity, and kept, so that no other gets that
+        self._norms: list[tuple[str | None, str]] = []
         self._also_read: set[str] = set()
         self._inside = self._decides = False
 
     def see(self, name: str, module: nn.Module, args: Any, output: Tensor) -> None:
         """Note what the layer called `name` has made."""
-        self._made.append((name, output))
+        self._made[id(output)] = name, output
 
     def enter(self, name: str, module: nn.Module, args: Any) -> None:
         """Note whose output the batch norm called `name` reads."""
         self._inside = True
-        self._norms += [(layer, name) for layer, made in self._made if args and made is args[0]]
+        layer, _ = self._made.get(id(args[0]) if args else 0, (None, None))
+        self._norms.append((layer, name))
 
     def leave(self, *_: Any) -> None:
         """Watch again: what a batch norm does with its input is known."""
@@ -213,13 +215,12 @@ class _Chain(TorchFunctionMode):
         self._read(output)
         if self._decides:
             return []
-        layers = Counter(name for name, _ in self._made)
+        layers = Counter(name for name, _ in self._made.values())
         norms = Counter(name for _, name in self._norms)
-        return [(a, b) for a, b in self._norms if layers[a] == norms[b] == 1 and a not in self._also_read]
+        return [(a, b) for a, b in self._norms if a and layers[a] == norms[b] == 1 and a not in self._also_read]
 
     def _read(self, *values: Any) -> None:
-        read = {id(leaf) for leaf in tree_leaves(values) if isinstance(leaf, Tensor)}
-        self._also_read |= {name for name, made in self._made if id(made) in read}
+        self._also_read |= {self._made[id(leaf)][0] for leaf in tree_leaves(values) if id(leaf) in self._made}
 
 
 def _merged(layer: nn.Module, norm: nn.Module) -> nn.Module | None:

@@ -107,6 +107,20 @@ class ReadBeside(nn.Module):
         return (read, made) if self.how == "answer" else read
 
 
+class OneNormTwice(nn.Module):
+    """Of two batch norms, one serves in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.first, self.second = (
+            nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.second(self.b(self.first(self.a(x)))) + self.second(x)
+        return made
+
+
 class UnderTwoNames(nn.Module):
     """One pair of layers that two names lead to."""
 
@@ -145,6 +159,7 @@ def norms(model: nn.Module) -> int:
         (lambda: nn.Sequential(nn.Conv1d(2, 5, 3), nn.BatchNorm1d(5, affine=False), nn.Flatten()), (6, 2, 8), 0),
         (PreActivation, (5, 3, 8, 8), 1),
         (UnderTwoNames, (5, 4), 0),
+        (OneNormTwice, (5, 4), 1),
         (Lengths, (5, 2, 8), 0),
         (lambda: ReadBeside("nothing"), (5, 4), 0),
         (lambda: resnet18(num_classes=5), (2, 3, 33, 33), 0),
