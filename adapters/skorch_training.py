@@ -34,7 +34,7 @@ from skorch.utils import to_device  # noqa: E402
 from prunefuse_al.adapters.skorch_reading import NetReader, uncompiled  # noqa: E402
 
 OPTIONS = (
-    *("pruning_ratio", "importance", "cross", "distillation", "fine_tune_lr_scale", "sync_every"),
+    *("pruning_ratio", "importance", "cross", "fine_tune_lr_scale", "sync_every"),
     *("keep", "scope", "round_to", "recalibrate", "example_inputs"),
 )
 
@@ -126,6 +126,7 @@ class ProxyTraining(NeuralNetClassifier):
             **{name: getattr(self, name) for name in OPTIONS},
             scorer=get_scorer(self.scorer),
             trainer=reader,
+            distillation=None,  # the net mixes its teacher in itself
             sync_importance=None,
             recalibration_data=None,
             progressive=None,
