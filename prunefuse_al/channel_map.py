@@ -7,7 +7,7 @@ dictionaries; no graph and no module is needed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -272,6 +272,34 @@ class ChannelMap:
                     f"{kind}: {name!r} has shape {list(value.shape)}, the channel map expects {list(expected)}; "
                     "was the network changed after prune()?"
                 )
+
+
+def put_attributes(model: nn.Module, attributes: Mapping[str, Any]) -> None:
+    """Set "module:attribute" -> value in a network; several numbers become the kind of sequence that stands there.
+
+    Maps that were saved know lists from tuples at most, and those of before not even that.
+    """
+    for place, value in attributes.items():
+        path, _, attribute = place.partition(":")
+        module = model.get_submodule(path)
+        if isinstance(value, list | tuple):
+            value = as_sequence(getattr(module, attribute), value)
+        setattr(module, attribute, value)
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder) and any(_odd_heads(layer) for layer in module.layers):
+            module.use_nested_tensor = False  # as torch's own constructor has it: such layers cannot take them
+
+
+def _odd_heads(layer: nn.Module) -> bool:
+    attention = getattr(layer, "self_attn", None)
+    return isinstance(attention, nn.MultiheadAttention) and attention.num_heads % 2 == 1
+
+
+def as_sequence(like: object, values: Iterable[int]) -> Any:
+    """Return numbers as the kind of list or tuple that `like` is."""
+    if isinstance(like, tuple) and hasattr(like, "_make"):  # one with names
+        return like._make(values)
+    return type(like)(values) if isinstance(like, list | tuple) else tuple(values)
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from .. import checks
-from ..channel_map import ChannelMap, named_tensors
+from ..channel_map import ChannelMap, as_sequence, named_tensors, put_attributes
 from ..copying import copied
 from ..errors import FusionError
 from ..model_checks import check_model
@@ -58,9 +58,7 @@ def rebuild(model: nn.Module, channel_map: ChannelMap) -> nn.Module:
         if id(tensor) not in memo:
             memo[id(tensor)] = _like(tensor, state[name])
     proxy = copied(model, memo)
-    for path, value in channel_map.attributes.items():
-        module, _, attribute = path.partition(":")
-        setattr(proxy.get_submodule(module), attribute, value)
+    put_attributes(proxy, channel_map.attributes)
     return proxy
 
 
@@ -71,35 +69,45 @@ def _like(tensor: Tensor, value: Tensor) -> Tensor:
     return nn.Parameter(value, requires_grad=tensor.requires_grad)
 
 
-def width_attributes(
+def known_attributes(model: nn.Module, channel_map: ChannelMap) -> dict[str, Any]:
+    """Return "module:attribute" -> value in the proxy, for every width of a layer of torch that changed."""
+    attributes: dict[str, Any] = {}
+    for path, _, known in _layers(model, channel_map):
+        if known is not None:
+            attributes.update(_changed(model, path, known))
+    return attributes
+
+
+def guessed_attributes(
     model: nn.Module, channel_map: ChannelMap, structure: Structure, kept: np.ndarray, *, freely: bool = False
 ) -> dict[str, Any]:
-    """Return "module:attribute" -> value in the proxy, for every attribute that states a width which changed.
+    """Return "module:attribute" -> value in the proxy, for every attribute of other modules that may state a width.
 
-    Layers of torch state theirs in known places. Of other modules those attributes are taken whose name speaks of a
-    width and whose value was seen, while that very module ran, as the size of a dimension that is thinned. `freely`
-    takes names that say nothing as well, and what was seen while a module within it ran.
+    Those are taken whose name speaks of a width and whose value was seen, while that very module ran, as the size of a
+    dimension that is thinned. `freely` takes names that say nothing as well, and what was seen while a module within
+    it ran.
     """
-    shapes = {name: t.proxy_shape for name, t in channel_map.tensors.items()}
     seen = _seen_sizes(structure, kept)
     if freely:
         seen = _seen_within(seen)
     attributes: dict[str, Any] = {}
-    for path, module in model.named_modules():
-        known = _known(module, {_plain_name(n): shapes[f"{path}.{n}" if path else n] for n, _ in _own_tensors(module)})
-        values = known if known is not None else dict(_guessed(module, seen.get(path, {}), freely))
-        attributes.update({f"{path}:{k}": v for k, v in values.items() if getattr(module, k) != v})
-    return attributes | dict(_without_nested(model, attributes))
+    for path, module, known in _layers(model, channel_map):
+        if known is None:
+            attributes.update(_changed(model, path, dict(_guessed(module, seen.get(path, {}), freely))))
+    return attributes
 
 
-def _without_nested(model: nn.Module, attributes: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
-    """Yield what turns nested tensors off where the heads that stay are odd in number, as torch's constructor does."""
+def _layers(model: nn.Module, channel_map: ChannelMap) -> Iterator[tuple[str, nn.Module, dict[str, Any] | None]]:
+    """Yield the path of every module, the module, and its widths in the proxy if it is a layer of torch."""
+    shapes = {name: t.proxy_shape for name, t in channel_map.tensors.items()}
     for path, module in model.named_modules():
-        if isinstance(module, nn.TransformerEncoder) and module.use_nested_tensor:
-            layers = f"{path}.layers." if path else "layers."
-            heads = [v for k, v in attributes.items() if k.startswith(layers) and k.endswith("self_attn:num_heads")]
-            if any(number % 2 for number in heads):
-                yield f"{path}:use_nested_tensor", False
+        own = {_plain_name(n): shapes[f"{path}.{n}" if path else n] for n, _ in _own_tensors(module)}
+        yield path, module, _known(module, own)
+
+
+def _changed(model: nn.Module, path: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    module = model.get_submodule(path)
+    return {f"{path}:{name}": value for name, value in values.items() if getattr(module, name) != value}
 
 
 def _plain_name(name: str) -> str:
@@ -143,14 +151,15 @@ def _seen_within(seen: Mapping[str, Mapping[int, set[int]]]) -> dict[str, dict[i
 
 def _guessed(module: nn.Module, sizes: Mapping[int, set[int]], freely: bool) -> Iterator[tuple[str, Any]]:
     for name, value in vars(module).items():
-        if name.startswith("_") or name == "training" or OTHER_NAMES.search(name):
+        plain = name.lstrip("_")  # a private name says the same
+        if name == "training" or OTHER_NAMES.search(plain):
             continue
-        if not freely and not WIDTH_NAMES.search(name):
+        if not freely and not WIDTH_NAMES.search(plain):
             continue
         if isinstance(value, int) and not isinstance(value, bool):
             yield name, _new_size(name, value, sizes, freely)
         elif isinstance(value, tuple | list) and value and all(type(v) is int for v in value):
-            yield name, type(value)(_new_size(name, v, sizes, freely) for v in value)
+            yield name, as_sequence(value, (_new_size(name, v, sizes, freely) for v in value))
 
 
 def _new_size(name: str, old: int, sizes: Mapping[int, set[int]], freely: bool) -> int:

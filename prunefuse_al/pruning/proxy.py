@@ -160,7 +160,7 @@ def _report(model: nn.Module, found: Found, arguments: Arguments, ratio: float) 
     verdict, reading = found.verdict, found.structure
     atoms = reading.trace.atoms
     unmet = {n: 1 - ratio for n, reason in reading.reasons.items() if not reason.startswith(_EXPECTED)}
-    asked = asked_sizes(reading, found.asked, unmet)
+    asked = asked_sizes(reading, found.choice.asked, unmet)
     axes = atoms.axes
     maps = verdict.channel_map.tensors
     whole = {}

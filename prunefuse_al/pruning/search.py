@@ -13,9 +13,10 @@ from torch import nn
 from ..channel_map import ChannelMap, named_tensors
 from ..counting import batch_rows
 from ..errors import PruningError
-from .build import rebuild, width_attributes
+from .build import guessed_attributes, known_attributes, rebuild
 from .example import Arguments, with_rows
 from .gate import Verdict, inspect
+from .needed import needed
 from .plan import Group, Keep, Structure, channel_map, protected_axes, structure
 from .refusals import does_not_run, not_finite
 from .tracing import trace
@@ -40,12 +41,12 @@ Choose = Callable[[Structure, bool, bool], Choice]
 
 @dataclass(frozen=True)
 class Found:
-    """A thinning put to the gate: the proxy, the verdict, the reading behind it, channels asked for in each group."""
+    """A thinning put to the gate: the proxy, the verdict, the reading behind it, and the choice in each group."""
 
     module: nn.Module
     verdict: Verdict
     structure: Structure
-    asked: Sequence[float]
+    choice: Choice
 
 
 @dataclass(frozen=True)
@@ -61,22 +62,46 @@ class _Trial:
         kept = choice.kept
         cut = channel_map(reading, kept, named_tensors(self.model))
         cut = replace(cut, copies=copies(reading, kept))
-        stated = width_attributes(self.model, cut, reading, kept)
-        found = self._judged(replace(cut, attributes=stated), reading, choice)
-        if careful and found.verdict.reason:  # a width may stand under any name, such as `self.h = heads`
-            freely = width_attributes(self.model, cut, reading, kept, freely=True)
-            if freely != stated:
-                other = self._judged(replace(cut, attributes=freely), reading, choice)
-                found = found if other.verdict.reason else other
-        return found
+        guessed = guessed_attributes(self.model, cut, reading, kept)
+        if careful:  # a width may stand under any name, such as `self.h = heads`
+            readings = [guessed, guessed_attributes(self.model, cut, reading, kept, freely=True)]
+        else:  # what was taken for a width may be none
+            readings = [self._needed(cut, guessed), guessed, {}]
+        known = known_attributes(self.model, cut)
+        refused: Found | None = None
+        for number, attributes in enumerate(readings):
+            if attributes not in readings[:number]:
+                found = self._judged(replace(cut, attributes=known | attributes), reading, choice)
+                if not found.verdict.reason:
+                    return found
+                refused = refused or found
+        assert refused is not None
+        return refused
+
+    def leanest(self, found: Found) -> Found:
+        """Return the same thinning with no attribute changed that need not be."""
+        cut = found.verdict.channel_map
+        known = known_attributes(self.model, cut)
+        guessed = {place: value for place, value in cut.attributes.items() if place not in known}
+        left = self._needed(cut, guessed)
+        if left == guessed:
+            return found
+        again = self._judged(replace(cut, attributes=known | left), found.structure, found.choice)
+        return found if again.verdict.reason else again
+
+    def _needed(self, cut: ChannelMap, guessed: dict[str, Any]) -> dict[str, Any]:
+        if not guessed:
+            return guessed
+        proxy = rebuild(self.model, replace(cut, attributes=known_attributes(self.model, cut) | guessed))
+        return needed(self.model, proxy, guessed, self.arguments)
 
     def _judged(self, cut: ChannelMap, reading: Structure, choice: Choice) -> Found:
         module = rebuild(self.model, cut)
         if choice.kept.all():  # there is nothing to judge
             macs = round(reading.trace.flops / 2 / batch_rows(*self.arguments))
-            return Found(module, Verdict("", cut, exact=True, macs=macs), reading, choice.asked)
+            return Found(module, Verdict("", cut, exact=True, macs=macs), reading, choice)
         verdict = inspect(self.model, module, cut, reading, self.arguments, choice.kept)
-        return Found(module, verdict, reading, choice.asked)
+        return Found(module, verdict, reading, choice)
 
 
 def widest(model: nn.Module, given: Arguments, keep: Keep | Iterable[Keep], choose: Choose) -> Found:
@@ -93,11 +118,12 @@ def widest(model: nn.Module, given: Arguments, keep: Keep | Iterable[Keep], choo
     for reading, equal_widths, careful in _readings(model, trial.arguments, given, keep):
         found = trial(reading, equal_widths, careful)
         if not found.verdict.reason:
-            return found
+            return trial.leanest(found) if careful else found
         if not reading.trace.finite:
             raise PruningError(not_finite(given))
     assert found is not None  # the first reading raises where there is none
-    return _by_halving(trial, found)
+    largest = _by_halving(trial, found)
+    return trial.leanest(largest) if largest.structure.groups else largest
 
 
 def _readings(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..channel_map import ChannelMap, TensorMap, named_tensors
+from ..channel_map import ChannelMap, TensorMap, named_tensors, put_attributes
 from ..errors import InputError
 
 OnEpoch = Callable[[int, torch.optim.Optimizer], bool]
@@ -107,9 +107,7 @@ def thin_in_place(
             _replace(tensor, values[name])
     for memory, thinned in memories:
         memory.update(thinned)
-    for place, value in attributes.items():
-        path, _, attribute = place.partition(":")
-        setattr(model.get_submodule(path), attribute, value)
+    put_attributes(model, attributes)
     for module in model.modules():
         if isinstance(module, nn.RNNBase):
             module.flatten_parameters()

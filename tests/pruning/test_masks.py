@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from examples.zoo import SPREADS, MaskedAttention, PaddedAttention, PaddedEncoder, mean_of, padded
 from prunefuse_al import fuse, prune
 from prunefuse_al.errors import NoEffectWarning
+from prunefuse_al.pruning.build import rebuild
 from tests.laws.random_networks import randomise
 
 MASKS: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -132,6 +133,7 @@ def test_an_odd_number_of_heads_takes_no_nested_tensors(heads: int, ratio: float
     assert network.encoder.use_nested_tensor
     proxy = prune(network, padded(7), ratio)
     assert [layer.self_attn.num_heads for layer in proxy.module.encoder.layers] == [left, left]
+    assert not rebuild(network, proxy.channel_map).encoder.use_nested_tensor
     target = fuse(network, proxy)
     for ids in batches():
         thin = answers(proxy.module, ids)

@@ -1,0 +1,88 @@
+"""Which of the attributes that were taken for a width the proxy needs to be changed.
+
+A number may equal a width by coincidence: the longest sequence a network takes, beside as many channels. So an
+attribute of a user's own modules changes only if the proxy fails without that, or answers otherwise.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..channel_map import put_attributes
+from ..copying import copied
+from .example import Arguments
+
+
+def needed(model: nn.Module, proxy: nn.Module, guessed: Mapping[str, Any], arguments: Arguments) -> dict[str, Any]:
+    """Return those of the guessed attributes without which the proxy fails or answers otherwise.
+
+    Attributes of one name, in modules of one class, mean one thing: they change together or not at all. Those of
+    torch's own modules mean what they say, and change always.
+
+    Args:
+        model: the dense network, whose values they have otherwise.
+        proxy: with all guessed values; not changed.
+        guessed: "module:attribute" -> value in the proxy.
+        arguments: example inputs.
+    """
+    probe, left = copied(proxy), dict(guessed)
+    expected = list(_answers(probe, arguments))
+    for alike in _meant_alike(model, guessed):
+        put_attributes(probe, {place: _value(model, place) for place in alike})
+        found = list(_answers(probe, arguments))
+        failed = expected[0] is None
+        if found[0] is not None and (failed or _equal(expected, found)):  # it may have been this that made it fail
+            expected = found
+            for place in alike:
+                del left[place]
+        else:
+            put_attributes(probe, {place: guessed[place] for place in alike})
+    return left
+
+
+def _meant_alike(model: nn.Module, places: Mapping[str, Any]) -> list[list[str]]:
+    groups: dict[tuple[type, str], list[str]] = defaultdict(list)
+    for place in places:
+        path, _, attribute = place.partition(":")
+        kind = type(model.get_submodule(path))
+        if not kind.__module__.startswith("torch."):
+            groups[kind, attribute].append(place)
+    return list(groups.values())
+
+
+def _value(model: nn.Module, place: str) -> Any:
+    path, _, attribute = place.partition(":")
+    return getattr(model.get_submodule(path), attribute)
+
+
+def _answers(module: nn.Module, arguments: Arguments) -> Iterator[list[Tensor] | None]:
+    """Yield what a network answers in eval and in train mode; None where it fails."""
+    args, kwargs = arguments
+    for training in (False, True):
+        run = copied(module).train(training)
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
+            try:
+                yield [leaf for leaf in tree_leaves(run(*args, **kwargs)) if isinstance(leaf, Tensor)]
+            except Exception:  # whatever a user's code raises at a size that does not fit
+                yield None
+
+
+def _equal(one: list[list[Tensor] | None], other: list[list[Tensor] | None]) -> bool:
+    """True where both answer the same, bit for bit, and fail in the same modes."""
+    for a, b in zip(one, other, strict=True):
+        if a is None or b is None:
+            if a is not b:
+                return False
+        elif len(a) != len(b) or not all(_same_values(x, y) for x, y in zip(a, b, strict=True)):
+            return False
+    return True
+
+
+def _same_values(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
