@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from . import checks
 from .errors import FusionError
 from .indexing import compose_index, read_entries, relative_index, same_index, write_entries
+from .states import named_tensors as named_tensors
 
 State = Mapping[str, Tensor]
 
@@ -300,14 +301,6 @@ def as_sequence(like: object, values: Iterable[int]) -> Any:
     if isinstance(like, tuple) and hasattr(like, "_make"):  # one with names
         return like._make(values)
     return type(like)(values) if isinstance(like, list | tuple) else tuple(values)
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter and buffer by name; tied tensors appear under each of their names."""
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
 
 
 def check_cross(cross: str | float) -> float:

@@ -9,7 +9,7 @@ from functools import partial
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .channel_map import named_tensors
+from .states import named_tensors
 
 
 def frozen_norms(model: nn.Module) -> list[_NormBase]:

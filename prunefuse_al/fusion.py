@@ -10,11 +10,12 @@ from typing import Protocol
 from torch import nn
 
 from . import checks
-from .channel_map import ChannelMap, check_cross, named_tensors
+from .channel_map import ChannelMap, check_cross
 from .errors import FallbackWarning, FusionError
 from .freezing import frozen_tensors
 from .model_checks import check_model
 from .preserving import Held, fused_copy
+from .states import named_tensors
 
 
 class Fusible(Protocol):

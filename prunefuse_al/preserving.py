@@ -26,9 +26,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .channel_map import ChannelMap, Stream, named_tensors
+from .channel_map import ChannelMap, Stream
 from .copying import copied
 from .freezing import frozen_tensors
+from .states import named_tensors
 
 EPSILONS = {"eps", "epsilon", "variance_epsilon", "layer_norm_epsilon"}
 

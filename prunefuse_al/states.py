@@ -31,6 +31,14 @@ def forms_of(tensors: Mapping[str, Tensor]) -> dict[str, Form]:
     return {name: Form(value.dtype, tuple(value.shape)) for name, value in tensors.items()}
 
 
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and buffer by name; tied tensors appear under each of their names."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
 def state_tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:
     """Return a network's state under `prefix`.
 

@@ -17,9 +17,9 @@ from laws.random_networks import Spec, build, example, specs
 from torch import Tensor, nn
 
 from prunefuse_al import ProgressivePruning, PrunedProxySelector, TorchTrainer, prune
-from prunefuse_al.channel_map import named_tensors
 from prunefuse_al.errors import FusionError, InputError, PruningError
 from prunefuse_al.pruning import rebuild
+from prunefuse_al.states import named_tensors
 from prunefuse_al.training import Distillation
 
 X, Y = blobs(160)

@@ -14,8 +14,8 @@ from fakes import PlainTrainer, blobs, mlp, seeded
 from torch import Tensor, nn
 
 from prunefuse_al import PrunedProxySelector, TorchTrainer, prune
-from prunefuse_al.channel_map import named_tensors
 from prunefuse_al.errors import CostWarning, InputError, NonFiniteError
+from prunefuse_al.states import named_tensors
 
 X, Y = blobs(160)
 

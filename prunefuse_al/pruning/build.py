@@ -11,10 +11,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from .. import checks
-from ..channel_map import ChannelMap, as_sequence, named_tensors, put_attributes
+from ..channel_map import ChannelMap, as_sequence, put_attributes
 from ..copying import copied
 from ..errors import FusionError
 from ..model_checks import check_model
+from ..states import named_tensors
 from .plan import Structure
 
 # Attributes of a user's own modules that may hold a width or a number of heads, and look-alikes that never do.

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..channel_map import ChannelMap, named_tensors
+from ..channel_map import ChannelMap
 from ..copying import copied
 from ..counting import batch_rows, operation_flops
 from ..freezing import frozen_tensors
 from ..preserving import copy_channels, put_back
+from ..states import named_tensors
 from .example import Arguments, first_output, output_shapes, perturbed, with_rows
 from .plan import Structure
 from .statistics import KeptStatistics

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from .. import checks
-from ..channel_map import ChannelMap, TensorMap, named_tensors
+from ..channel_map import ChannelMap, TensorMap
 from ..counting import batch_rows, parameter_count
 from ..errors import InputError, NoEffectWarning, PruningError
 from ..freezing import frozen_tensors
 from ..model_checks import check_model
+from ..states import named_tensors
 from ..turns import alone
 from ..types import RngLike, as_rng
 from .example import Arguments, as_arguments, with_rows

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..channel_map import ChannelMap, named_tensors
+from ..channel_map import ChannelMap
 from ..counting import batch_rows
 from ..errors import PruningError
+from ..states import named_tensors
 from .build import guessed_attributes, known_attributes, rebuild
 from .example import Arguments, with_rows
 from .gate import Verdict, inspect

@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..channel_map import named_tensors
 from ..copying import copied
 from ..counting import operation_flops
+from ..states import named_tensors
 from . import contractions, lookups, rules
 from .atoms import Atoms
 from .example import answers, output_shapes

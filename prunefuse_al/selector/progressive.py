@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..channel_map import ChannelMap, named_tensors
+from ..channel_map import ChannelMap
 from ..copying import copied
 from ..costs import CostLedger, Stage
 from ..errors import InputError, NoEffectWarning, PruningError
 from ..pruning import Proxy, prune
+from ..states import named_tensors
 from ..training.progressive import thin_in_place
 from .options import Options, State
 

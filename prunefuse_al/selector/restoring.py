@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from ..architecture import difference
-from ..channel_map import ChannelMap, named_tensors
+from ..channel_map import ChannelMap
 from ..checkpoint import SelectorFile, opened
 from ..copying import copied
 from ..cost_columns import MAX_ROWS, from_columns
@@ -29,7 +29,7 @@ from ..errors import CheckpointError, InputError, PruneFuseError
 from ..model_checks import check_model
 from ..preserving import epsilons, set_epsilons
 from ..pruning import LayerWidth, PruningReport, rebuild
-from ..states import Form, check_state, forms_of, load_state, under
+from ..states import Form, check_state, forms_of, load_state, named_tensors, under
 from .encoding import decode
 from .options import Options, State
 from .saving import COSTS, ELSEWHERE, MAP, WRITES

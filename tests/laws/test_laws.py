@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from prunefuse_al import fuse, prune
-from prunefuse_al.channel_map import named_tensors
+from prunefuse_al.states import named_tensors
 
 from .random_networks import Spec, build, example, randomise, ratios, specs
 

@@ -18,9 +18,9 @@ from torch.utils._pytree import tree_map
 from examples.networks import cifar_resnet
 from examples.zoo import FAMILIES, Family
 from prunefuse_al import Proxy, fuse, prune
-from prunefuse_al.channel_map import named_tensors
 from prunefuse_al.errors import NoEffectWarning
 from prunefuse_al.pruning.example import first_output
+from prunefuse_al.states import named_tensors
 from tests.laws.random_networks import randomise
 from tests.pruning.networks_table import RATIOS, row
 
