@@ -1,4 +1,8 @@
-"""Short bridges to other toolkits, one file each; installed as `prunefuse_al.adapters`."""
+"""Short bridges to other toolkits, one file each; installed as `prunefuse_al.adapters`.
+
+The folder stands at the top of the repository because the design of the project puts it there; the package sees it
+through the symbolic link `prunefuse_al/adapters`, and `setup.cfg` ships it under that name.
+"""
 
 from __future__ import annotations
 

@@ -36,10 +36,9 @@ from torch import Tensor, nn
 from prunefuse_al.adapters import require_host
 from prunefuse_al.errors import InputError
 from prunefuse_al.estimator import PruneFuseEstimator
-from prunefuse_al.forward import forward_for, logits_of
-from prunefuse_al.precision import home_device
+from prunefuse_al.network import forward_for, home_device, logits_of
 from prunefuse_al.scorers import get_scorer
-from prunefuse_al.selector.scoring import select_by_probability
+from prunefuse_al.selector import select_by_probability
 from prunefuse_al.types import Scorer
 
 require_host("modAL", extra="modal")

@@ -26,7 +26,7 @@ from prunefuse_al.adapters import require_host
 from prunefuse_al.errors import NotFittedError
 from prunefuse_al.estimator import PruneFuseEstimator
 from prunefuse_al.scorers import get_scorer
-from prunefuse_al.selector.scoring import select_by_probability
+from prunefuse_al.selector import select_by_probability
 from prunefuse_al.types import PointScorer, RngLike, Scorer
 
 require_host("skactiveml", extra="skactiveml")

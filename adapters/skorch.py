@@ -19,16 +19,13 @@ from torch import nn
 
 from prunefuse_al import Distillation
 from prunefuse_al.adapters import require_host
-from prunefuse_al.copying import WithoutHistory, copied
 from prunefuse_al.costs import CostLedger
+from prunefuse_al.data import alone
 from prunefuse_al.errors import InputError, NotFittedError
-from prunefuse_al.estimator.estimator import unchanged_on_error
+from prunefuse_al.estimator import unchanged_on_error
+from prunefuse_al.network import WithoutHistory, copied
 from prunefuse_al.pruning import GlobalScope, Proxy
-from prunefuse_al.selector.options import State, entropy_of
-from prunefuse_al.selector.picking import pick
-from prunefuse_al.selector.ratios import PruningRatio
-from prunefuse_al.selector.scoring import call_rng, refuse_alone
-from prunefuse_al.turns import alone
+from prunefuse_al.selector import PruningRatio, State, call_rng, entropy_of, pick, refuse_alone
 from prunefuse_al.types import RngLike, Scorer
 
 require_host("skorch", extra="skorch")

@@ -12,12 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse_al.adapters import require_host
+from prunefuse_al.data import isolated_rng
 from prunefuse_al.errors import InputError
-from prunefuse_al.forward import logits_of, settled
-from prunefuse_al.outputs import SIGMOID, SOFTMAX, as_logits, of_loss
-from prunefuse_al.precision import home_device
-from prunefuse_al.rng import isolated_rng
-from prunefuse_al.signals import read_batch
+from prunefuse_al.network import SIGMOID, SOFTMAX, as_logits, home_device, logits_of, of_loss, read_batch, settled
 from prunefuse_al.types import Signals
 
 require_host("skorch", extra="skorch")

@@ -13,18 +13,12 @@ from torch import Tensor, nn
 
 from prunefuse_al import Distillation
 from prunefuse_al.adapters import require_host
-from prunefuse_al.copying import copied
 from prunefuse_al.costs import CostLedger
 from prunefuse_al.errors import FallbackWarning, InputError, NotFittedError
-from prunefuse_al.forward import logits_of, settled
-from prunefuse_al.freezing import held_still
-from prunefuse_al.outputs import Outputs
-from prunefuse_al.precision import home_device
+from prunefuse_al.network import Outputs, copied, held_still, home_device, logits_of, settled
 from prunefuse_al.scorers import get_scorer
-from prunefuse_al.selector.options import Options, State
-from prunefuse_al.selector.steps import prepare
-from prunefuse_al.selector.target import fused_target
-from prunefuse_al.training.distillation import distillation_loss
+from prunefuse_al.selector import Options, State, fused_target, prepare
+from prunefuse_al.training import distillation_loss
 
 require_host("skorch", extra="skorch")
 

@@ -28,12 +28,12 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse_al.adapters import require_host
+from prunefuse_al.data import alone
 from prunefuse_al.errors import InputError, NotFittedError
 from prunefuse_al.estimator import PruneFuseEstimator
-from prunefuse_al.outputs import from_probabilities
+from prunefuse_al.network import from_probabilities
 from prunefuse_al.scorers import get_scorer
-from prunefuse_al.selector.scoring import select_known
-from prunefuse_al.turns import alone
+from prunefuse_al.selector import select_known
 from prunefuse_al.types import RngLike, Scorer, Signals
 
 require_host("small_text", extra="small_text")

@@ -23,8 +23,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from prunefuse_al.adapters import require_host
+from prunefuse_al.data import split_item
 from prunefuse_al.errors import InputError
-from prunefuse_al.items import split_item
 from prunefuse_al.training import FunctionTrainer
 
 require_host("transformers", extra="transformers")

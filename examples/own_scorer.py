@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from prunefuse_al import PruneFuseEstimator, Signals
 from prunefuse_al.scorers import Entropy
-from prunefuse_al.testing import check_scorer
+from prunefuse_al.testing.contracts import check_scorer
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """Active learning with a pruned proxy network that is fused back into the dense one."""
 
+from ._moved import keep_old_paths as _keep_old_paths
 from ._show_versions import show_versions as show_versions
 from ._version import __version__ as __version__
 from .advisor import advise as advise
-from .channel_map import ChannelMap as ChannelMap
 from .costs import CostLedger as CostLedger
 from .estimator import PruneFuseEstimator as PruneFuseEstimator
-from .fusion import fuse as fuse
+from .fusing import ChannelMap as ChannelMap
+from .fusing import fuse as fuse
 from .pruning import Proxy as Proxy
 from .pruning import prune as prune
 from .scorers import SCORERS as SCORERS
@@ -22,3 +23,5 @@ from .training import ShrinkPerturb as ShrinkPerturb
 from .training import TorchTrainer as TorchTrainer
 from .types import Selection as Selection
 from .types import Signals as Signals
+
+_keep_old_paths()

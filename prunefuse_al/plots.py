@@ -17,8 +17,7 @@ from . import checks
 from .costs import CostLedger
 from .data import as_dataset, split_item
 from .errors import InputError, MissingDependencyError
-from .pruning import Proxy
-from .pruning.report import PruningReport
+from .pruning import Proxy, PruningReport
 from .types import Selection
 
 DARK, LIGHT, RED, GREY = "#0b6e99", "#7fb8d3", "#d1495b", "#444444"

@@ -140,8 +140,9 @@ class PointScorer(Scorer, Protocol):
 class Trainer(Protocol):
     """Trains a network in place and reads signals from it; `TorchTrainer` is ours, any other may be passed in.
 
-    An attribute `outputs` says what its networks give, by a name of `prunefuse_al.outputs`: ``outputs = "sigmoid"`` for
-    labels that are independent, or for one output of a binary classifier. Without it outputs are logits of classes.
+    An attribute `outputs` says what its networks give, by a name of `prunefuse_al.network.outputs`: ``outputs =
+    "sigmoid"`` for labels that are independent, or for one output of a binary classifier. Without it outputs are logits
+    of classes.
     """
 
     def fit(self, model: nn.Module, data: Any, *, teacher: nn.Module | None = None, seed: int | None = None) -> Any:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 from rounding import round_by_shape
 
-from prunefuse_al.testing import unchanged_global_rng
+from prunefuse_al.testing.contracts import unchanged_global_rng
 
 # Properties are searched, not timed: a loaded two-core machine must not turn a slow draw into a failure.
 settings.register_profile("repo", deadline=None, derandomize=True, max_examples=50)

@@ -9,7 +9,7 @@ import torch
 from fakes import seeded
 from torch import Tensor, nn
 
-from prunefuse_al.states import named_tensors
+from prunefuse_al.network.states import named_tensors
 
 
 def freeze(module: nn.Module) -> None:

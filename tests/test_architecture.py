@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from fakes import blobs, seeded
 from torch import Tensor, nn
 
-from prunefuse_al.architecture import architecture, difference
 from prunefuse_al.errors import CheckpointError
 from prunefuse_al.selector import PrunedProxySelector
+from prunefuse_al.selector.architecture import architecture, difference
 from prunefuse_al.training import TorchTrainer
 
 X, Y = blobs(60)

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from prunefuse_al.channel_map import ChannelMap, Stream, TensorMap, check_cross
 from prunefuse_al.errors import FusionError, InputError
+from prunefuse_al.fusing.channel_map import ChannelMap, Stream, TensorMap, check_cross
 
 MAP = ChannelMap({"w": TensorMap((3, 4), (torch.tensor([0, 2]), torch.tensor([1, 3])), (1,))})
 DENSE = {"w": torch.arange(12.0).reshape(3, 4)}

@@ -18,10 +18,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from prunefuse_al.checkpoint import read_file, write_file
 from prunefuse_al.errors import CheckpointError, NotFittedError
 from prunefuse_al.scorers import Margin
 from prunefuse_al.selector import PrunedProxySelector
+from prunefuse_al.selector.checkpoint import read_file, write_file
 from prunefuse_al.selector.encoding import decode, encode
 from prunefuse_al.training import EarlyStopping, TorchTrainer
 from prunefuse_al.training.distillation import Distillation
@@ -240,7 +240,12 @@ def test_trainers_survive_json() -> None:
 
 
 def test_only_this_librarys_classes_are_made() -> None:
-    for name in ("os:system", "prunefuse_al.checkpoint:os", "prunefuse_al.checkpoint:write_file", "prunefuse_al.no:X"):
+    for name in (
+        "os:system",
+        "prunefuse_al.selector.checkpoint:os",
+        "prunefuse_al.selector.checkpoint:write_file",
+        "prunefuse_al.no:X",
+    ):
         with pytest.raises(CheckpointError, match="no class that an option can be made of"):
             decode({"as": name, "items": {}})
     with pytest.raises(CheckpointError, match="cannot be written as JSON"):

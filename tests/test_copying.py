@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from prunefuse_al import PrunedProxySelector, PruneFuseEstimator, TorchTrainer, fuse, prune
-from prunefuse_al.copying import copied, stand_in
-from prunefuse_al.costs import macs
-from prunefuse_al.signals import collect
+from prunefuse_al.costs.ledger import macs
+from prunefuse_al.network.copying import copied, stand_in
+from prunefuse_al.network.signals import collect
 
 X, Y = blobs(40)
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from fakes import mlp
 
-from prunefuse_al import checkpoint, cost_columns
-from prunefuse_al.cost_columns import from_columns, to_columns
-from prunefuse_al.costs import CostLedger, CostRow
+from prunefuse_al.costs import columns as cost_columns
+from prunefuse_al.costs.columns import from_columns, to_columns
+from prunefuse_al.costs.ledger import CostLedger, CostRow
 from prunefuse_al.errors import CheckpointError, InputError
-from prunefuse_al.selector import PrunedProxySelector
+from prunefuse_al.selector import PrunedProxySelector, checkpoint
 
 ROW = CostRow(1, "score", "proxy", 0.25, 10, 1000, 0, 5000, 77, 2**20)
 ROWS = [ROW, replace(ROW, round=2, stage="über", seconds=1e-9), replace(ROW, network="dense", dense_macs=0)]

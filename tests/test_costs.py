@@ -16,7 +16,7 @@ from fakes import mlp, seeded
 from torch import Tensor, nn
 
 from prunefuse_al import PrunedProxySelector, TorchTrainer
-from prunefuse_al.costs import CostLedger, CostRow, macs
+from prunefuse_al.costs.ledger import CostLedger, CostRow, macs
 from prunefuse_al.errors import InputError
 
 

@@ -23,9 +23,9 @@ from saved_before import FOLDER, Text
 from saved_before import network as network_before
 from torch import Tensor, nn
 
-from prunefuse_al.checkpoint import read_file, write_file
 from prunefuse_al.errors import CheckpointError, FallbackWarning, PruneFuseError
 from prunefuse_al.selector import PrunedProxySelector
+from prunefuse_al.selector.checkpoint import read_file, write_file
 from prunefuse_al.training import TorchTrainer
 
 X, Y = blobs(40)

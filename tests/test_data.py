@@ -29,16 +29,10 @@ from torch.utils.data import (
 )
 
 from prunefuse_al import PrunedProxySelector, PruneFuseEstimator, TorchTrainer
-from prunefuse_al.data import (
-    ArrayDataset,
-    as_dataset,
-    labels_of,
-    subset,
-    to_dataset,
-)
+from prunefuse_al.data.datasets import ArrayDataset, as_dataset, labels_of, subset, to_dataset
+from prunefuse_al.data.loading import BatchLoader, batches, check_finite
 from prunefuse_al.errors import InputError, NonFiniteError
-from prunefuse_al.loading import BatchLoader, batches, check_finite
-from prunefuse_al.testing import unchanged_global_rng
+from prunefuse_al.testing.contracts import unchanged_global_rng
 
 
 class Squares(Dataset[Any]):

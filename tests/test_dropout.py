@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from fakes import seeded
 from torch import Tensor, nn
 
-from prunefuse_al.dropout import ThinnedPass
 from prunefuse_al.errors import UnsupportedModelError
-from prunefuse_al.signals import collect
+from prunefuse_al.network.dropout import ThinnedPass
+from prunefuse_al.network.signals import collect
 
 X = torch.randn(23, 8, generator=torch.Generator().manual_seed(0))
 LAYERS = {

@@ -53,7 +53,8 @@ def again(value: Any) -> Any:
 
 def public_classes() -> set[type]:
     modules = [importlib.import_module(f"prunefuse_al{face}") for face in FACES]
-    found = {value for module in modules for value in vars(module).values() if isinstance(value, type)}
+    named = [getattr(module, name) for module in modules for name in getattr(module, "__all__", vars(module))]
+    found = {value for value in named if isinstance(value, type)}
     ours = {kind for kind in found if kind.__module__.startswith("prunefuse_al")}
     return {kind for kind in ours if dataclasses.is_dataclass(kind) or hasattr(kind, "get_params")}
 

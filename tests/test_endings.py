@@ -11,8 +11,8 @@ from fakes import mlp, seeded
 from torch import Tensor, nn
 
 from prunefuse_al import PrunedProxySelector, TorchTrainer
-from prunefuse_al.endings import squashed_by
 from prunefuse_al.errors import InputError
+from prunefuse_al.network.endings import squashed_by
 
 generator = torch.Generator().manual_seed(0)
 X = torch.randn(90, 6, generator=generator)

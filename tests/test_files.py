@@ -18,11 +18,11 @@ import pytest
 import torch
 from fakes import mlp
 
-from prunefuse_al import files
+from prunefuse_al.data import files
+from prunefuse_al.data.files import replacing, reserve
 from prunefuse_al.errors import InputError
-from prunefuse_al.files import replacing, reserve
+from prunefuse_al.network.signals import collect
 from prunefuse_al.selector import PrunedProxySelector
-from prunefuse_al.signals import collect
 
 X = torch.randn(23, 6, generator=torch.Generator().manual_seed(0))
 

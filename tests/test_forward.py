@@ -15,13 +15,13 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from prunefuse_al import PrunedProxySelector, TorchTrainer
-from prunefuse_al.data import as_dataset
+from prunefuse_al.data.datasets import as_dataset
+from prunefuse_al.data.randomness import isolated_rng
 from prunefuse_al.errors import InputError
-from prunefuse_al.forward import forward_for
-from prunefuse_al.kinds import as_floating, ways
-from prunefuse_al.rng import isolated_rng
-from prunefuse_al.signals import collect
-from prunefuse_al.testing import unchanged_global_rng
+from prunefuse_al.network.forward import forward_for
+from prunefuse_al.network.kinds import as_floating, ways
+from prunefuse_al.network.signals import collect
+from prunefuse_al.testing.contracts import unchanged_global_rng
 from prunefuse_al.training.transforms import RandomCropFlip
 
 CPU = torch.device("cpu")

@@ -25,7 +25,7 @@ from prunefuse_al import (
     prune,
 )
 from prunefuse_al.errors import FallbackWarning
-from prunefuse_al.freezing import held_still
+from prunefuse_al.network.freezing import held_still
 from prunefuse_al.pruning import Proxy
 from prunefuse_al.training import recalibrate_batchnorm
 from prunefuse_al.training.placement import Processes

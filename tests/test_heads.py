@@ -11,7 +11,7 @@ from fakes import seeded
 from torch import Tensor, nn
 
 from prunefuse_al.errors import UnsupportedModelError
-from prunefuse_al.signals import collect
+from prunefuse_al.network.signals import collect
 
 X = torch.randn(11, 4, generator=torch.Generator().manual_seed(0))
 PICTURES = torch.randn(5, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -149,7 +149,7 @@ def test_only_the_last_layers_are_kept_while_following() -> None:
     """Activations die when the network lets go of them: the trace holds what made the logits and no more."""
     import weakref
 
-    from prunefuse_al.heads import HeadTrace
+    from prunefuse_al.network.heads import HeadTrace
 
     seen: list[Any] = []
     model = seeded(lambda: nn.Sequential(*(nn.Linear(4, 4) for _ in range(6))))

@@ -19,11 +19,10 @@ from safetensors.torch import save_file
 from saved_before import Text
 from torch import Tensor, nn
 
-from prunefuse_al import checkpoint
-from prunefuse_al.checkpoint import FORMAT, MAX_HEADER, read_file, write_file
 from prunefuse_al.errors import CheckpointError, FallbackWarning, InputError, UnsupportedModelError
-from prunefuse_al.selector import PrunedProxySelector
-from prunefuse_al.states import Form, forms_of
+from prunefuse_al.network.states import Form, forms_of
+from prunefuse_al.selector import PrunedProxySelector, checkpoint
+from prunefuse_al.selector.checkpoint import FORMAT, MAX_HEADER, read_file, write_file
 from prunefuse_al.training import TorchTrainer
 
 X, Y = blobs(60)

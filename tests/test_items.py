@@ -14,11 +14,11 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, TensorDataset
 
 from prunefuse_al import EarlyStopping, PrunedProxySelector, PruneFuseEstimator, TorchTrainer
-from prunefuse_al.data import as_dataset, labels_of
+from prunefuse_al.data.datasets import as_dataset, labels_of
+from prunefuse_al.data.items import split_item
+from prunefuse_al.data.loading import batches
 from prunefuse_al.errors import InputError, NoEffectWarning
-from prunefuse_al.items import split_item
-from prunefuse_al.loading import batches
-from prunefuse_al.signals import collect
+from prunefuse_al.network.signals import collect
 from prunefuse_al.training import recalibrate_batchnorm
 
 PAD = partial(pad_sequence, batch_first=True)

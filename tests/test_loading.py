@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from prunefuse_al import PrunedProxySelector, TorchTrainer
-from prunefuse_al.data import as_dataset, subset
+from prunefuse_al.data.datasets import as_dataset, subset
+from prunefuse_al.data.loading import AHEAD, BatchLoader, read_ahead
 from prunefuse_al.errors import InputError, NonFiniteError
-from prunefuse_al.loading import AHEAD, BatchLoader, read_ahead
-from prunefuse_al.signals import collect
+from prunefuse_al.network.signals import collect
 
 WAIT = 30.0  # seconds after which a thread that should have come has not
 

@@ -15,7 +15,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from prunefuse_al import Distillation, PrunedProxySelector, TorchTrainer, advise
 from prunefuse_al.errors import InputError
-from prunefuse_al.outputs import (
+from prunefuse_al.network.outputs import (
     STATED,
     Outputs,
     from_probabilities,
@@ -24,9 +24,9 @@ from prunefuse_al.outputs import (
     probabilities,
     seen_by_scorers,
 )
+from prunefuse_al.network.signals import collect
 from prunefuse_al.scorers import SCORERS, get_scorer, margin, ml_entropy
 from prunefuse_al.selector.scoring import select_by_probability
-from prunefuse_al.signals import collect
 from prunefuse_al.training import EarlyStopping, FunctionTrainer
 from prunefuse_al.types import Selection, Signals
 

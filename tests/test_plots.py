@@ -12,7 +12,7 @@ from fakes import blobs, mlp
 
 from prunefuse_al import CostLedger, PrunedProxySelector, Selection, TorchTrainer, advise, plots, prune
 from prunefuse_al.advisor import Advice, LoopPlan
-from prunefuse_al.costs import CostRow
+from prunefuse_al.costs.ledger import CostRow
 from prunefuse_al.errors import InputError, MissingDependencyError
 
 matplotlib = pytest.importorskip("matplotlib")

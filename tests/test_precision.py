@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from prunefuse_al.errors import FallbackWarning, InputError
-from prunefuse_al.precision import has_bf16, home_device, resolve_device, resolve_precision
+from prunefuse_al.network.precision import has_bf16, home_device, resolve_device, resolve_precision
 
 CPU = torch.device("cpu")
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from prunefuse_al import ProgressivePruning, PrunedProxySelector, TorchTrainer, prune
 from prunefuse_al.errors import FusionError, InputError, PruningError
+from prunefuse_al.network.states import named_tensors
 from prunefuse_al.pruning import rebuild
-from prunefuse_al.states import named_tensors
 from prunefuse_al.training import Distillation
 
 X, Y = blobs(160)
@@ -158,7 +158,7 @@ def test_a_step_that_leads_too_far_is_left_out_and_a_wrong_end_is_an_error(monke
     def other_widths(model: nn.Module, inputs: Any, ratio: float, **options: Any) -> Any:
         return prune(model, inputs, instead.get(round(ratio, 2), ratio), **options)
 
-    monkeypatch.setattr("prunefuse_al.selector.progressive.prune", other_widths)
+    monkeypatch.setattr("prunefuse_al.selector.thinning.prune", other_widths)
     instead[0.17] = 0.7
     chosen = selector().fit(X, Y)
     assert widths(chosen.model) == widths(prune(mlp(*WIDTHS), X[:2], 0.5).module)

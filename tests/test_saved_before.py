@@ -11,10 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from saved_before import CASES, FOLDER, K, X, network
 
-from prunefuse_al.checkpoint import FORMAT
 from prunefuse_al.errors import FallbackWarning
 from prunefuse_al.scorers import margin
 from prunefuse_al.selector import PrunedProxySelector
+from prunefuse_al.selector.checkpoint import FORMAT
 
 PICKS = json.loads((FOLDER / "picks.json").read_text())
 

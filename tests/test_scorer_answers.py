@@ -23,7 +23,7 @@ from prunefuse_al.scorers import (
     Mixture,
     TwoStage,
 )
-from prunefuse_al.testing import example_signals
+from prunefuse_al.testing.contracts import example_signals
 
 X, Y = blobs(60)
 K = 5

@@ -11,10 +11,10 @@ from fakes import PlainTrainer, blobs, mlp
 from torch import Tensor, nn
 
 from prunefuse_al import PrunedProxySelector, PruneFuseEstimator, TorchTrainer, errors, prune
-from prunefuse_al.data import as_dataset
+from prunefuse_al.data.datasets import as_dataset
 from prunefuse_al.pruning import GlobalScope, Hessian, Taylor
-from prunefuse_al.selector import importance
-from prunefuse_al.selector.importance import called_inputs
+from prunefuse_al.selector import labelled_importance as importance
+from prunefuse_al.selector.labelled_importance import called_inputs
 
 X, Y = blobs(90)
 KINDS = {"taylor": Taylor, "hessian": Hessian}

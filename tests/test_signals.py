@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse_al.errors import InputError, NonFiniteError, UnsupportedModelError
-from prunefuse_al.model_checks import check_model
-from prunefuse_al.signals import collect, logits_of
+from prunefuse_al.network.model_checks import check_model
+from prunefuse_al.network.signals import collect, logits_of
 
 
 def made(make: Callable[[], nn.Module]) -> Any:

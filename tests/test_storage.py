@@ -8,8 +8,8 @@ import torch
 from fakes import mlp
 
 from prunefuse_al.errors import InputError, NonFiniteError
-from prunefuse_al.signals import collect
-from prunefuse_al.storage import RowStore
+from prunefuse_al.network.signals import collect
+from prunefuse_al.network.storage import RowStore
 
 X = torch.randn(23, 4, generator=torch.Generator().manual_seed(0))
 

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from prunefuse_al import FunctionTrainer, PrunedProxySelector, PruneFuseEstimator, TorchTrainer, prune
-from prunefuse_al.costs import CostLedger, CostRow, macs
+from prunefuse_al.costs.ledger import CostLedger, CostRow, macs
+from prunefuse_al.data.randomness import isolated_rng
+from prunefuse_al.data.turns import alone
 from prunefuse_al.errors import BudgetError, NonFiniteError
-from prunefuse_al.rng import isolated_rng
-from prunefuse_al.signals import collect
-from prunefuse_al.turns import alone
+from prunefuse_al.network.signals import collect
 
 PICTURES = torch.randn(60, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 WORDS = torch.randint(0, 20, (60, 5), generator=torch.Generator().manual_seed(1))

@@ -12,7 +12,7 @@ import torch
 from fakes import blobs, mlp, seeded
 from torch import Tensor, nn
 
-from prunefuse_al.data import ArrayDataset, as_dataset, has_labels, labels_of, subset
+from prunefuse_al.data.datasets import ArrayDataset, as_dataset, has_labels, labels_of, subset
 from prunefuse_al.errors import InputError
 from prunefuse_al.estimator import PruneFuseEstimator
 from prunefuse_al.selector import PrunedProxySelector

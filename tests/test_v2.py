@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from prunefuse_al import PrunedProxySelector, TorchTrainer, prune
 from prunefuse_al.errors import CostWarning, InputError, NonFiniteError
-from prunefuse_al.states import named_tensors
+from prunefuse_al.network.states import named_tensors
 
 X, Y = blobs(160)
 

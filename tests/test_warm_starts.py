@@ -19,7 +19,7 @@ from torch import nn
 from prunefuse_al import PrunedProxySelector, PruneFuseEstimator, ShrinkPerturb, TorchTrainer
 from prunefuse_al.errors import InputError
 from prunefuse_al.training import FunctionTrainer, ProgressivePruning
-from prunefuse_al.training.warm import shrink_perturb
+from prunefuse_al.training.shrink_perturb import shrink_perturb
 
 X, Y = blobs(160)
 

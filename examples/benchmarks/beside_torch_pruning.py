@@ -37,13 +37,13 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from examples.zoo import FAMILIES, Family
 from prunefuse_al import fuse, prune
-from prunefuse_al.channel_map import ChannelMap, TensorMap
-from prunefuse_al.counting import parameter_count
-from prunefuse_al.pruning.example import answers, as_arguments, with_rows
+from prunefuse_al.costs.counting import parameter_count
+from prunefuse_al.fusing.channel_map import ChannelMap, TensorMap
+from prunefuse_al.network.example import answers, as_arguments, with_rows
+from prunefuse_al.network.states import named_tensors
 from prunefuse_al.pruning.gate import inspect
-from prunefuse_al.pruning.plan import Structure, structure
-from prunefuse_al.pruning.tracing import trace
-from prunefuse_al.states import named_tensors
+from prunefuse_al.pruning.groups import Structure, structure
+from prunefuse_al.pruning.trace.tracing import trace
 
 
 def call(module: nn.Module, inputs: Any) -> Any:

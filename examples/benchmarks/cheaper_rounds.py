@@ -23,7 +23,7 @@ from data import NAMES, Images, load
 from networks import ResNet
 
 from prunefuse_al import EarlyStopping, FallingRatio, PrunedProxySelector, ShrinkPerturb, TorchTrainer
-from prunefuse_al.rng import isolated_rng
+from prunefuse_al.data.randomness import isolated_rng
 
 
 def ways(args: argparse.Namespace) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:

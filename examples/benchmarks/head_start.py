@@ -29,7 +29,7 @@ from data import NAMES, Images, load, smaller
 from networks import ResNet
 
 from prunefuse_al import EarlyStopping, TorchTrainer, fuse, prune
-from prunefuse_al.rng import isolated_rng
+from prunefuse_al.data.randomness import isolated_rng
 from prunefuse_al.training import recalibrate_batchnorm
 
 COLOURS = {"preserve": "tab:blue", "copy": "tab:orange", "scratch": "tab:gray", "scratch, equal compute": "black"}

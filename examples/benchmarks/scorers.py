@@ -35,7 +35,7 @@ from scorer_peers import PEERS
 from scorer_tables import HEAD, figure, line
 
 from prunefuse_al import scorers as ours
-from prunefuse_al.rng import isolated_rng
+from prunefuse_al.data.randomness import isolated_rng
 from prunefuse_al.scorers import SCORERS, ProbCover
 from prunefuse_al.scorers._ccs import strata_of, without_hardest
 from prunefuse_al.scorers._select import top_k

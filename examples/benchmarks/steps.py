@@ -27,9 +27,9 @@ from prune_cost import NETWORKS
 
 from prunefuse_al import TorchTrainer, prune
 from prunefuse_al.advisor.timing import time_networks
-from prunefuse_al.costs import CostLedger
-from prunefuse_al.data import as_dataset
-from prunefuse_al.loading import BatchLoader
+from prunefuse_al.costs.ledger import CostLedger
+from prunefuse_al.data.datasets import as_dataset
+from prunefuse_al.data.loading import BatchLoader
 
 PICTURES = [name for name in NETWORKS if not name.startswith("bert")]
 

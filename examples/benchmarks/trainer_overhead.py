@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunefuse_al import TorchTrainer
-from prunefuse_al.rng import isolated_rng
+from prunefuse_al.data.randomness import isolated_rng
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from networks import cifar_resnet

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse_al import Proxy, prune
-from prunefuse_al.precision import resolve_device
-from prunefuse_al.rng import isolated_rng
+from prunefuse_al.data.randomness import isolated_rng
+from prunefuse_al.network.precision import resolve_device
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from networks import cifar_resnet

@@ -30,7 +30,7 @@ from networks import cifar_resnet
 
 from prunefuse_al import PrunedProxySelector, get_scorer
 from prunefuse_al.adapters.lightning import lightning_trainer
-from prunefuse_al.signals import collect
+from prunefuse_al.network.signals import collect
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", ".*does not have many workers")

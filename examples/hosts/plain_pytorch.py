@@ -25,7 +25,7 @@ from data import load_table
 from loop_options import loop_options
 
 from prunefuse_al import FunctionTrainer, PrunedProxySelector, get_scorer
-from prunefuse_al.signals import collect
+from prunefuse_al.network.signals import collect
 
 
 def fit(model: nn.Module, data: Dataset, lr_scale: float = 1.0, epochs: int = 20) -> None:

@@ -30,7 +30,7 @@ from loop_options import loop_options
 
 from prunefuse_al import PrunedProxySelector, get_scorer
 from prunefuse_al.adapters.transformers import transformers_trainer
-from prunefuse_al.signals import collect
+from prunefuse_al.network.signals import collect
 
 LENGTH, VOCABULARY = 48, 2000
 

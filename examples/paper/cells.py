@@ -19,7 +19,7 @@ from torch import nn
 from watching import Watched, accuracy
 
 from prunefuse_al import CostLedger, Distillation, PrunedProxySelector, TorchTrainer, prune
-from prunefuse_al.data import as_dataset, subset
+from prunefuse_al.data.datasets import as_dataset, subset
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from plan import Arm, Plan
 from records import Store
 from scipy import stats
 
-from prunefuse_al.costs import SELECTION_STAGES, CostLedger
+from prunefuse_al.costs.ledger import SELECTION_STAGES, CostLedger
 
 TARGET_STAGES = ("fuse", "recalibrate_target", "train_target")
 BETWEEN = ("score", "rank")  # paid to get to the next budget, so not for the last one

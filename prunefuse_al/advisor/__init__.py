@@ -2,7 +2,7 @@
 
 from .advice import Advice as Advice
 from .advising import advise as advise
-from .plan import LoopPlan as LoopPlan
+from .loop_costs import LoopPlan as LoopPlan
 from .rows import AdviceRow as AdviceRow
 from .rows import Prediction as Prediction
 from .rows import Target as Target

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..costs import CostLedger
+from ..costs import CostLedger, aligned, si
 from ..plots import plot_advice
-from ..tables import aligned, si
 from .agreement import Trial
-from .plan import LoopPlan
+from .loop_costs import LoopPlan
 from .rows import AdviceRow, Target
 from .timing import Spread
 

@@ -9,20 +9,17 @@ from typing import Any
 from torch import nn
 
 from .. import checks
-from ..costs import CostLedger
-from ..counting import macs, parameter_count
-from ..forward import as_inputs
-from ..model_checks import check_model
+from ..costs import CostLedger, macs, parameter_count
+from ..network import as_arguments, as_inputs, check_model, with_rows
 from ..pruning import prune
-from ..pruning.example import as_arguments, with_rows
 from ..scorers import get_scorer
-from ..selector.options import check_trainer
+from ..selector import check_trainer
 from ..training import TorchTrainer
 from ..types import Scorer, Trainer
 from .advice import Advice
 from .agreement import Agreement, try_out
-from .inputs import check_pruning, check_ratios, device_of, resolved, sample, stand_in, without_transforms
-from .plan import EPOCHS, LoopPlan, Rates, dense_cost, proxy_cost, svp_cost
+from .arguments import check_pruning, check_ratios, device_of, resolved, sample, stand_in, without_transforms
+from .loop_costs import EPOCHS, LoopPlan, Rates, dense_cost, proxy_cost, svp_cost
 from .rows import AdviceRow, Prediction, Target
 from .timing import Timing, time_networks
 

@@ -15,7 +15,7 @@ from ..data import labels_of, subset
 from ..errors import InputError
 from ..scorers import get_scorer
 from ..selector import PrunedProxySelector
-from ..training.stopping import EarlyStopping
+from ..training import EarlyStopping
 from ..types import PointScorer, Scorer, Selection, Trainer, altered, epochs_of
 
 

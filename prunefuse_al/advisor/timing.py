@@ -16,12 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..copying import copied
-from ..costs import CostLedger, now
-from ..counting import batch_rows
+from ..costs import CostLedger, batch_rows, now
 from ..data import subset
 from ..errors import InputError
-from ..training.batchnorm import fold_batchnorm
+from ..network import copied, fold_batchnorm
 from ..types import Trainer
 
 LEAST_SECONDS, LEAST_CALLS, MOST_CALLS = 0.05, 2, 50

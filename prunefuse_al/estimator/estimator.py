@@ -12,21 +12,24 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from torch import Tensor, nn
 
 from .. import checks
-from ..arrays import as_weights
-from ..copying import copied
 from ..costs import CostLedger
-from ..data import as_dataset
+from ..data import alone, as_dataset, as_weights
 from ..errors import InputError, NotFittedError
+from ..network import copied
 from ..pruning import GlobalScope
-from ..selector.options import WarmStart
-from ..selector.ratios import PruningRatio
-from ..selector.scoring import LOGITS, Float64s, call_rng, probabilities, refuse_alone
-from ..selector.selector import PrunedProxySelector
-from ..training.distillation import Distillation
-from ..training.progressive import ProgressivePruning
-from ..turns import alone
+from ..selector import (
+    LOGITS,
+    Float64s,
+    PrunedProxySelector,
+    PruningRatio,
+    WarmStart,
+    call_rng,
+    probabilities,
+    refuse_alone,
+)
+from ..training import Distillation, ProgressivePruning
 from ..types import RngLike, Scorer, Signals, Trainer
-from .inputs import read, read_labelled
+from .conversion import read, read_labelled
 from .starting import start
 from .targets import encode
 

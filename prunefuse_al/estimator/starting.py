@@ -7,14 +7,13 @@ from typing import Any
 from torch import nn
 
 from .. import checks
+from ..data import isolated_rng
 from ..errors import InputError
-from ..outputs import SIGMOID, of_trainer
-from ..rng import isolated_rng
-from ..selector.options import check_trainer, check_warm, entropy_of
-from ..selector.selector import PrunedProxySelector
-from ..training.trainer import TorchTrainer
+from ..network import SIGMOID, of_trainer
+from ..selector import PrunedProxySelector, check_trainer, check_warm, entropy_of
+from ..training import TorchTrainer
 from ..types import Trainer
-from .inputs import count_outputs, row_shape
+from .conversion import count_outputs, row_shape
 from .tabular import mlp, table_trainer
 from .targets import ONE_OUTPUT, known_classes
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..training.trainer import TorchTrainer
+from ..training import TorchTrainer
 from .sparse import SparseRows
 
 HIDDEN = (100, 100)

@@ -11,7 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
-from ..arrays import refuse_missing
+from ..data import refuse_missing
 from ..errors import InputError
 
 _SHOWN = 5

@@ -11,12 +11,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from .. import checks
-from ..channel_map import ChannelMap, as_sequence, put_attributes
-from ..copying import copied
 from ..errors import FusionError
-from ..model_checks import check_model
-from ..states import named_tensors
-from .plan import Structure
+from ..fusing import ChannelMap, as_sequence, put_attributes
+from ..network import check_model, copied, named_tensors
+from .groups import Structure
 
 # Attributes of a user's own modules that may hold a width or a number of heads, and look-alikes that never do.
 WIDTH_NAMES = re.compile(

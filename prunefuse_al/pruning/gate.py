@@ -19,16 +19,20 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..channel_map import ChannelMap
-from ..copying import copied
-from ..counting import batch_rows, operation_flops
-from ..freezing import frozen_tensors
-from ..preserving import copy_channels, put_back
-from ..states import named_tensors
-from .example import Arguments, first_output, output_shapes, perturbed, with_rows
-from .plan import Structure
-from .statistics import KeptStatistics
-from .tracing import visible_operations
+from ..costs import batch_rows, operation_flops
+from ..fusing import ChannelMap, copy_channels, put_back
+from ..network import (
+    Arguments,
+    copied,
+    first_output,
+    frozen_tensors,
+    named_tensors,
+    output_shapes,
+    perturbed,
+    with_rows,
+)
+from .groups import Structure
+from .trace import KeptStatistics, visible_operations
 
 # (precision, relative distance that is rounding): single precision settles nearly all; what it cannot, double does.
 PRECISIONS = ((torch.float32, 1e-4), (torch.float64, 1e-6))

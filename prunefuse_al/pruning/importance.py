@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..errors import InputError
+from .groups import Structure
 from .measures import MEASURES, Subject, added, mean_one, owned_sums
-from .plan import Structure
 from .sensitivity import Hessian, Sensitivity, Taylor
 
 Importance = str | Callable[[str, Tensor, int], Tensor] | Taylor | Hessian

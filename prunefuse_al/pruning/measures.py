@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FallbackWarning, InputError, NonFiniteError
-from .atoms import FROZEN, Axis
-from .plan import Group, Structure
+from .groups import Group, Structure
+from .trace import FROZEN, Axis
 
 BLOCK = 2**15  # entries that fit into a core's own cache in double precision
 

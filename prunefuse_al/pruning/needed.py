@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..channel_map import put_attributes
-from ..copying import copied
-from .example import Arguments
+from ..fusing import put_attributes
+from ..network import Arguments, copied
 
 
 def needed(model: nn.Module, proxy: nn.Module, guessed: Mapping[str, Any], arguments: Arguments) -> dict[str, Any]:

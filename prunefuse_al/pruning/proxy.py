@@ -12,17 +12,14 @@ import torch
 from torch import nn
 
 from .. import checks
-from ..channel_map import ChannelMap, TensorMap
-from ..counting import batch_rows, parameter_count
+from ..costs import batch_rows, parameter_count
+from ..data import alone
 from ..errors import InputError, NoEffectWarning, PruningError
-from ..freezing import frozen_tensors
-from ..model_checks import check_model
-from ..states import named_tensors
-from ..turns import alone
+from ..fusing import ChannelMap, TensorMap
+from ..network import Arguments, as_arguments, check_model, frozen_tensors, named_tensors, with_rows
 from ..types import RngLike, as_rng
-from .example import Arguments, as_arguments, with_rows
+from .groups import Keep, Structure, check_keep, outside
 from .importance import Importance, channel_scores, check_importance, measured
-from .plan import Keep, Structure, check_keep, outside
 from .refusals import nothing_prunable
 from .report import LayerWidth, PruningReport
 from .search import Choice, Found, widest

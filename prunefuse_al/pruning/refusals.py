@@ -8,9 +8,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from ..copying import copied
-from .example import Arguments
-from .plan import Structure
+from ..network import Arguments, copied
+from .groups import Structure
 
 NATURAL = ("reads an input", "is not both written")  # what no pruning removes: inputs, kernel positions, tables
 CURES = {  # a word of the reason -> what helps; of several the first, as what is kept whole makes what reads it fail

@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..channel_map import ChannelMap
-from ..counting import batch_rows
+from ..costs import batch_rows
 from ..errors import PruningError
-from ..states import named_tensors
+from ..fusing import ChannelMap
+from ..network import Arguments, named_tensors, with_rows
 from .build import guessed_attributes, known_attributes, rebuild
-from .example import Arguments, with_rows
 from .gate import Verdict, inspect
+from .groups import Group, Keep, Structure, channel_map, protected_axes, structure
 from .needed import needed
-from .plan import Group, Keep, Structure, channel_map, protected_axes, structure
 from .refusals import does_not_run, not_finite
-from .tracing import trace
+from .trace import trace
 from .twins import copies
 from .written import written_widths
 

@@ -17,12 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import checks
-from ..copying import copied
-from ..data import as_dataset, has_labels
+from ..data import BatchLoader, as_dataset, check_finite, has_labels, isolated_rng
 from ..errors import InputError, NonFiniteError
-from ..forward import Forward, explained, forward_for, logits_of
-from ..loading import BatchLoader, check_finite
-from ..rng import isolated_rng
+from ..network import Forward, copied, explained, forward_for, logits_of
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 BATCH = 64  # rows of a pass

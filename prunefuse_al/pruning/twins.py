@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .plan import Group, Structure
+from .groups import Group, Structure
 
 
 def copies(structure: Structure, kept: np.ndarray) -> Mapping[str, Tensor]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .. import checks
-from .atoms import Axis
-from .plan import Group, Structure
+from .groups import Group, Structure
+from .trace import Axis
 
 VECTOR = 8  # channels: what a vector unit works on at once is a multiple of this
 SLACK = 32  # by default a width moves by at most one part in so many

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from .plan import Group
+from .groups import Group
 
 
 def written_widths(model: nn.Module, groups: Iterable[Group]) -> str:

@@ -76,6 +76,90 @@ from ._uncertainty import entropy as entropy
 from ._uncertainty import least_confidence as least_confidence
 from ._uncertainty import margin as margin
 
+# What other rooms of the package use of this one.
+# isort: split
+from ._asked import checked_picks as checked_picks
+from ._asked import picks_of as picks_of
+from ._asked import scores_of as scores_of
+from ._combine import Composed as Composed
+from ._dynamics import EARLY as EARLY
+from ._dynamics import Answers as Answers
+from ._dynamics import answers as answers
+from ._dynamics import dynamics_of as dynamics_of
+from ._dynamics import gradient_norms as gradient_norms
+from ._dynamics import gradient_products as gradient_products
+from ._dynamics import gradient_sum as gradient_sum
+from ._select import check_k as check_k
+from ._select import refuse_other_outputs as refuse_other_outputs
+from ._select import select_top as select_top
+
+__all__ = [
+    "AUM",
+    "BALD",
+    "Badge",
+    "BatchBALD",
+    "CAL",
+    "CCS",
+    "ClassBalanced",
+    "ClassStandardised",
+    "CostAware",
+    "D2",
+    "EL2N",
+    "Entropy",
+    "Forgetting",
+    "GraNd",
+    "KCenter",
+    "LabelCardinality",
+    "LeastConfidence",
+    "MLAdaptive",
+    "MLBALD",
+    "MLBadge",
+    "MLEntropy",
+    "MLMargin",
+    "MLMinMargin",
+    "MMC",
+    "Margin",
+    "Mixture",
+    "MoSo",
+    "Moderate",
+    "ProbCover",
+    "Random",
+    "SCORERS",
+    "TwoStage",
+    "TypiClust",
+    "aum",
+    "badge",
+    "bald",
+    "batchbald",
+    "cal",
+    "ccs",
+    "class_budgets",
+    "d2",
+    "el2n",
+    "entropy",
+    "forgetting",
+    "get_scorer",
+    "grand",
+    "k_center",
+    "label_cardinality",
+    "least_confidence",
+    "margin",
+    "ml_adaptive",
+    "ml_badge",
+    "ml_bald",
+    "ml_entropy",
+    "ml_margin",
+    "ml_min_margin",
+    "mmc",
+    "moderate",
+    "moso",
+    "probcover",
+    "purity_radius",
+    "score_per_cost",
+    "standardised_by_class",
+    "typiclust",
+]
+
 SCORERS: dict[str, type[Scorer]] = {
     "random": Random,
     "least_confidence": LeastConfidence,

@@ -29,8 +29,8 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from .. import checks
+from ..data import alone
 from ..errors import InputError
-from ..turns import alone
 from ._distances import working_dtype
 
 SEARCH = "an object with `fit(X)` and `kneighbors(X, n_neighbors)`, such as sklearn.neighbors.NearestNeighbors()"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..data import subset
 from ..errors import NonFiniteError
-from ..outputs import SOFTMAX, Outputs, of_trainer, seen_by_scorers
+from ..network import SOFTMAX, Outputs, of_trainer, seen_by_scorers
 from ..types import Signals, Trainer
 
 

@@ -12,17 +12,15 @@ from .. import checks
 from ..costs import CostLedger
 from ..data import labels_of
 from ..errors import InputError
-from ..outputs import SIGMOID, Outputs, of_trainer
-from ..scorers._dynamics import dynamics_of
-from ..scorers._select import check_k
-from ..training.loss_labels import class_numbers
-from ..training.recording import RECORDED
+from ..network import SIGMOID, Outputs, of_trainer
+from ..scorers import check_k, dynamics_of
+from ..training import RECORDED, class_numbers
 from ..types import RngLike, Scorer, Selection
 from .options import Options, State
 from .past import Past
 from .scoring import check_needs
 from .steps import rank, train_proxy
-from .tracing import past_of, recorder_for, traced
+from .watching import past_of, recorder_for, traced
 
 
 def budget(fraction: float, n: int) -> int:

@@ -11,9 +11,20 @@ import numpy as np
 from ..errors import CheckpointError, PruneFuseError
 from ..pruning import GlobalScope, Hessian, LayerWidth, PruningReport, Taylor
 from ..scorers import SCORERS
-from ..training import Distillation, EarlyStopping, ProgressivePruning, ShrinkPerturb, TorchTrainer
-from ..training.schedules import Constant, Cosine, Steps
-from ..training.transforms import Compose, Normalize, PerSample, RandomCropFlip
+from ..training import (
+    Compose,
+    Constant,
+    Cosine,
+    Distillation,
+    EarlyStopping,
+    Normalize,
+    PerSample,
+    ProgressivePruning,
+    RandomCropFlip,
+    ShrinkPerturb,
+    Steps,
+    TorchTrainer,
+)
 from .ratios import FallingRatio
 
 KINDS: dict[str, type] = {

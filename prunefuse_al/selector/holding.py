@@ -8,14 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..copying import copied, stand_in
 from ..costs import CostLedger
-from ..data import as_dataset
+from ..data import alone, as_dataset
 from ..errors import FusionError, NotFittedError
-from ..model_checks import check_model
+from ..network import check_model, check_needs, copied, stand_in
 from ..pruning import Proxy
-from ..signals import check_needs
-from ..turns import alone
 from ..types import Signals
 from .options import Options, State
 from .scoring import LOGITS, Float64s, labelled_dataset, probabilities, read_signals, refuse_alone, with_passes

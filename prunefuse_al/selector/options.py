@@ -13,19 +13,12 @@ import numpy as np
 from torch import nn
 
 from .. import checks
-from ..channel_map import ChannelMap, check_cross
 from ..data import as_dataset
 from ..errors import InputError
-from ..outputs import Outputs, of_trainer
-from ..pruning import GlobalScope
-from ..pruning.example import check_example
-from ..pruning.importance import WITH_DATA, check_importance
-from ..pruning.widths import check_ratio, check_round_to, check_scope
-from ..storage import check_storage
-from ..training.distillation import Distillation
-from ..training.progressive import ProgressivePruning
-from ..training.recording import Snapshot
-from ..training.warm import ShrinkPerturb
+from ..fusing import ChannelMap, check_cross
+from ..network import Outputs, check_example, check_storage, of_trainer
+from ..pruning import WITH_DATA, GlobalScope, check_importance, check_ratio, check_round_to, check_scope
+from ..training import Distillation, ProgressivePruning, ShrinkPerturb, Snapshot
 from ..types import RngLike, Scorer, Trainer, as_rng, epochs_of
 from .ratios import PruningRatio, ratio_of
 from .scoring import check_needs

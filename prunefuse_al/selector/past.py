@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..outputs import predicted_classes
-from ..scorers._dynamics import EARLY, answers, gradient_norms, gradient_products, gradient_sum
-from ..training.recording import Snapshot, Tally
+from ..network import predicted_classes
+from ..scorers import EARLY, answers, gradient_norms, gradient_products, gradient_sum
+from ..training import Snapshot, Tally
 from ..types import Signals, Trainer
 from .asking import ask
 

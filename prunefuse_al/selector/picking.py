@@ -12,13 +12,12 @@ from torch import Tensor
 
 from ..costs import CostLedger
 from ..errors import NotFittedError
-from ..scorers import get_scorer
-from ..scorers._select import check_k
+from ..scorers import check_k, get_scorer
 from ..types import RngLike, Scorer, Selection, as_rng
 from .options import Options, State
 from .scoring import OF_LABELLED, candidate_rows, check_needs
 from .steps import rank
-from .tracing import past_of, traced
+from .watching import past_of, traced
 
 
 def pick(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import checks
-from ..training.warm import ShrinkPerturb
+from ..training import ShrinkPerturb
 
 
 def selector_preset(name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .. import checks
 from ..errors import InputError
-from ..pruning.widths import check_ratio
+from ..pruning import check_ratio
 
 PruningRatio = float | Callable[[int], float]
 """The share of channels removed, or a function of the number of labelled samples that gives it."""

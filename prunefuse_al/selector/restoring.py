@@ -19,17 +19,13 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from ..architecture import difference
-from ..channel_map import ChannelMap
-from ..checkpoint import SelectorFile, opened
-from ..copying import copied
-from ..cost_columns import MAX_ROWS, from_columns
-from ..costs import CostLedger
+from ..costs import MAX_ROWS, CostLedger, from_columns
 from ..errors import CheckpointError, InputError, PruneFuseError
-from ..model_checks import check_model
-from ..preserving import epsilons, set_epsilons
+from ..fusing import ChannelMap, epsilons, set_epsilons
+from ..network import Form, check_model, check_state, copied, forms_of, load_state, named_tensors, under
 from ..pruning import LayerWidth, PruningReport, rebuild
-from ..states import Form, check_state, forms_of, load_state, named_tensors, under
+from .architecture import difference
+from .checkpoint import SelectorFile, opened
 from .encoding import decode
 from .options import Options, State
 from .saving import COSTS, ELSEWHERE, MAP, WRITES

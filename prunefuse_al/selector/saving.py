@@ -8,13 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..architecture import architecture
-from ..checkpoint import write_file
-from ..cost_columns import to_columns
-from ..costs import CostLedger
+from ..costs import CostLedger, to_columns
 from ..errors import CheckpointError
-from ..preserving import epsilons
-from ..states import state_tensors
+from ..fusing import epsilons
+from ..network import state_tensors
+from .architecture import architecture
+from .checkpoint import write_file
 from .encoding import encode
 from .options import Options, State
 

@@ -11,17 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..copying import stand_in
-from ..counting import Call, PassCounter
-from ..data import as_dataset, has_labels, labels_of, split_row, subset, to_dataset
+from ..costs import Call, PassCounter
+from ..data import as_dataset, has_labels, isolated_rng, labels_of, split_row, subset, to_dataset
 from ..errors import InputError
-from ..outputs import from_probabilities, of_trainer, predicted_classes
-from ..outputs import probabilities as of_logits
-from ..rng import isolated_rng
-from ..scorers._asked import picks_of, scores_of
-from ..scorers._select import refuse_other_outputs
-from ..storage import RowStore
-from ..training.loss_labels import looks_independent
+from ..network import RowStore, from_probabilities, of_trainer, predicted_classes, stand_in
+from ..network import probabilities as of_logits
+from ..scorers import picks_of, refuse_other_outputs, scores_of
+from ..training import looks_independent
 from ..types import RngLike, Scorer, Selection, Signals, Trainer, altered, as_rng
 from .asking import ask
 from .past import Past
@@ -204,7 +200,7 @@ def _chunks(
         if missing:
             raise InputError(
                 f"{type(trainer).__name__}.infer was asked for {', '.join(missing)} and gave none; "
-                "let it return prunefuse_al.signals.collect(model, data, needs), or take a scorer that needs less"
+                "let it return prunefuse_al.network.collect(model, data, needs), or take a scorer that needs less"
             )
         if by_label:
             signals = replace(signals, labels=past.labels_of(chunk, signals))

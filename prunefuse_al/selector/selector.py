@@ -15,18 +15,13 @@ from typing import Any
 from torch import nn
 
 from .. import checks
-from ..copying import copied
 from ..costs import CostLedger
-from ..data import as_dataset, subset
+from ..data import alone, as_dataset, subset
 from ..errors import FallbackWarning, InputError
-from ..model_checks import check_model
-from ..pruning import GlobalScope
-from ..pruning.plan import check_keep
+from ..network import check_model, copied
+from ..pruning import GlobalScope, check_keep
 from ..scorers import get_scorer
-from ..training.distillation import Distillation
-from ..training.progressive import ProgressivePruning
-from ..training.trainer import TorchTrainer
-from ..turns import alone
+from ..training import Distillation, ProgressivePruning, TorchTrainer
 from ..types import RngLike, Scorer, Selection, Trainer, as_rng
 from .coreset import budget, choose
 from .holding import Holder
@@ -37,7 +32,7 @@ from .restoring import check_names, load_selector
 from .saving import save_selector
 from .scoring import Int64s, labelled_dataset
 from .steps import prepare, train_proxy
-from .tracing import recorder_for
+from .watching import recorder_for
 
 
 class PrunedProxySelector(Holder):

@@ -15,24 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..copying import copied, stand_in
 from ..costs import CostLedger
 from ..errors import CostWarning, NoEffectWarning
-from ..forward import as_inputs
+from ..network import as_inputs, copied, fold_batchnorm, stand_in
 from ..pruning import Proxy, PruningReport, prune, rebuild
-from ..scorers import ClassBalanced, ClassStandardised
-from ..scorers._asked import checked_picks, picks_of
-from ..scorers._combine import Composed
-from ..scorers._dynamics import dynamics_of
-from ..scorers._select import select_top
-from ..training.batchnorm import fold_batchnorm
-from ..training.recording import Recorder, Snapshot
-from ..training.trainer import TorchTrainer
+from ..scorers import ClassBalanced, ClassStandardised, Composed, checked_picks, dynamics_of, picks_of, select_top
+from ..training import Recorder, Snapshot, TorchTrainer
 from ..types import PointScorer, RngLike, Scorer, Selection, Signals, Trainer, epochs_of
-from .importance import with_data
+from .batchnorm_after import batchnorms, recalibrate, trained_statistics
+from .beginning import beginning
+from .labelled_importance import with_data
 from .options import Options, State, WarmStart
 from .past import Past
-from .progressive import Thinning
 from .scoring import (
     CHUNK,
     LOGITS,
@@ -44,9 +38,8 @@ from .scoring import (
     refuse_unread,
     refuse_unsaid,
 )
-from .statistics import batchnorms, recalibrate, trained_statistics
 from .target import make_target
-from .warm import beginning
+from .thinning import Thinning
 
 _BY_CLASS = (ClassBalanced, ClassStandardised)
 """Scorers of the scores that another one gives each sample, which are worked out first, part by part."""

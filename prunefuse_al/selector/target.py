@@ -7,16 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from ..copying import copied
 from ..costs import CostLedger
 from ..errors import FallbackWarning
-from ..freezing import frozen_norms, frozen_tensors, held_still
-from ..fusion import fuse
-from ..preserving import in_the_way
+from ..fusing import fuse, in_the_way
+from ..network import copied, frozen_norms, frozen_tensors, held_still
 from ..pruning import Proxy
 from ..types import altered
+from .batchnorm_after import batchnorms, recalibrate
 from .options import Options, State
-from .statistics import batchnorms, recalibrate
 
 
 def make_target(options: Options, ledger: CostLedger, state: State, data: Any, *, sync: bool = False) -> nn.Module:

@@ -1,16 +1,34 @@
 """Training any torch network: the trainer, what it can be given, and what keeps batch norm right."""
 
-from .batchnorm import fold_batchnorm as fold_batchnorm
-from .batchnorm import recalibrate_batchnorm as recalibrate_batchnorm
+from ..network import fold_batchnorm as fold_batchnorm
+from ..network import recalibrate_batchnorm as recalibrate_batchnorm
 from .distillation import Distillation as Distillation
 from .functions import FunctionTrainer as FunctionTrainer
 from .progressive import ProgressivePruning as ProgressivePruning
 from .recording import Recorder as Recorder
 from .recording import Snapshot as Snapshot
+from .shrink_perturb import ShrinkPerturb as ShrinkPerturb
 from .stopping import EarlyStopping as EarlyStopping
 from .trainer import TorchTrainer as TorchTrainer
 from .trainer import TrainingHistory as TrainingHistory
-from .warm import ShrinkPerturb as ShrinkPerturb
+
+# What other rooms of the package use of this one.
+# isort: split
+from .distillation import distillation_loss as distillation_loss
+from .loss_labels import class_numbers as class_numbers
+from .loss_labels import looks_independent as looks_independent
+from .losses import Objective as Objective
+from .progressive import thin_in_place as thin_in_place
+from .recording import RECORDED as RECORDED
+from .recording import Tally as Tally
+from .schedules import Constant as Constant
+from .schedules import Cosine as Cosine
+from .schedules import Steps as Steps
+from .shrink_perturb import shrink_perturb as shrink_perturb
+from .transforms import Compose as Compose
+from .transforms import Normalize as Normalize
+from .transforms import PerSample as PerSample
+from .transforms import RandomCropFlip as RandomCropFlip
 
 __all__ = [
     "Distillation",

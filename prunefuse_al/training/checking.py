@@ -11,8 +11,7 @@ import torch
 
 from .. import checks
 from ..errors import InputError
-from ..outputs import STATED
-from ..precision import check_accelerator, check_device, check_precision
+from ..network import STATED, check_accelerator, check_device, check_precision
 from .distillation import Distillation
 from .losses import check_loss
 from .schedules import check_optimizer, check_scheduler

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import checks
-from ..outputs import SOFTMAX, Outputs
+from ..network import SOFTMAX, Outputs
 
 ANNEALING: dict[str, Callable[[float], float]] = {
     "none": lambda progress: 1.0,

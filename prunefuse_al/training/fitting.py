@@ -11,14 +11,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from ..arrays import check_weights, nonfinite_rows
-from ..data import labels_of, subset
-from ..endings import check_first, squashed_by
+from ..data import BatchLoader, check_finite, check_weights, isolated_rng, labels_of, nonfinite_rows, subset
 from ..errors import InputError, NonFiniteError
-from ..forward import Forward, explained, forward_for, logits_of, settled
-from ..loading import BatchLoader, check_finite
-from ..outputs import VALUES
-from ..rng import isolated_rng
+from ..network import VALUES, Forward, check_first, explained, forward_for, logits_of, settled, squashed_by
 from .distillation import Distillation, distillation_loss
 from .loss_labels import INDEPENDENT, OWN
 from .losses import Objective, check_loss, class_weight_tensor, weighted_mean

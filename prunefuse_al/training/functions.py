@@ -11,15 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from .. import checks
-from ..data import split_row
+from ..data import Collate, isolated_rng, split_row
 from ..errors import InputError
-from ..forward import Transform
-from ..items import Collate
-from ..model_checks import check_model
-from ..outputs import STATED, of_trainer, seen_by_scorers
-from ..precision import home_device
-from ..rng import isolated_rng
-from ..signals import collect
+from ..network import STATED, Transform, check_model, collect, home_device, of_trainer, seen_by_scorers
 from ..types import Signals
 from .checking import OPTIONS
 from .placement import in_training
@@ -48,8 +42,8 @@ class FunctionTrainer:
         num_workers: processes that read a dataset's items for it.
         mc_samples: its passes for the signal "mc_logits".
         collate: makes a batch of a list of a dataset's inputs for it; None stacks them.
-        outputs: what the networks give, by a name of `prunefuse_al.outputs`: "sigmoid" for labels that are independent,
-            or for a single output; None: logits of classes.
+        outputs: what the networks give, by a name of `prunefuse_al.network.outputs`: "sigmoid" for labels that are
+            independent, or for a single output; None: logits of classes.
 
     Raises:
         InputError: an option cannot be used.

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arrays import describe_rows
+from ..data import describe_rows
 from ..errors import InputError
-from ..outputs import SIGMOID, SOFTMAX, VALUES, Outputs, name_of, of_loss, unwrapped
+from ..network import SIGMOID, SOFTMAX, VALUES, Outputs, name_of, of_loss, unwrapped
 
 CLASSES, INDEPENDENT, NUMBERS, OWN = "classes", "independent", "numbers", "own"
 _SUM = 1e-3

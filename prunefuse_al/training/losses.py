@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..errors import InputError, PruneFuseError
-from ..forward import describe
-from ..outputs import SIGMOID, SOFTMAX, VALUES, Outputs, name_of, single
+from ..network import SIGMOID, SOFTMAX, VALUES, Outputs, describe, name_of, single
 from .broadcasting import RowsApart
 from .loss_labels import CLASSES, INDEPENDENT, OWN, Asked
 

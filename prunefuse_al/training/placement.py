@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..forward import laid_out, lent
-from ..freezing import frozen_tensors, held_still
+from ..network import frozen_tensors, held_still, laid_out, lent
 
 
 @contextmanager

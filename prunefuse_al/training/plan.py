@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..items import Collate
-from ..outputs import Outputs
+from ..data import Collate
+from ..network import Outputs
 from .distillation import Distillation
 from .stopping import EarlyStopping
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..channel_map import ChannelMap, TensorMap, put_attributes
 from ..errors import InputError
-from ..states import named_tensors
+from ..fusing import ChannelMap, TensorMap, put_attributes
+from ..network import named_tensors
 
 OnEpoch = Callable[[int, torch.optim.Optimizer], bool]
 """Called with the epoch to come, from 0, and the optimiser; it may thin the network in place. True says that earlier

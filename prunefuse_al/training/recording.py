@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..errors import InputError, NotFittedError
-from ..scorers._dynamics import EARLY, Answers, answers
+from ..scorers import EARLY, Answers, answers
 
 RECORDED = frozenset({"aum", "correct", "el2n", "forgetting"})
 """What the outputs of a training tell; the gradients of the last layer take a look at snapshots."""

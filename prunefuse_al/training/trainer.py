@@ -12,21 +12,16 @@ from sklearn.base import BaseEstimator
 from torch import nn
 
 from .. import checks
-from ..data import has_labels, to_dataset
+from ..data import Collate, fresh_seed, has_labels, to_dataset
 from ..errors import InputError
-from ..items import Collate
-from ..model_checks import check_model
-from ..outputs import of_trainer
-from ..precision import resolve_device, resolve_precision
-from ..rng import fresh_seed
-from ..signals import collect
+from ..network import check_model, collect, of_trainer, resolve_device, resolve_precision
 from ..types import Signals
 from .checking import checked
 from .distillation import Distillation as Distillation
 from .fitting import Run
 from .plan import Plan
-from .presets import preset
 from .progressive import OnEpoch
+from .recipes import preset
 from .recording import Recorder
 from .schedules import make_optimizer, make_schedule
 from .stopping import EarlyStopping as EarlyStopping
@@ -97,8 +92,8 @@ class TorchTrainer(BaseEstimator):
         collate: makes a batch of the list of a dataset's inputs, without their labels; None stacks them. Texts of
             several lengths: ``functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)``, or
             ``transformers.DataCollatorWithPadding(tokenizer)``. Not used for arrays, which are batches already.
-        outputs: what networks give, by a name of `prunefuse_al.outputs`; "auto": what the loss says, torch's losses
-            and torchvision's focal one by themselves and one of your own by an attribute `outputs`.
+        outputs: what networks give, by a name of `prunefuse_al.network.outputs`; "auto": what the loss says, torch's
+            losses and torchvision's focal one by themselves and one of your own by an attribute `outputs`.
     """
 
     def __init__(

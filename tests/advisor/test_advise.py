@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from prunefuse_al import PrunedProxySelector, Selection, TorchTrainer, advise, prune
 from prunefuse_al.advisor import Advice, AdviceRow, LoopPlan, Prediction, Target
 from prunefuse_al.advisor.agreement import Agreement, compare
-from prunefuse_al.advisor.inputs import resolved
-from prunefuse_al.advisor.plan import Rates, dense_cost, proxy_cost, svp_cost
+from prunefuse_al.advisor.arguments import resolved
+from prunefuse_al.advisor.loop_costs import Rates, dense_cost, proxy_cost, svp_cost
 from prunefuse_al.advisor.timing import Spread, Timing
-from prunefuse_al.costs import CostLedger, CostRow, macs
+from prunefuse_al.costs.ledger import CostLedger, CostRow, macs
 from prunefuse_al.errors import InputError, PruneFuseError, PruningError, UnsupportedModelError
 
 X, Y = blobs(80)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from prunefuse_al import prune
 from prunefuse_al.advisor import LoopPlan
-from prunefuse_al.advisor.plan import EPOCHS, LoopCost, Rates, dense_cost, proxy_cost, svp_cost
-from prunefuse_al.costs import CostLedger, CostRow, macs
+from prunefuse_al.advisor.loop_costs import EPOCHS, LoopCost, Rates, dense_cost, proxy_cost, svp_cost
+from prunefuse_al.costs.ledger import CostLedger, CostRow, macs
 from prunefuse_al.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))

@@ -11,8 +11,8 @@ from torch import nn
 
 from prunefuse_al import CostLedger, PrunedProxySelector, TorchTrainer
 from prunefuse_al.advisor import LoopPlan
-from prunefuse_al.advisor.plan import Rates, dense_cost, proxy_cost, svp_cost
-from prunefuse_al.costs import macs
+from prunefuse_al.advisor.loop_costs import Rates, dense_cost, proxy_cost, svp_cost
+from prunefuse_al.costs.ledger import macs
 
 X, Y = blobs(60)
 PROBED = 2  # rows a TorchTrainer looks at before it trains: what the prediction states to leave out

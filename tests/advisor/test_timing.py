@@ -14,7 +14,7 @@ from torch import nn
 from prunefuse_al import CostLedger, TorchTrainer
 from prunefuse_al.advisor import timing
 from prunefuse_al.advisor.timing import LEAST_CALLS, MOST_CALLS, Spread, seconds_per_row, time_networks
-from prunefuse_al.data import as_dataset
+from prunefuse_al.data.datasets import as_dataset
 from prunefuse_al.errors import InputError
 from prunefuse_al.types import Signals
 

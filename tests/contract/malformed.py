@@ -19,9 +19,11 @@ from fakes import blobs, mlp
 from torch import nn
 
 import prunefuse_al
-from prunefuse_al import advisor, checks, estimator, plots, pruning, scorers, selector, signals, testing, training
+from prunefuse_al import advisor, checks, estimator, plots, pruning, scorers, selector, training
+from prunefuse_al.network import signals
 from prunefuse_al.pruning import Proxy, prune
 from prunefuse_al.scorers import SCORERS, Margin, Random
+from prunefuse_al.testing import contracts as testing
 from prunefuse_al.training import schedules, transforms
 
 X, Y = blobs(60)

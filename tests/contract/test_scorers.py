@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import prunefuse_al.scorers as scorers
-from prunefuse_al.scorer_checks import CHECKS
 from prunefuse_al.scorers import (
     SCORERS,
     ClassBalanced,
@@ -27,7 +26,8 @@ from prunefuse_al.scorers import (
     TwoStage,
     get_scorer,
 )
-from prunefuse_al.testing import check_scorer, example_signals, unchanged_global_rng
+from prunefuse_al.testing.contracts import check_scorer, example_signals, unchanged_global_rng
+from prunefuse_al.testing.scorer_checks import CHECKS
 from prunefuse_al.types import PointScorer, Selection
 
 ORACLES = Path(__file__).parents[1] / "oracles"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from examples.zoo import FAMILIES
 from prunefuse_al import fuse, prune
 from prunefuse_al.errors import FallbackWarning
-from prunefuse_al.states import named_tensors
+from prunefuse_al.network.states import named_tensors
 
 from .random_networks import Spec, build, example, ratios, specs
 from .test_laws import assert_same, outputs, trained, values

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from prunefuse_al import fuse, prune
-from prunefuse_al.states import named_tensors
+from prunefuse_al.network.states import named_tensors
 
 from .random_networks import Spec, build, example, randomise, ratios, specs
 
@@ -178,7 +178,7 @@ def test_same_seed_same_proxy(spec: Spec, ratio: float) -> None:
 def test_a_map_survives_a_trip_through_tensors(spec: Spec, ratio: float) -> None:
     import json
 
-    from prunefuse_al.channel_map import ChannelMap
+    from prunefuse_al.fusing.channel_map import ChannelMap
     from prunefuse_al.pruning import rebuild
 
     network = build(spec)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse_al import fuse, prune
-from prunefuse_al.channel_map import ChannelMap
+from prunefuse_al.fusing.channel_map import ChannelMap
 from prunefuse_al.pruning.build import rebuild
 from prunefuse_al.training.progressive import thin_in_place
 from tests.laws.random_networks import randomise

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from prunefuse_al import fuse, prune
-from prunefuse_al.channel_map import ChannelMap
 from prunefuse_al.errors import NoEffectWarning
+from prunefuse_al.fusing.channel_map import ChannelMap
+from prunefuse_al.network.states import named_tensors
 from prunefuse_al.pruning import search
-from prunefuse_al.states import named_tensors
 from tests.laws.random_networks import randomise
 from tests.pruning.test_prune import IMAGES, Wrapped, X, widths
 

@@ -19,8 +19,8 @@ from examples.networks import cifar_resnet
 from examples.zoo import FAMILIES, Family
 from prunefuse_al import Proxy, fuse, prune
 from prunefuse_al.errors import NoEffectWarning
-from prunefuse_al.pruning.example import first_output
-from prunefuse_al.states import named_tensors
+from prunefuse_al.network.example import first_output
+from prunefuse_al.network.states import named_tensors
 from tests.laws.random_networks import randomise
 from tests.pruning.networks_table import RATIOS, row
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunefuse_al.channel_map import ChannelMap, TensorMap
 from prunefuse_al.errors import PruningError
+from prunefuse_al.fusing.channel_map import ChannelMap, TensorMap
+from prunefuse_al.network.states import named_tensors
 from prunefuse_al.pruning.build import rebuild
 from prunefuse_al.pruning.gate import inspect
-from prunefuse_al.pruning.plan import structure
+from prunefuse_al.pruning.groups import structure
 from prunefuse_al.pruning.proxy import prune
-from prunefuse_al.pruning.tracing import trace
-from prunefuse_al.states import named_tensors
+from prunefuse_al.pruning.trace.tracing import trace
 
 
 class TwoLayers(nn.Module):

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from prunefuse_al import errors, prune
+from prunefuse_al.network.states import named_tensors
 from prunefuse_al.pruning import GlobalScope, Hessian, Taylor
-from prunefuse_al.states import named_tensors
 from tests.laws.random_networks import randomise
 
 N = 8  # channels of every hidden layer

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunefuse_al import fuse, prune
-from prunefuse_al.channel_map import ChannelMap
 from prunefuse_al.errors import NoEffectWarning
+from prunefuse_al.fusing.channel_map import ChannelMap
 from tests.pruning.test_breadth import assert_exact
 from tests.pruning.test_prune import Wrapped, widths
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from examples.networks import cifar_resnet, vgg
 from prunefuse_al import errors, fuse, prune
-from prunefuse_al.pruning.tracing import trace
-from prunefuse_al.states import named_tensors
+from prunefuse_al.network.states import named_tensors
+from prunefuse_al.pruning.trace.tracing import trace
 
 X = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from prunefuse_al import prune
 from prunefuse_al.errors import PruningError, UnsupportedModelError
-from prunefuse_al.model_checks import check_model
+from prunefuse_al.network.model_checks import check_model
+from prunefuse_al.network.states import named_tensors
 from prunefuse_al.pruning.refusals import CURES
-from prunefuse_al.states import named_tensors
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 

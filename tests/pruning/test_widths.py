@@ -15,8 +15,8 @@ from torch import nn
 from examples.networks import ViT, cifar_resnet
 from prunefuse_al import errors, prune
 from prunefuse_al.pruning import GlobalScope
-from prunefuse_al.pruning.atoms import Axis
-from prunefuse_al.pruning.plan import Group
+from prunefuse_al.pruning.groups import Group
+from prunefuse_al.pruning.trace.atoms import Axis
 from prunefuse_al.pruning.widths import choose_widths, rounded
 from tests.laws.random_networks import Spec, build, example, specs
 

@@ -16,7 +16,7 @@ from torch import Tensor
 import prunefuse_al.scorers as scorers
 from prunefuse_al.errors import InputError
 from prunefuse_al.scorers import SCORERS, get_scorer
-from prunefuse_al.testing import example_signals
+from prunefuse_al.testing.contracts import example_signals
 from prunefuse_al.types import Selection, Signals
 
 N, C, D, T, M = 12, 3, 4, 3, 5

@@ -16,7 +16,7 @@ from oracles import moderate as moderate_oracle
 from prunefuse_al.scorers import AUM, CCS, D2, Margin, Moderate, ccs, d2, get_scorer, moderate
 from prunefuse_al.scorers._ccs import budgets, strata_of
 from prunefuse_al.scorers._neighbours import knn
-from prunefuse_al.testing import example_signals
+from prunefuse_al.testing.contracts import example_signals
 
 
 @st.composite

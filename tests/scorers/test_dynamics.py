@@ -17,7 +17,7 @@ from oracles import grand as grand_oracle
 from oracles import moso as moso_oracle
 
 from prunefuse_al.scorers import SCORERS, aum, el2n, forgetting, get_scorer, grand, moso
-from prunefuse_al.testing import example_signals
+from prunefuse_al.testing.contracts import example_signals
 
 VALUES = st.one_of(st.floats(-1e4, 1e4, width=32), st.sampled_from([0.0, 1.0, -1e4, 1e4]))
 

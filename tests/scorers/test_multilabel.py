@@ -17,7 +17,7 @@ import prunefuse_al.scorers as scorers
 from prunefuse_al.errors import InputError
 from prunefuse_al.scorers import MMC, SCORERS, ClassBalanced, MLMargin, TwoStage, get_scorer, ml_badge, ml_bald, mmc
 from prunefuse_al.scorers._select import one_against_rest
-from prunefuse_al.testing import example_signals
+from prunefuse_al.testing.contracts import example_signals
 from prunefuse_al.types import PointScorer, Signals, as_rng
 
 POINT = ["ml_min_margin", "ml_margin", "ml_entropy"]

@@ -12,8 +12,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from torchvision.models import mobilenet_v2, resnet18
 
 from prunefuse_al.errors import NonFiniteError
-from prunefuse_al.signals import collect
-from prunefuse_al.training.batchnorm import fold_batchnorm, recalibrate_batchnorm
+from prunefuse_al.network.batchnorm import fold_batchnorm, recalibrate_batchnorm
+from prunefuse_al.network.signals import collect
 
 X = np.random.default_rng(0).normal(3, 2, (60, 4)).astype(np.float32)
 

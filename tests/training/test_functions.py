@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from prunefuse_al import Distillation, FunctionTrainer, PrunedProxySelector, TorchTrainer
 from prunefuse_al.errors import FallbackWarning, InputError, NoEffectWarning
-from prunefuse_al.signals import collect
+from prunefuse_al.network.signals import collect
 from prunefuse_al.types import Signals, Trainer
 
 X, Y = blobs(90)

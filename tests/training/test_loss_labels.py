@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 from torchvision.ops import sigmoid_focal_loss
 
 from prunefuse_al.errors import InputError, NonFiniteError
-from prunefuse_al.outputs import Outputs
+from prunefuse_al.network.outputs import Outputs
 from prunefuse_al.training import Distillation, EarlyStopping, Recorder, TorchTrainer
 from prunefuse_al.training.distillation import distillation_loss
 

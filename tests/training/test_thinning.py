@@ -12,10 +12,10 @@ from fakes import blobs, mlp, seeded
 from torch import Tensor, nn
 
 from prunefuse_al import ProgressivePruning, TorchTrainer, prune
-from prunefuse_al.channel_map import ChannelMap
 from prunefuse_al.errors import InputError
+from prunefuse_al.fusing.channel_map import ChannelMap
+from prunefuse_al.network.states import named_tensors
 from prunefuse_al.pruning import rebuild
-from prunefuse_al.states import named_tensors
 from prunefuse_al.training import EarlyStopping
 from prunefuse_al.training.progressive import thin_in_place
 

@@ -435,7 +435,7 @@ def test_an_interrupted_training_keeps_the_last_epoch() -> None:
 
 
 def test_bf16_without_hardware_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunefuse_al.precision.has_bf16", lambda device: False)
+    monkeypatch.setattr("prunefuse_al.network.precision.has_bf16", lambda device: False)
     with pytest.warns(FallbackWarning, match="precision='bf16' is not supported in hardware"):
         found = fitted(precision="bf16")
     assert same(found, fitted())
@@ -443,7 +443,7 @@ def test_bf16_without_hardware_falls_back_and_says_so(monkeypatch: pytest.Monkey
 
 
 def test_bf16_is_mixed_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunefuse_al.precision.has_bf16", lambda device: True)
+    monkeypatch.setattr("prunefuse_al.network.precision.has_bf16", lambda device: True)
     found, exact = fitted(precision="bf16"), fitted()
     assert not same(found, exact)
     assert found["4.weight"].dtype == torch.float32

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from prunefuse_al.data.randomness import isolated_rng
 from prunefuse_al.errors import InputError
-from prunefuse_al.rng import isolated_rng
-from prunefuse_al.training.presets import CIFAR10
+from prunefuse_al.training.recipes import CIFAR10
 from prunefuse_al.training.transforms import Compose, Normalize, RandomCropFlip, per_sample
 
 PICTURES = torch.arange(64 * 3 * 6 * 5, dtype=torch.float32).view(64, 3, 6, 5)

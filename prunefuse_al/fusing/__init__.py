@@ -1,0 +1,15 @@
+"""Where a proxy sits in the dense network, and the ways back into it."""
+
+from .channel_map import ChannelMap as ChannelMap
+from .channel_map import Stream as Stream
+from .channel_map import TensorMap as TensorMap
+from .channel_map import as_sequence as as_sequence
+from .channel_map import check_cross as check_cross
+from .channel_map import put_attributes as put_attributes
+from .fusion import fuse as fuse
+from .preserving import EPSILONS as EPSILONS
+from .preserving import copy_channels as copy_channels
+from .preserving import epsilons as epsilons
+from .preserving import in_the_way as in_the_way
+from .preserving import put_back as put_back
+from .preserving import set_epsilons as set_epsilons

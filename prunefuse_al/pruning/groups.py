@@ -1,0 +1,244 @@
+"""From ties to groups of channels that compete, what is kept on request, and the map of a choice of channels."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import checks
+from ..errors import InputError
+from ..fusing import ChannelMap, Stream, TensorMap
+from .trace import FROZEN, STATISTICS, Axis, Trace
+
+Keep = str | type[nn.Module] | nn.Module
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels of the same kind, which compete with one another.
+
+    Attributes:
+        axes: the axes each channel owns positions of, with how many.
+        channels: int64 [n], component of each channel, in order of position.
+        read: numbers of those of the axes that are summed over; none where that is not known.
+    """
+
+    axes: tuple[tuple[Axis, int], ...]
+    channels: np.ndarray
+    read: tuple[int, ...] = ()
+
+    @property
+    def positions(self) -> int:
+        """Positions of an axis that one of these channels stands for: several for an attention head, else 1.
+
+        A head may also own a single position of a table, which says nothing of its width.
+        """
+        counts = [count for _, count in self.axes]
+        if not self.read:
+            return min(counts)
+        written = [count for number, count in enumerate(counts) if number not in self.read]
+        return min(max(written, default=1), *(counts[number] for number in self.read))
+
+    @property
+    def block(self) -> bool:
+        """True where a channel owns several positions of every axis, as an attention head does."""
+        return self.positions > 1
+
+    def whole_axes(self) -> list[tuple[int, int]]:
+        """Return (size, positions per channel) of the axes that consist of this group alone."""
+        return [(axis.size, count) for axis, count in self.axes if count * len(self.channels) == axis.size]
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """The channels of a network: component of every atom, the groups that can be thinned, and why others cannot."""
+
+    trace: Trace
+    components: np.ndarray
+    groups: list[Group]
+    reasons: dict[int, str]  # axis number -> why it is kept whole
+
+
+def structure(trace: Trace, protected: Mapping[int, str]) -> Structure:
+    """Resolve the ties of a trace into groups of channels.
+
+    Args:
+        trace: what a forward pass told.
+        protected: axis number -> reason, for axes the user wants kept whole.
+    """
+    atoms = trace.atoms
+    for number, reason in protected.items():
+        axis = atoms.axes[number]
+        atoms.freeze(torch.arange(axis.start, axis.start + axis.size), reason)
+    components, reasons = atoms.components()
+    owners: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for number, axis in enumerate(atoms.axes):
+        own, counts = np.unique(components[axis.start : axis.start + axis.size], return_counts=True)
+        thinnable = own != components[FROZEN]
+        for component, count in zip(own[thinnable].tolist(), counts[thinnable].tolist(), strict=True):
+            owners[component].append((number, count))
+    by_signature: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
+    for component, owned in owners.items():
+        by_signature[tuple(owned)].append(component)
+    groups = []
+    for signature, channels in by_signature.items():
+        numbers = [number for number, _ in signature]
+        read = tuple(i for i, n in enumerate(numbers) if n in atoms.contracted)
+        # A weight that is used both ways round, as in a tied autoencoder, is written by what it reads.
+        written = len(read) < len(numbers) or any(n in atoms.written for n in numbers)
+        if not read or not written:
+            reasons.update({n: reasons.get(n, "is not both written and read by a layer") for n in numbers})
+        elif len(channels) == 1:
+            reasons.update({n: reasons.get(n, "has a single channel that can leave only as a whole") for n in numbers})
+        else:
+            groups.append(Group(tuple((atoms.axes[n], c) for n, c in signature), np.array(channels), read))
+    return Structure(trace, components, groups, reasons)
+
+
+def protected_axes(trace: Trace, model: nn.Module, keep: Keep | Iterable[Keep]) -> dict[int, str]:
+    """Return the output axes of everything named by `keep`: name patterns, module types or modules of `model`.
+
+    Raises:
+        InputError: an entry is none of these, or matches nothing in the network.
+    """
+    reasons: dict[int, str] = {}
+    atoms = trace.atoms
+    for entry in [keep] if isinstance(keep, str | type | nn.Module) or not isinstance(keep, Iterable) else keep:
+        names = {atoms.registered[name] for name in _tensors_meant(entry, model, atoms.registered)}
+        hits = {n for n, axis in enumerate(atoms.axes) if axis.name in names and n not in atoms.contracted}
+        if not hits:
+            raise InputError(
+                f"keep={entry!r} matches no layer with channels; pass a name or pattern of modules or tensors (see "
+                "model.named_modules()), a module type, or a module of this model"
+            )
+        reason = f"kept on request ({entry if isinstance(entry, str) else type_name(entry)})"
+        reasons.update(dict.fromkeys(hits, reason))
+    return reasons
+
+
+def check_keep(keep: Keep | Iterable[Keep], model: nn.Module) -> Keep | tuple[Keep, ...]:
+    """Return `keep` with modules of `model` as their names, which copies of the network have too.
+
+    Raises:
+        InputError: an entry is no name, type or module, or is a module of another network.
+    """
+    what = "names or patterns, module types or modules of this model"
+    if isinstance(keep, str | type):
+        entries: Iterable[Any] = [keep]
+    elif isinstance(keep, nn.Module) or not isinstance(keep, Iterable):
+        entries = [keep]
+    else:
+        entries = keep
+    found: list[Keep] = []
+    for entry in entries:
+        name = next((name for name, module in model.named_modules() if module is entry), None)
+        if name is not None:
+            found.append(glob.escape(name))
+        elif isinstance(entry, str) or (isinstance(entry, type) and issubclass(entry, nn.Module)):
+            found.append(entry)
+        else:
+            raise checks.refused("keep", entry, what)
+    return found[0] if isinstance(keep, str | type) else tuple(found)
+
+
+def type_name(entry: type[nn.Module] | nn.Module) -> str:
+    """Return the class name of a module or module type."""
+    return entry.__name__ if isinstance(entry, type) else type(entry).__name__
+
+
+def _tensors_meant(entry: Keep, model: nn.Module, tensors: Iterable[str]) -> set[str]:
+    """Return the tensors that `entry` names, and those of the modules it names and of all modules in these."""
+    prefixes = tuple(
+        f"{name}." if name else ""
+        for name, module in model.named_modules(remove_duplicate=False)  # a module may be known by several names
+        if _is_meant(entry, name, module)
+    )
+    return {
+        name
+        for name in tensors
+        if name.startswith(prefixes) or (isinstance(entry, str) and fnmatch.fnmatchcase(name, entry))
+    }
+
+
+def _is_meant(entry: Keep, name: str, module: nn.Module) -> bool:
+    if isinstance(entry, str):
+        return fnmatch.fnmatchcase(name, entry)
+    return isinstance(module, entry) if isinstance(entry, type) else module is entry
+
+
+def outside(structure: Structure, within: ChannelMap) -> np.ndarray:
+    """Return the components of which a map of the network keeps nothing."""
+    gone = []
+    for axis in structure.trace.atoms.axes:
+        kept = within.tensors[axis.name].kept[axis.dim]
+        if kept is not None:
+            removed = np.setdiff1d(np.arange(axis.size), kept.numpy())
+            gone.append(structure.components[axis.start + removed])
+    return np.unique(np.concatenate(gone)) if gone else np.array([], dtype=np.int64)
+
+
+def channel_map(structure: Structure, kept: np.ndarray, tensors: Mapping[str, Tensor]) -> ChannelMap:
+    """Return the map (without attributes) of keeping the given components."""
+    atoms = structure.trace.atoms
+    indices: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    inputs: dict[str, list[int]] = defaultdict(list)
+    for number, axis in enumerate(atoms.axes):
+        stay = kept[structure.components[axis.start : axis.start + axis.size]]
+        if not stay.all():
+            indices[axis.name][axis.dim] = torch.from_numpy(np.flatnonzero(stay))
+        if number in atoms.contracted:
+            inputs[axis.name].append(axis.dim)
+    maps = {}
+    for name, tensor in tensors.items():
+        own = atoms.registered[name]
+        maps[name] = TensorMap(
+            tuple(tensor.shape), tuple(indices[own].get(d) for d in range(tensor.ndim)), tuple(inputs[own])
+        )
+    return ChannelMap(maps, streams=_streams(structure))
+
+
+def _streams(structure: Structure) -> tuple[Stream, ...]:
+    """Collect what LayerNorm and RMSNorm take statistics over, where it can be thinned, and what writes into it."""
+    atoms, components = structure.trace.atoms, structure.components
+    axes = {
+        number: components[axis.start : axis.start + axis.size]
+        for number, axis in enumerate(atoms.axes)
+        if number not in atoms.contracted | atoms.affine
+    }
+    norms: dict[tuple[int, ...], dict[tuple[str, str], int]] = defaultdict(lambda: defaultdict(int))
+    for statistic in structure.trace.statistics:
+        if len(statistic.planes) != 1:
+            continue
+        key = tuple(components[statistic.planes[0].reshape(-1).numpy()].tolist())
+        # RMSNorm, and hand-written norms, are plain means in a module that owns a scale.
+        scale = f"{statistic.module}.weight" if statistic.operation in STATISTICS else statistic.scale
+        if scale in atoms.registered and any(component != components[0] for component in key):
+            centring = 2 if statistic.operation in ("native_layer_norm", "var", "var_mean") else 1
+            norms[key][statistic.module, atoms.registered[scale]] += centring
+    streams = []
+    for key, readers in norms.items():
+        scales = {scale for _, scale in readers}
+        writers = [
+            (atoms.axes[number].name, atoms.axes[number].dim)
+            for number, own in axes.items()
+            if atoms.axes[number].name not in scales and len(own) == len(key) and np.array_equal(own, key)
+        ]
+        streams.append(
+            Stream(
+                tuple(writer for writer in writers if writer[0] not in atoms.scaled),
+                tuple(readers),
+                centred=max(readers.values()) > 1,
+                scales=tuple(
+                    (name, dim, tuple(sorted(atoms.scaled[name]))) for name, dim in writers if name in atoms.scaled
+                ),
+            )
+        )
+    return tuple(streams)

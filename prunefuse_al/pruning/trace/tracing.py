@@ -1,0 +1,222 @@
+"""Watch one forward pass and find out which channels of which tensors live or die together."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ...costs import operation_flops
+from ...network import answers, copied, named_tensors, output_shapes
+from . import contractions, lookups, rules
+from .atoms import Atoms
+from .labels import Labels
+from .rules import Call, Rule, Statistic
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(rules.VIEWS, rules.structural),
+    **dict.fromkeys(rules.SAME, rules.same),
+    **dict.fromkeys(rules.REDUCTIONS, rules.reduction),
+    **dict.fromkeys(rules.SPATIAL, rules.spatial),
+    **dict.fromkeys(rules.FILLS, rules.same),
+    **dict.fromkeys(("cat", "stack"), rules.joined),
+    **dict.fromkeys(rules.POINTWISE, rules.pointwise),
+    "copy_": lookups.written,
+    "_pack_padded_sequence": lookups.packed,
+    "as_strided_": rules.restrided,
+    **dict.fromkeys(("index", "index_select"), lookups.indexed),
+    "repeat_interleave": lookups.repeated,
+    **dict.fromkeys(("mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm"), contractions.matmul),
+    **dict.fromkeys(("convolution", "_convolution"), contractions.convolution),
+    **dict.fromkeys(
+        ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"),
+        contractions.batch_norm,
+    ),
+    "_weight_norm_interface": contractions.weight_norm,
+    "native_layer_norm": contractions.layer_norm,
+    "native_group_norm": contractions.group_norm,
+    "constant_pad_nd": rules.pad,
+    **dict.fromkeys(("embedding", "_embedding_bag"), lookups.embedding),
+    "glu": rules.gated,
+    "_trilinear": contractions.trilinear,
+}
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A labelled dimension of known size that a module owns or saw: evidence for what its width attributes mean."""
+
+    module: str
+    dim: int
+    plane: Tensor
+
+
+@dataclass
+class Trace:
+    """What one forward pass told.
+
+    Attributes:
+        atoms: positions and their ties.
+        statistics: statistics and sums over channels, in the order they ran in eval mode.
+        sightings: sizes of dimensions.
+        answers: shapes of what the network answered with, in eval mode.
+        finite: none of that was NaN or infinite.
+        flops: operations counted by torch's formulas, in eval mode.
+    """
+
+    atoms: Atoms
+    statistics: list[Statistic] = field(default_factory=list)
+    sightings: list[Sighting] = field(default_factory=list)
+    answers: list[tuple[int, ...]] = field(default_factory=list)
+    finite: bool = True
+    flops: int = 0
+
+
+class Tracer(TorchDispatchMode):
+    """Carries labels through every operation below autograd."""
+
+    def __init__(self, trace: Trace, tensors: dict[str, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.trace = trace
+        self.modules = [""]
+        self._named = {id(t): name for name, t in reversed(tensors.items())}
+        # By identity, and forgotten with the tensor: activations would be several times the network, and the ids of
+        # freed ones are used again.
+        self._seen = WeakIdKeyDictionary()
+        for name, tensor in tensors.items():
+            planes = trace.atoms.planes(trace.atoms.registered[name], tensor.ndim)
+            self._seen[tensor] = Labels(tuple(tensor.shape), planes, parameter=True)
+            self._sight(self._seen[tensor], name.rpartition(".")[0])
+
+    def labels_of(self, tensor: Tensor) -> Labels:
+        """Return a copy of what is known of a tensor; one never seen has a fixed size."""
+        found: Labels | None = self._seen.get(tensor)
+        return Labels(tuple(tensor.shape)) if found is None else found.copy()
+
+    def relabel(self, tensor: Tensor, labels: Labels) -> None:
+        """Replace what is known of a tensor that was written to."""
+        self._seen[tensor] = labels
+
+    def name_of(self, tensor: Tensor | None) -> str | None:
+        """Return the name of a parameter or buffer, None for any other tensor."""
+        return self._named.get(id(tensor)) if tensor is not None else None
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        call = Call(
+            self.trace.atoms, func, args, kwargs, results, self.labels_of, self.name_of, self.modules[-1],
+            self.trace.statistics, self.relabel,
+        )  # fmt: skip
+        self.trace.flops += operation_flops(func, args, kwargs, out)
+        found = rule_for(call)(call)
+        debts = frozenset(call.new_debts).union(*(self._seen[t].debts for t in call.tensors() if t in self._seen))
+        for result, labels in zip(results, found, strict=True):
+            labels.debts |= debts
+            self._seen[result] = labels
+            self._sight(labels, self.modules[-1])
+        return out
+
+    def _sight(self, labels: Labels, module: str) -> None:
+        for plane in labels.planes:
+            for dim in range(plane.ndim):
+                if plane.shape[dim] > 1:
+                    self.trace.sightings.append(Sighting(module, dim, plane))
+
+    def freeze_output(self, output: Any) -> None:
+        """Keep whatever the network answers with."""
+        for leaf in answers(output):
+            for plane in self.labels_of(leaf).planes:
+                self.trace.atoms.freeze(plane, None)
+            for debt in self.labels_of(leaf).debts:
+                self.trace.atoms.freeze(*self.trace.atoms.debts[debt])
+
+
+def rule_for(call: Call) -> Rule:
+    """Return the rule of an operation: by name, else by torch's own tag, else the one that freezes."""
+    name = call.name.rstrip("_")  # an in-place form has the rule of the other, whose tag torch may give to that alone
+    for known in (call.name, name):
+        if known in RULES:
+            return RULES[known]
+    forms = getattr(getattr(torch.ops, call.func.namespace), name, None)
+    plain = getattr(forms, call.func._overloadname, call.func)
+    if torch.Tag.pointwise in {*call.func.tags, *plain.tags}:
+        return rules.pointwise
+    return rules.factory if not call.tensors() or name.startswith("new_") or name.endswith("_like") else rules.unknown
+
+
+def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, train_mode: bool = False) -> Trace:
+    """Run a copy of `model` in eval mode and return the ties among its channels.
+
+    Args:
+        model: the dense network; not touched.
+        args: positional inputs.
+        kwargs: inputs by name.
+        train_mode: run it in train mode as well, for parts that only train (auxiliary heads).
+    """
+    model = copied(model).eval()
+    tensors = named_tensors(model)
+    result = Trace(Atoms(tensors))
+    tracer = Tracer(result, tensors)
+    for training in (False, True) if train_mode else (False,):
+        seen = (list(result.statistics), result.flops, result.answers)
+        watched = _module_stack(model.train(training), tracer.modules)
+        with visible_operations(model), torch.no_grad(), watched, tracer:
+            output = model(*args, **kwargs)
+        tracer.freeze_output(output)
+        result.answers = output_shapes(output)
+        if training:  # what is compared is the eval pass
+            result.statistics, result.flops, result.answers = seen
+        else:
+            result.finite = all(bool(leaf.isfinite().all()) for leaf in answers(output))
+    return result
+
+
+@contextlib.contextmanager
+def visible_operations(model: nn.Module | None = None) -> Iterator[None]:
+    """Run everything as plain operations: no fused attention, no fused recurrent kernels, no random draws kept.
+
+    Where `model` is known to have no recurrent layers, libraries that fuse those stay on: they are quicker.
+    """
+    fused = model is not None and not any(isinstance(m, nn.RNNBase) for m in model.modules())
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # torch warns about TF32 on other hardware when oneDNN is switched
+        if not fused:
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield
+
+
+@contextlib.contextmanager
+def _module_stack(model: nn.Module, modules: list[str]) -> Iterator[None]:
+    def leave(*_: Any) -> None:
+        modules.pop()
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: modules.append(name)))
+        handles.append(module.register_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
