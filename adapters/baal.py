@@ -30,8 +30,9 @@ from prunefuse_al.adapters import require_host
 from prunefuse_al.data import as_dataset, labels_of, subset
 from prunefuse_al.errors import InputError
 from prunefuse_al.network import SIGMOID, SOFTMAX, Outputs, of_trainer, probabilities
+from prunefuse_al.proxies import PruningRatio
 from prunefuse_al.scorers import get_scorer
-from prunefuse_al.selector import PrunedProxySelector, PruningRatio, select_known
+from prunefuse_al.selector import PrunedProxySelector, select_known
 from prunefuse_al.training import Objective, TorchTrainer
 from prunefuse_al.types import PointScorer, RngLike, Scorer, Signals, Trainer
 

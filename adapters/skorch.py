@@ -23,9 +23,11 @@ from prunefuse_al.costs import CostLedger
 from prunefuse_al.data import alone
 from prunefuse_al.errors import InputError, NotFittedError
 from prunefuse_al.estimator import unchanged_on_error
+from prunefuse_al.fusing import Fusion
 from prunefuse_al.network import WithoutHistory, copied
+from prunefuse_al.proxies import PruningRatio
 from prunefuse_al.pruning import GlobalScope, Proxy
-from prunefuse_al.selector import PruningRatio, State, call_rng, entropy_of, pick, refuse_alone
+from prunefuse_al.selector import Options, Trained, Uncut, call_rng, entropy_of, pick, refuse_alone
 from prunefuse_al.types import RngLike, Scorer
 
 require_host("skorch", extra="skorch")
@@ -82,19 +84,19 @@ class PruneFuseNet(ProxyTraining):
         self,
         module: Any,
         *args: Any,
-        pruning_ratio: PruningRatio = 0.5,
-        scorer: str | Scorer = "least_confidence",
-        importance: Any = "l2",
-        cross: str | float = "preserve",
-        distillation: Distillation | None = None,
-        fine_tune_lr_scale: float = 0.5,
-        sync_every: int | None = None,
-        keep: Any = (),
-        scope: str | GlobalScope = "local",
-        round_to: int | None = None,
-        recalibrate: bool = True,
-        example_inputs: Any = None,
-        random_state: RngLike = None,
+        pruning_ratio: PruningRatio = Options.pruning_ratio,
+        scorer: str | Scorer = Options.scorer,
+        importance: Any = Options.importance,
+        cross: str | float | Fusion = Options.cross,
+        distillation: Distillation | None = Options.distillation,
+        fine_tune_lr_scale: Any = Options.fine_tune_lr_scale,
+        sync_every: int | None = Options.sync_every,
+        keep: Any = Options.keep,
+        scope: str | GlobalScope = Options.scope,
+        round_to: int | None = Options.round_to,
+        recalibrate: bool = Options.recalibrate,
+        example_inputs: Any = Options.example_inputs,
+        random_state: RngLike = Options.random_state,
         **kwargs: Any,
     ) -> None:
         if isinstance(self, NeuralNetBinaryClassifier) and not args:
@@ -116,7 +118,9 @@ class PruneFuseNet(ProxyTraining):
         self.costs_ = CostLedger()
 
     @classmethod
-    def from_net(cls, net: NeuralNetClassifier, pruning_ratio: PruningRatio = 0.5, **options: Any) -> PruneFuseNet:
+    def from_net(
+        cls, net: NeuralNetClassifier, pruning_ratio: PruningRatio = Options.pruning_ratio, **options: Any
+    ) -> PruneFuseNet:
         """Return a net with the settings of `net` and, if that is initialised, its present weights to start from.
 
         Args:
@@ -143,18 +147,20 @@ class PruneFuseNet(ProxyTraining):
 
     def initialize_module(self) -> PruneFuseNet:
         """Make the module as skorch does, then thin it; optimizers, made later, see the thinned parameters."""
-        before = getattr(self, "state_", State(nn.Identity()))
+        last = getattr(self, "state_", Uncut(nn.Identity()))
         super().initialize_module()
-        if self._goes_on and before.synced is not None:
-            dense, synced = before.synced, before.synced
+        synced = last.synced if isinstance(last, Trained) else None
+        self._of_target = self._goes_on and (self._of_target or synced is not None)
+        if self._of_target:
+            dense = last.dense if synced is None else synced
         else:
-            dense, synced = copied(self.module_) if self.module_ is self.module else self.module_, None
+            dense = copied(self.module_) if self.module_ is self.module else self.module_
         self.module_ = to_device(dense, self.device)
         self.entropy_ = entropy_of(self.random_state)
-        self.state_ = State(self.module_, channel_map=before.channel_map, round=before.round, synced=synced)
+        self.state_ = Uncut(self.module_, last.round, last.proxy if isinstance(last, Trained) else last.before)
         labelled = getattr(self, "labelled_", None)
         if self.example_inputs is not None or labelled is not None:
-            self._thin(labelled)
+            self._thin(self.module_, labelled)
         return self
 
     def fit(self, X: Any, y: Any = None, **fit_params: Any) -> PruneFuseNet:
@@ -200,7 +206,7 @@ class PruneFuseNet(ProxyTraining):
             state = self._trained("fit_target")
             if X is None:
                 refuse_alone("fit_target", "X", y=y)
-            there = X is None and not fit_params and state.synced not in (None, state.dense)
+            there = X is None and not fit_params and state.synced is not None
             if X is None and not there:
                 X, y = self._require_labelled("fit_target")
             if not hasattr(self, "target_"):
@@ -223,16 +229,15 @@ class PruneFuseNet(ProxyTraining):
     @property
     def proxy_(self) -> Proxy:
         """The proxy as it is trained by now, its channel map and its report."""
-        state = self._trained("proxy_")
-        assert state.trained is not None
-        assert state.channel_map is not None
-        return Proxy(state.trained, state.channel_map, state.report)
+        proxy = self._trained("proxy_").proxy
+        assert isinstance(proxy, Proxy)  # a net has no other kind
+        return proxy
 
     @property
     def target_(self) -> nn.Module:
         """The fused and fine-tuned network; absent until `fit_target` and again after the next fit."""
         module: nn.Module | None = uncompiled(getattr(self, "module_", None))
-        if module is None or self.state_.trained is None or module is self.state_.trained:
+        if module is None or isinstance(self.state_, Uncut) or module is self.state_.proxy.module:
             raise AttributeError("target_: there is no target; call fit_target() after fit(X, y)")
         return module
 
@@ -259,11 +264,12 @@ class PruneFuseNet(ProxyTraining):
             _, picked = pick(
                 self._options(as_logits=True),
                 self.costs_,
-                state,
-                (pool, k, candidates),
+                replace(state, labelled=labelled),
+                pool,
+                k,
+                candidates,
                 scorer=scorer,
                 rng=None if random_state is None else call_rng(random_state, state.round, len(pool)),
-                labelled=labelled,
             )
         return picked.arrays() if return_scores else picked.arrays()[0]
 
@@ -291,17 +297,17 @@ class PruneFuseNet(ProxyTraining):
         try:
             super().load_params(*args, **kwargs)
         except RuntimeError as error:  # torch's: shapes that do not fit
-            if not self.initialized_ or self.state_.start is not None:
+            if not self.initialized_ or isinstance(self.state_, Trained):
                 raise
             raise NotFittedError(
                 "load_params: the weights are a proxy's, and this net's module is whole: it is thinned when it first "
                 "sees an input; pass example_inputs= to the constructor, then initialize() thins it"
             ) from error
         changed = any(not torch.equal(value, before[name]) for name, value in self.dense_.state_dict().items())
-        if changed and self.state_.start is not None:
-            self.state_ = replace(
-                self._cut(getattr(self, "labelled_", None)), trained=self.state_.trained
-            )  # other weights, other channels
+        if changed and isinstance(self.state_, Trained):  # other weights, other channels
+            cut = self._cut(self.state_.dense, getattr(self, "labelled_", None))
+            proxy = cut.proxy.with_module(self.state_.proxy.module)
+            self.state_ = replace(cut, proxy=proxy, synced=self.state_.synced)
 
     def __sklearn_clone__(self) -> PruneFuseNet:
         with WithoutHistory():  # the module may keep what it computed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,10 +13,9 @@ from torch import Tensor, nn
 from prunefuse_al import Distillation
 from prunefuse_al.adapters import require_host
 from prunefuse_al.costs import CostLedger
-from prunefuse_al.errors import FallbackWarning, InputError, NotFittedError
-from prunefuse_al.network import Outputs, copied, held_still, home_device, logits_of, settled
-from prunefuse_al.scorers import get_scorer
-from prunefuse_al.selector import Options, State, fused_target, prepare
+from prunefuse_al.errors import FallbackWarning, InputError, NotFittedError, warn
+from prunefuse_al.network import Outputs, held_still, home_device, logits_of, settled
+from prunefuse_al.selector import NAMES, Options, State, Trained, Uncut, fused_target, prepare
 from prunefuse_al.training import distillation_loss
 
 require_host("skorch", extra="skorch")
@@ -27,10 +25,14 @@ from skorch.utils import to_device  # noqa: E402
 
 from prunefuse_al.adapters.skorch_reading import NetReader, uncompiled  # noqa: E402
 
-OPTIONS = (
-    *("pruning_ratio", "importance", "cross", "fine_tune_lr_scale", "sync_every"),
-    *("keep", "scope", "round_to", "recalibrate", "example_inputs"),
+LEFT_OUT = (
+    *("sync_importance", "progressive", "recalibration_data", "candidate_fraction", "features_dtype", "features_path"),
+    *("fold_batchnorm", "proxy"),
 )
+"""Options of a selector that the net does not have; they keep their defaults."""
+SKORCHS_OWN = ("trainer", "target_trainer", "warm_start", "distillation", "random_state")
+"""Options that are the net's own matter: it trains, goes on, and mixes its teacher in by itself."""
+OPTIONS = tuple(name for name in NAMES if name not in LEFT_OUT + SKORCHS_OWN)
 
 
 class Teacher:
@@ -74,11 +76,10 @@ class Teacher:
             self.net._teacher = None
         if len(self.net.history) and not self.asked:
             name = type(self.net).__name__
-            warnings.warn(
+            warn(
                 f"distillation= had no effect: {name}.get_loss does not call super().get_loss(y_pred, y_true, X=X, "
                 "training=training), which mixes the teacher in; call it there, or leave distillation= out",
                 FallbackWarning,
-                stacklevel=5,
             )
 
 
@@ -92,6 +93,7 @@ class ProxyTraining(NeuralNetClassifier):
     entropy_: int
     distillation: Distillation | None
     _teacher: Teacher | None = None
+    _of_target: bool = False  # whether the dense network is a target that V2 has trained
 
     def get_loss(self, y_pred: Any, y_true: Any, X: Any = None, training: bool = False) -> Tensor:
         """Return the loss of a batch, with the proxy's part in it while the target learns from it; see skorch."""
@@ -116,52 +118,38 @@ class ProxyTraining(NeuralNetClassifier):
         if not isinstance(self.distillation, Distillation | None):
             raise InputError(f"distillation={self.distillation!r}; pass Distillation(...) or None")
         reader: Any = NetReader(self, as_logits)  # a trainer that only reads
-        return Options(
-            **{name: getattr(self, name) for name in OPTIONS},
-            scorer=get_scorer(self.scorer),
-            trainer=reader,
-            distillation=None,  # the net mixes its teacher in itself
-            sync_importance=None,
-            recalibration_data=None,
-            progressive=None,
-            candidate_fraction=1.0,
-            features_dtype="float32",
-            features_path=None,
-            warm_start=False,
-            target_trainer=None,
-            fold_batchnorm=True,
-            entropy=self.entropy_,
-        )
+        return Options(**{name: getattr(self, name) for name in OPTIONS}, trainer=reader, random_state=self.entropy_)
 
-    def _cut(self, labelled: Any) -> State:
+    def _cut(self, dense: nn.Module, labelled: Any) -> Trained:
         """Return a state with an untrained proxy cut from the whole network; `labelled` is (X, y) or None."""
         data = None if labelled is None else self.get_dataset(*labelled)
-        options = self._options().at(0 if data is None else len(data))
-        options = replace(options, recalibrate=self.recalibrate and data is not None)
-        before = State(self.state_.dense, channel_map=self.state_.channel_map, round=self.state_.round)
-        return replace(prepare(options, self.costs_, before, None, data), trained=None, synced=self.state_.synced)
+        options = replace(self._options(), recalibrate=self.recalibrate and data is not None)
+        before = self.state_.proxy if isinstance(self.state_, Trained) else self.state_.before
+        uncut = Uncut(dense, self.state_.round, before)
+        return prepare(options, self.costs_, uncut, data, 0 if data is None else len(data))
 
-    def _thin(self, labelled: Any) -> None:
-        """Have a new proxy in the module's place."""
-        state = self._cut(labelled)
-        self.state_ = replace(state, trained=copied(state.start))
-        self.module_ = self.state_.trained
+    def _thin(self, dense: nn.Module, labelled: Any) -> None:
+        """Have a new proxy of `dense` in the module's place."""
+        self.state_ = self._cut(dense, labelled)
+        self.module_ = self.state_.proxy.module
 
     def _begin_proxy(self, labelled: Any) -> None:
         """Have a proxy to train on in the module's place: a new one where there is none, or V2 has a target to cut."""
         state = self.state_
-        if hasattr(self, "target_"):
+        if isinstance(state, Trained) and hasattr(self, "target_"):
             self.history_ = self.proxy_history_
-            self._replace_module(state.trained, "the proxy is trained again")
-        if state.start is None or state.synced not in (None, state.dense):
-            self.state_ = replace(state, dense=state.dense if state.synced is None else state.synced)
+            self._replace_module(state.proxy.module, "the proxy is trained again")
+        synced = state.synced if isinstance(state, Trained) else None
+        if isinstance(state, Uncut) or synced is not None:
+            self._of_target |= synced is not None
             with self._current_init_context("module"):
-                self._thin(labelled)
+                self._thin(state.dense if synced is None else synced, labelled)
             self._replace_module(self.module_, "the network is thinned")
 
     def _train_target(self, X: Any, y: Any, *, sync: bool, **fit_params: Any) -> None:
         """Fuse, and train the target in the module's place, with a history of its own."""
-        state = self.state_
+        state = self._trained("fit_target")
+        proxy = state.proxy.module
         target = fused_target(self._options(), self.costs_, state, self.get_dataset(X, y), sync=sync)
         self.history_ = None
         self._initialize_history()
@@ -173,18 +161,17 @@ class ProxyTraining(NeuralNetClassifier):
             return
         params = dict(fit_params)
         epochs = params.pop("epochs", None)
-        assert state.trained is not None
-        teacher = Teacher(self, state.trained, self.distillation, self.max_epochs if epochs is None else epochs, params)
+        teacher = Teacher(self, proxy, self.distillation, self.max_epochs if epochs is None else epochs, params)
         with teacher.teaching():
-            self._train("sync" if sync else "train_target", state.round, X, y, teacher=state.trained, **fit_params)
+            self._train("sync" if sync else "train_target", state.round, X, y, teacher=proxy, **fit_params)
 
     def _sync(self, X: Any, y: Any, **fit_params: Any) -> None:
         """Train the target that the next proxy is cut from (V2); the proxy goes on answering."""
-        history, proxy = self.history_, self.state_.trained
+        history, state = self.history_, self._trained("fit")
         self._train_target(X, y, sync=True, **fit_params)
-        self.state_ = replace(self.state_, synced=uncompiled(self.module_))
+        self.state_ = replace(state, synced=uncompiled(self.module_))
         self.sync_history_, self.history_ = self.history_, history
-        self._replace_module(proxy, "the proxy answers again")
+        self._replace_module(state.proxy.module, "the proxy answers again")
 
     def _replace_module(self, module: Any, reason: str) -> None:
         """Train `module` from now on, with a new optimizer."""
@@ -202,9 +189,9 @@ class ProxyTraining(NeuralNetClassifier):
             with held_still(uncompiled(self.module_)):
                 super().partial_fit(X, y, **fit_params)
 
-    def _trained(self, call: str) -> State:
+    def _trained(self, call: str) -> Trained:
         self.check_is_fitted()
-        if self.state_.start is None:
+        if isinstance(self.state_, Uncut):
             raise NotFittedError(f"{call}: the net is initialised but has seen no data; call fit(X, y) first")
         return self.state_
 

@@ -1,6 +1,12 @@
 """Every exception and warning of the library; messages state the call, the fact with numbers, and the remedy."""
 
+import os
+import sys
+import warnings
+
 from sklearn.exceptions import NotFittedError as _SklearnNotFittedError
+
+_HERE = os.path.dirname(__file__) + os.sep
 
 
 class PruneFuseError(Exception):
@@ -57,3 +63,11 @@ class CostWarning(UserWarning):
 
 class FallbackWarning(UserWarning):
     """A faster or finer way was not available and a stated other one was taken."""
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line of the caller outside this library, however deep inside it the warning arises."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

@@ -6,6 +6,7 @@ Shape letters: n samples, c classes, d feature width, t stochastic passes, k pic
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
@@ -140,8 +141,10 @@ class PointScorer(Scorer, Protocol):
 class Trainer(Protocol):
     """Trains a network in place and reads signals from it; `TorchTrainer` is ours, any other may be passed in.
 
-    An attribute `outputs` says what its networks give, by a name of `prunefuse_al.network.outputs`: ``outputs =
-    "sigmoid"`` for labels that are independent, or for one output of a binary classifier. Without it outputs are logits
+    What others need to know of it (its batch size, its transforms, what its networks give, ...) it states in one
+    object, see `Statement`; what others may ask to be otherwise (epochs, learning rate, distillation, passes) goes
+    through `altered`. Both go by attributes where it has no methods for it, so that a class with `fit`, `infer` and,
+    say, ``outputs = "sigmoid"`` for labels that are independent is a whole trainer. Without `outputs` they are logits
     of classes.
     """
 
@@ -165,8 +168,70 @@ class Trainer(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Statement:
+    """What a trainer says about itself, for others to read data as it does and to count what it costs.
+
+    A trainer says so by attributes of these names, or by a method ``statement()`` that returns one of these. None is
+    what it does not say.
+
+    Attributes:
+        epochs: for how many it trains.
+        batch_size: rows of a training step.
+        eval_batch_size: rows read at once otherwise.
+        device: where networks work, see `TorchTrainer`.
+        transform: of training batches.
+        eval_transform: of all others.
+        collate: makes a batch of a list of a dataset's inputs.
+        num_workers: processes that read.
+        outputs: what its networks give, by a name of `prunefuse_al.network.outputs`.
+        loss: what is minimised: a name, or a function of outputs and labels.
+        accelerator: an `accelerate.Accelerator` that several processes share.
+        early_stopping: an `EarlyStopping`.
+        distillation: a `Distillation` from the teacher that `fit` is given.
+        lr_scale: factor on its learning rates.
+        mc_samples: passes for the signal "mc_logits".
+    """
+
+    epochs: Any = None
+    batch_size: Any = None
+    eval_batch_size: Any = None
+    device: Any = None
+    transform: Any = None
+    eval_transform: Any = None
+    collate: Any = None
+    num_workers: Any = None
+    outputs: Any = None
+    loss: Any = None
+    accelerator: Any = None
+    early_stopping: Any = None
+    distillation: Any = None
+    lr_scale: Any = None
+    mc_samples: Any = None
+
+
+def statement(trainer: Any) -> Statement:
+    """Return what a trainer says about itself, by its method `statement` or by attributes of these names."""
+    own = getattr(trainer, "statement", None)
+    if callable(own):
+        return checks.instance(f"{type(trainer).__name__}.statement()", own(), Statement, "a Statement")
+    return Statement(**{field.name: getattr(trainer, field.name, None) for field in fields(Statement)})
+
+
+def alterable(trainer: Any, name: str) -> bool:
+    """Tell whether something of a `Statement` can be asked of a trainer otherwise than it states."""
+    return hasattr(trainer, name) or name in getattr(trainer, "alterable", ())
+
+
 def altered(trainer: Any, **changes: Any) -> Any:
-    """Return a shallow copy of a trainer with other attributes; its parts may hold open devices and are shared."""
+    """Return a trainer that differs in what is given, such as ``epochs=3``; the one given stays as it is.
+
+    Its own method ``altered(**changes)`` does so where it has one. Else it is a shallow copy with other attributes: its
+    parts may hold open devices and are shared.
+    """
+    own = getattr(trainer, "altered", None)
+    if callable(own):
+        return own(**changes)
     other = copy.copy(trainer)
     for name, value in changes.items():
         setattr(other, name, value)
@@ -174,11 +239,17 @@ def altered(trainer: Any, **changes: Any) -> Any:
 
 
 def epochs_of(trainer: Any) -> int | None:
-    """Return for how many epochs a trainer trains, or None if it does not say so by a whole number `epochs`."""
+    """Return for how many epochs a trainer trains, or None if it does not say so by a whole number."""
     try:
-        return checks.whole("epochs", getattr(trainer, "epochs", None))
+        return checks.whole("epochs", statement(trainer).epochs)
     except InputError:
         return None
+
+
+def takes(function: Any, name: str) -> bool:
+    """Tell whether a function can be called with an argument of that name."""
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 _NUMBERS = "an array, a tensor or a list of numbers"

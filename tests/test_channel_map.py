@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from prunefuse_al.errors import FusionError, InputError
-from prunefuse_al.fusing.channel_map import ChannelMap, Stream, TensorMap, check_cross
+from prunefuse_al.fusing import fusion_of
+from prunefuse_al.fusing.channel_map import ChannelMap, Stream, TensorMap
 
 MAP = ChannelMap({"w": TensorMap((3, 4), (torch.tensor([0, 2]), torch.tensor([1, 3])), (1,))})
 DENSE = {"w": torch.arange(12.0).reshape(3, 4)}
@@ -64,7 +65,7 @@ def test_what_does_not_fit_is_refused() -> None:
 @pytest.mark.parametrize("cross", ["keep", None, float("inf"), float("nan"), True])
 def test_an_unknown_cross_is_refused(cross: object) -> None:
     with pytest.raises(InputError, match='pass "preserve", "copy" or a finite number'):
-        check_cross(cross)  # type: ignore[arg-type]
+        fusion_of(cross)  # type: ignore[arg-type]
 
 
 def through_json(channel_map: ChannelMap) -> ChannelMap:

@@ -151,7 +151,7 @@ def test_with_warm_starts_it_goes_on_from_the_new_cut() -> None:
             chosen.fit(X[:m], Y[:m])
             assert chosen._state.begun is not None
             if m in (40, 80):
-                assert_same(chosen._state.begun[0], prune(mlp(6, 16, 16, 3), X[:2], FALLING(m)).module)
+                assert_same(chosen._state.begun.network, prune(mlp(6, 16, 16, 3), X[:2], FALLING(m)).module)
         rows = [row.samples - 2 for row in chosen.costs.rows() if row.stage == "train_proxy"]
         assert rows == [3 * 40, (3 if warm is True else 1) * 50, 3 * 80, (3 if warm is True else 1) * 90]
 

@@ -65,8 +65,8 @@ def test_the_ledger_speaks_of_a_core_set() -> None:
 def test_dynamics_are_those_of_the_training_with_given_labels() -> None:
     chosen = selector("aum")
     kept = chosen.coreset(X, 0.2, Y)
-    recorder, network = Recorder(), chosen._state.begun[0]
-    seed = chosen._state.begun[1]
+    recorder, network = Recorder(), chosen._state.begun.network
+    seed = chosen._state.begun.seed
     TRAINER.fit(network, (X, Y), seed=seed, recorder=recorder)
     aum = recorder.dynamics["aum"]
     assert kept.indices.tolist() == aum.argsort(stable=True)[:18].tolist()

@@ -15,8 +15,8 @@ from oracles import aum, el2n, forgetting, grand, moso
 from prunefuse_al.errors import FallbackWarning, InputError, NonFiniteError
 from prunefuse_al.scorers import CCS, SCORERS, ClassBalanced, CostAware, Mixture, TwoStage, get_scorer
 from prunefuse_al.scorers._about import ABOUT
-from prunefuse_al.selector import PrunedProxySelector, scoring
-from prunefuse_al.training import TorchTrainer
+from prunefuse_al.selector import PrunedProxySelector
+from prunefuse_al.training import TorchTrainer, reader
 from prunefuse_al.types import Selection
 
 X, Y = blobs(120, 6, 3)
@@ -45,8 +45,8 @@ def fitted(scorer: Any = "least_confidence", **options: Any) -> PrunedProxySelec
 
 @pytest.mark.parametrize("chunk", [7, 1000])
 def test_the_pool_is_asked_with_every_state_that_was_kept(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "CHUNK", chunk)
-    monkeypatch.setattr("prunefuse_al.selector.steps.CHUNK", chunk)
+    monkeypatch.setattr(reader, "CHUNK", chunk)
+    monkeypatch.setattr("prunefuse_al.training.known.PART", chunk)
     listens = Listens()
     chosen = fitted(listens)
     chosen.select(X, 5, POOL)

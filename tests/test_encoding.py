@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from prunefuse_al.errors import CheckpointError
+from prunefuse_al.fusing import Copy, Preserve
+from prunefuse_al.proxies import Dense
 from prunefuse_al.pruning import GlobalScope, Hessian, LayerWidth, PruningReport, Taylor
 from prunefuse_al.scorers import SCORERS, ClassBalanced, ClassStandardised, CostAware, Margin, Mixture, TwoStage
 from prunefuse_al.selector import FallingRatio
@@ -20,10 +22,20 @@ from prunefuse_al.training import Distillation, EarlyStopping, ProgressivePrunin
 from prunefuse_al.training.schedules import SCHEDULES, Constant, Cosine, Steps
 from prunefuse_al.training.transforms import Compose, Normalize, PerSample, RandomCropFlip
 
-FACES = ("", ".scorers", ".training", ".training.schedules", ".training.transforms", ".pruning", ".selector")
+FACES = (
+    "",
+    ".scorers",
+    ".training",
+    ".training.schedules",
+    ".training.transforms",
+    ".pruning",
+    ".proxies",
+    ".selector",
+)
 NO_OPTIONS = {
     *("Selection", "Signals", "ChannelMap", "Proxy", "PruneFuseEstimator"),
     *("Recorder", "Snapshot", "TrainingHistory", "Scorer"),
+    *("Another", "Pruned", "Task", "Training", "Prepared"),  # a network; said by the options themselves; of a round
     "CostAware",  # holds an array, and is asked for
 }
 """What is public, and not written: what is neither given to a selector nor reported by pruning, or holds arrays."""
@@ -37,6 +49,9 @@ INSTANCES: list[Any] = [
     ShrinkPerturb(0.5, 0.1, epochs=1 / 3),
     FallingRatio(0.7, 0.4, labels=(10, 90)),
     GlobalScope(),
+    Dense(),
+    Preserve(),
+    Copy(0.5),
     Taylor([[1.0, 2.0], [3.0, 4.0]], [0, 1]),
     Hessian([[1.0, 2.0], [3.0, 4.0]], [0, 1]),
     *(schedule for schedule in SCHEDULES.values() if not isinstance(schedule, str)),

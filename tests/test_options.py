@@ -204,7 +204,7 @@ def test_distillation_that_nobody_does_is_refused_by_the_constructor() -> None:
 
 def test_every_option_has_its_check() -> None:
     together = {"warm_start", "features_dtype"}  # with another option
-    elsewhere = {"keep", "entropy"}  # with the network, and before
+    elsewhere = {"keep"}  # with the network
     assert {field.name for field in dataclasses.fields(Options)} == CHECKS.keys() | together | elsewhere
     assert TorchTrainer().get_params(deep=False).keys() == OPTIONS.keys() | {"optimizer"}  # with its settings
 

@@ -26,7 +26,7 @@ from prunefuse_al.network.outputs import (
 )
 from prunefuse_al.network.signals import collect
 from prunefuse_al.scorers import SCORERS, get_scorer, margin, ml_entropy
-from prunefuse_al.selector.scoring import select_by_probability
+from prunefuse_al.selector import select_by_probability
 from prunefuse_al.training import EarlyStopping, FunctionTrainer
 from prunefuse_al.types import Selection, Signals
 

@@ -119,7 +119,7 @@ def test_a_synced_target_is_what_the_next_proxy_starts_as() -> None:
     chosen = selector(sync_every=1, target_trainer=trainer(epochs=2)).fit(X[:60], Y[:60])
     target = chosen.fit_target()
     chosen.fit(X, Y)
-    assert chosen._state.start is chosen._state.dense
+    assert chosen._state.start.module is chosen._state.dense
     assert_same(chosen._state.dense, target)
     with torch.no_grad():
         torch.testing.assert_close(chosen.fuse()(X), chosen.model(X), rtol=1e-4, atol=1e-5)
@@ -158,7 +158,7 @@ def test_a_step_that_leads_too_far_is_left_out_and_a_wrong_end_is_an_error(monke
     def other_widths(model: nn.Module, inputs: Any, ratio: float, **options: Any) -> Any:
         return prune(model, inputs, instead.get(round(ratio, 2), ratio), **options)
 
-    monkeypatch.setattr("prunefuse_al.selector.thinning.prune", other_widths)
+    monkeypatch.setattr("prunefuse_al.proxies.pruned.prune", other_widths)
     instead[0.17] = 0.7
     chosen = selector().fit(X, Y)
     assert widths(chosen.model) == widths(prune(mlp(*WIDTHS), X[:2], 0.5).module)

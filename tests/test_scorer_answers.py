@@ -91,10 +91,10 @@ def fitted() -> PrunedProxySelector:
 
 
 def unchanged(selector: PrunedProxySelector, call: Callable[[], Any], error: type[Exception], message: str) -> None:
-    before = selector.round, selector.costs.rows(), selector._state, selector._labelled
+    before = selector.round, selector.costs.rows(), selector._state
     with pytest.raises(error, match=message):
         call()
-    assert (selector.round, selector.costs.rows(), selector._state, selector._labelled) == before
+    assert (selector.round, selector.costs.rows(), selector._state) == before
 
 
 @pytest.mark.parametrize("name", WRONG_PICKS)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from prunefuse_al.errors import BudgetError, FallbackWarning, FusionError, InputError, NonFiniteError, NotFittedError
 from prunefuse_al.scorers import SCORERS, get_scorer, least_confidence
-from prunefuse_al.selector import PrunedProxySelector, scoring
-from prunefuse_al.training import TorchTrainer
+from prunefuse_al.selector import PrunedProxySelector
+from prunefuse_al.training import TorchTrainer, reader
 from prunefuse_al.training.distillation import Distillation
 from prunefuse_al.types import RngLike, Selection, Signals
 
@@ -155,7 +155,7 @@ def test_picks_the_least_confident_whatever_the_chunks(monkeypatch: pytest.Monke
     with torch.no_grad():
         scores = least_confidence(chosen.model(X))
     whole = chosen.query(X, 9, candidates=rows)
-    monkeypatch.setattr(scoring, "CHUNK", 10)
+    monkeypatch.setattr(reader, "CHUNK", 10)
     trainer = chosen.options.trainer
     assert isinstance(trainer, PlainTrainer)
     trainer.inferred.clear()
@@ -185,7 +185,7 @@ def test_a_scorer_of_the_users_own_gets_what_it_needs(monkeypatch: pytest.Monkey
     chosen = selector(scorer=scorer).fit(X[:20], Y[:20])
     picked = chosen.query(X, 5)
     assert not set(picked) & set(range(20))
-    monkeypatch.setattr(scoring, "CHUNK", 50)
+    monkeypatch.setattr(reader, "CHUNK", 50)
     assert_same_picks(picked, chosen.query(X, 5), scorer.distances)
     with pytest.raises(NotFittedError, match="labelled data is not in memory"):
         pickle.loads(pickle.dumps(chosen)).query(X, 5)
@@ -199,8 +199,8 @@ def test_diverse_scorers_are_asked_by_name_and_read_in_chunks(scorer: str, monke
     assert len(set(picked)) == 8
     assert set(picked) <= set(rows)
     seen = []
-    for chunk in (scoring.CHUNK, 25):
-        monkeypatch.setattr(scoring, "CHUNK", chunk)
+    for chunk in (reader.CHUNK, 25):
+        monkeypatch.setattr(reader, "CHUNK", chunk)
         seen.append(Listens(get_scorer(scorer)))
         chosen.select(X, 8, rows, scorer=seen[-1])
     whole, parts = (vars(each.signals) for each in seen)
@@ -261,7 +261,7 @@ def test_bad_queries(k: Any, candidates: Any, error: type[Exception], message: s
 
 
 def test_bad_rows_of_a_pool_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "CHUNK", 64)
+    monkeypatch.setattr(reader, "CHUNK", 64)
     pool = X.clone()
     pool[[101, 140]] = float("nan")
     with pytest.raises(NonFiniteError, match=r"rows \[101\]"):

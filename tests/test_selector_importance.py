@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from prunefuse_al import PrunedProxySelector, PruneFuseEstimator, TorchTrainer, errors, prune
 from prunefuse_al.data.datasets import as_dataset
+from prunefuse_al.proxies import labelled_importance as importance
 from prunefuse_al.pruning import GlobalScope, Hessian, Taylor
-from prunefuse_al.selector import labelled_importance as importance
-from prunefuse_al.selector.labelled_importance import called_inputs
+from prunefuse_al.training import Reader
 
 X, Y = blobs(90)
 KINDS = {"taylor": Taylor, "hessian": Hessian}
@@ -77,7 +77,7 @@ def test_a_trainer_of_the_users_own(name: str) -> None:
 
 
 def test_the_dense_baseline_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importance, "called_inputs", None)
+    monkeypatch.setattr(importance, "Reader", None)
     dense = PrunedProxySelector(mlp(6, 16, 3), 0, importance="taylor", trainer=PlainTrainer(), random_state=0)
     assert dense.fit(X, Y).model[0].out_features == 16
 
@@ -114,7 +114,7 @@ class Accelerated:
 
 def test_every_process_reads_all_rows() -> None:
     trainer = TorchTrainer(1, progress=False, device="meta", accelerator=Accelerated())
-    inputs = called_inputs(trainer, mlp(6, 16, 3), as_dataset(X, Y))
+    inputs = Reader(trainer, mlp(6, 16, 3), as_dataset(X, Y)).inputs()
     assert torch.equal(inputs, X)
     assert trainer.accelerator is not None
 

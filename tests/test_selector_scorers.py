@@ -14,7 +14,7 @@ from torch import nn
 from prunefuse_al import PrunedProxySelector, PruneFuseEstimator, TorchTrainer
 from prunefuse_al.errors import InputError
 from prunefuse_al.scorers import ClassBalanced, ClassStandardised, CostAware, Mixture, TwoStage, bald
-from prunefuse_al.selector import scoring
+from prunefuse_al.training import reader
 from prunefuse_al.types import Selection
 
 X, Y = blobs(400)
@@ -72,7 +72,7 @@ def test_stages_pick_in_a_selector_what_they_pick_from_signals(scorer, monkeypat
         None if signals.labels is None else signals.labels[ROWS],
     )
     want = scorer.select(signals, 12, rng=np.random.default_rng(3)).indices
-    monkeypatch.setattr(scoring, "CHUNK", 32)
+    monkeypatch.setattr(reader, "CHUNK", 32)
     got = selector.select(X, 12, ROWS, scorer=scorer, rng=np.random.default_rng(3)).indices
     assert got.tolist() == want.tolist()
 
@@ -97,14 +97,14 @@ def test_class_balance_takes_one_pass_and_keeps_no_logits():
 def test_dropout_scorers_pick_the_same_however_the_pool_is_read(scorer, monkeypatch):
     selector = fitted()
     want = selector.select(X, 8, ROWS, scorer=scorer)
-    monkeypatch.setattr(scoring, "CHUNK", 17)
+    monkeypatch.setattr(reader, "CHUNK", 17)
     got = selector.select(X, 8, ROWS, scorer=scorer)
     torch.testing.assert_close(got.scores, want.scores, rtol=1e-4, atol=1e-6)
     assert_same_picks(got.indices, want.indices, bald(selector.signals(X, frozenset({"mc_logits"})).mc_logits))
 
 
 def test_what_is_read_at_once_is_bounded_in_numbers_not_in_rows(monkeypatch):
-    monkeypatch.setattr(scoring, "VALUES", 5 * 3 * 40)  # forty rows of five passes and three classes
+    monkeypatch.setattr(reader, "VALUES", 5 * 3 * 40)  # forty rows of five passes and three classes
     selector = fitted()
     log.clear()
     selector.select(X.repeat(8, 1), 3, scorer="bald")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from prunefuse_al import PrunedProxySelector, TorchTrainer, prune
 from prunefuse_al.errors import CostWarning, InputError, NonFiniteError
 from prunefuse_al.network.states import named_tensors
+from prunefuse_al.selector.state import Trained
 
 X, Y = blobs(160)
 
@@ -75,8 +76,8 @@ def test_every_second_round_ends_with_a_target_that_is_pruned_next() -> None:
     assert stages(chosen, 3) == ["prune", "train_proxy"]
     expected = prune(target, X[:2], 0.5)
     assert chosen.proxy.channel_map == expected.channel_map
-    assert chosen._state.start is not None
-    assert_same(chosen._state.start, expected.module)
+    assert isinstance(chosen._state, Trained)
+    assert_same(chosen._state.start.module, expected.module)
     assert stages(chosen.fit(X[:60], Y[:60]), 4) == ["train_proxy", "sync_fuse", "sync"]
 
 
@@ -151,9 +152,9 @@ def test_same_channels_are_kept_without_a_search() -> None:
     same.fit(X[:50], Y[:50])
     assert same.proxy.channel_map == before
     assert again.fit(X[:50], Y[:50]).proxy.channel_map != before
-    assert same._state.start is not None
+    assert isinstance(same._state, Trained)
     cut = before.extract(target.state_dict())
-    weights = {name: value for name, value in same._state.start.state_dict().items() if "running" not in name}
+    weights = {name: value for name, value in same._state.start.module.state_dict().items() if "running" not in name}
     assert all(torch.equal(weights[name], cut[name]) for name in weights if "num_batches" not in name)
     assert selector(sync_importance="l1").fit(X, Y).round == 1
 
@@ -164,8 +165,8 @@ def test_statistics_are_estimated_after_every_prune_and_fuse() -> None:
         chosen.fit(X[:m], Y[:m])
     assert stages(chosen, 2) == ["train_proxy", "sync_fuse", "sync_recalibrate", "sync"]
     assert stages(chosen, 3) == ["prune", "recalibrate", "train_proxy"]
-    start: Any = chosen._state.start
-    assert start is not None
+    assert isinstance(chosen._state, Trained)
+    start: Any = chosen._state.start.module
     hidden = start[0](X[:50])
     torch.testing.assert_close(start[1].running_mean, hidden.mean(0), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(start[1].running_var, hidden.var(0), rtol=1e-4, atol=1e-5)

@@ -113,7 +113,7 @@ def test_every_round_draws_its_own_noise_and_a_seed_repeats_it() -> None:
             before = copy.deepcopy(chosen.model)
             chosen.fit(X[:40], Y[:40])
             assert chosen._state.begun is not None
-            weight = chosen._state.begun[0].get_parameter("3.weight") - 0.4 * before.get_parameter("3.weight")
+            weight = chosen._state.begun.network.get_parameter("3.weight") - 0.4 * before.get_parameter("3.weight")
             begun.append(weight.detach() / 0.1)
         networks.append(begun)
     assert all(torch.equal(a, b) for a, b in zip(networks[0], networks[1], strict=True))

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..data import as_arrays, as_dataset, given_labels, leaves, refuse_missing, split_row, subset
 from ..errors import InputError
 from ..network import SIGMOID, modes_kept, of_trainer, seen_by_scorers, single
-from ..selector import LOGITS
+from ..training import LOGITS
 from ..types import Trainer
 from .sparse import SparseRows
 from .targets import read_labels, several

@@ -15,19 +15,20 @@ from .. import checks
 from ..costs import CostLedger
 from ..data import alone, as_dataset, as_weights
 from ..errors import InputError, NotFittedError
+from ..fusing import Fusion
 from ..network import copied
+from ..proxies import PruningRatio
 from ..pruning import GlobalScope
 from ..selector import (
-    LOGITS,
     Float64s,
+    Options,
     PrunedProxySelector,
-    PruningRatio,
     WarmStart,
     call_rng,
     probabilities,
     refuse_alone,
 )
-from ..training import Distillation, ProgressivePruning
+from ..training import LOGITS, Distillation, ProgressivePruning
 from ..types import RngLike, Scorer, Signals, Trainer
 from .conversion import read, read_labelled
 from .starting import start
@@ -94,30 +95,30 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         module: nn.Module | ModuleFactory | None = None,
-        pruning_ratio: PruningRatio = 0.5,
+        pruning_ratio: PruningRatio = Options.pruning_ratio,
         *,
         classes: Any = None,
-        scorer: str | Scorer = "least_confidence",
-        trainer: Trainer | None = None,
-        importance: Any = "l2",
-        cross: str | float = "preserve",
-        distillation: Distillation | None = None,
-        target_trainer: Trainer | None = None,
-        fine_tune_lr_scale: float | None = 0.5,
-        sync_every: int | None = None,
-        sync_importance: Any = None,
-        recalibrate: bool = True,
-        recalibration_data: Any = None,
-        progressive: ProgressivePruning | None = None,
-        warm_start: WarmStart = False,
+        scorer: str | Scorer = Options.scorer,
+        trainer: Trainer | None = Options.trainer,
+        importance: Any = Options.importance,
+        cross: str | float | Fusion = Options.cross,
+        distillation: Distillation | None = Options.distillation,
+        target_trainer: Trainer | None = Options.target_trainer,
+        fine_tune_lr_scale: float | None = Options.fine_tune_lr_scale,
+        sync_every: int | None = Options.sync_every,
+        sync_importance: Any = Options.sync_importance,
+        recalibrate: bool = Options.recalibrate,
+        recalibration_data: Any = Options.recalibration_data,
+        progressive: ProgressivePruning | None = Options.progressive,
+        warm_start: WarmStart = Options.warm_start,
         dataset: Any = None,
-        keep: Any = (),
-        scope: str | GlobalScope = "local",
-        round_to: int | None = None,
-        candidate_fraction: float = 1.0,
-        features_dtype: str = "float32",
-        features_path: str | os.PathLike[str] | None = None,
-        random_state: RngLike = None,
+        keep: Any = Options.keep,
+        scope: str | GlobalScope = Options.scope,
+        round_to: int | None = Options.round_to,
+        candidate_fraction: float = Options.candidate_fraction,
+        features_dtype: str = Options.features_dtype,
+        features_path: str | os.PathLike[str] | None = Options.features_path,
+        random_state: RngLike = Options.random_state,
     ) -> None:
         self.module = module
         self.pruning_ratio = pruning_ratio

@@ -10,33 +10,18 @@ from .. import checks
 from ..data import isolated_rng
 from ..errors import InputError
 from ..network import SIGMOID, of_trainer
-from ..selector import PrunedProxySelector, check_trainer, check_warm, entropy_of
+from ..selector import NAMES, PrunedProxySelector, check_trainer, check_warm, entropy_of
 from ..training import TorchTrainer
 from ..types import Trainer
 from .conversion import count_outputs, row_shape
 from .tabular import mlp, table_trainer
 from .targets import ONE_OUTPUT, known_classes
 
-SELECTOR_OPTIONS = (
-    "pruning_ratio",
-    "scorer",
-    "importance",
-    "cross",
-    "distillation",
-    "target_trainer",
-    "fine_tune_lr_scale",
-    "sync_every",
-    "sync_importance",
-    "recalibrate",
-    "recalibration_data",
-    "progressive",
-    "keep",
-    "scope",
-    "round_to",
-    "candidate_fraction",
-    "features_dtype",
-    "features_path",
-)
+LEFT_OUT = ("example_inputs", "proxy", "fold_batchnorm")
+"""Options of a selector that the estimator does not have: it knows the rows, prunes, and folds where that is exact."""
+_MADE_HERE = ("trainer", "random_state", "warm_start")
+"""Options that `start` works out, or `fit` gives."""
+SELECTOR_OPTIONS = tuple(name for name in NAMES if name not in LEFT_OUT + _MADE_HERE)
 
 
 def start(estimator: Any, data: Any, labels: Any, weights: Any, classes: Any) -> None:

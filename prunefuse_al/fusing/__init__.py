@@ -4,9 +4,13 @@ from .channel_map import ChannelMap as ChannelMap
 from .channel_map import Stream as Stream
 from .channel_map import TensorMap as TensorMap
 from .channel_map import as_sequence as as_sequence
-from .channel_map import check_cross as check_cross
 from .channel_map import put_attributes as put_attributes
+from .fusion import Copy as Copy
+from .fusion import Fusible as Fusible
+from .fusion import Fusion as Fusion
+from .fusion import Preserve as Preserve
 from .fusion import fuse as fuse
+from .fusion import fusion_of as fusion_of
 from .preserving import EPSILONS as EPSILONS
 from .preserving import copy_channels as copy_channels
 from .preserving import epsilons as epsilons

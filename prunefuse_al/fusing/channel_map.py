@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import checks
 from ..errors import FusionError
 from ..network import named_tensors as named_tensors
 from .indexing import compose_index, read_entries, relative_index, same_index, write_entries
@@ -301,14 +300,3 @@ def as_sequence(like: object, values: Iterable[int]) -> Any:
     if isinstance(like, tuple) and hasattr(like, "_make"):  # one with names
         return like._make(values)
     return type(like)(values) if isinstance(like, list | tuple) else tuple(values)
-
-
-def check_cross(cross: str | float) -> float:
-    """Return the factor on cross entries that `cross` stands for ("preserve" 0, "copy" 1, or a finite number).
-
-    Raises:
-        InputError: anything else.
-    """
-    if isinstance(cross, str) and cross in ("preserve", "copy"):
-        return float(cross == "copy")
-    return float(checks.number("cross", cross, what='"preserve", "copy" or a finite number'))

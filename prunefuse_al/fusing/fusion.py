@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Set
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
 
+import torch
 from torch import nn
 
 from .. import checks
-from ..errors import FallbackWarning, FusionError
-from ..network import check_model, frozen_tensors, named_tensors
-from .channel_map import ChannelMap, check_cross
+from ..errors import FallbackWarning, FusionError, warn
+from ..network import check_model, copied, frozen_tensors, named_tensors
+from .channel_map import ChannelMap
 from .preserving import Held, fused_copy
 
 
@@ -30,7 +30,20 @@ class Fusible(Protocol):
         ...
 
 
-def fuse(model: nn.Module, proxy: Fusible, *, cross: str | float = "preserve") -> nn.Module:
+class Fusion(Protocol):
+    """A way back into the dense network: `Preserve` and `Copy` are ours, any other may be passed as ``cross=``."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether target(x) == proxy(x) wherever that can be, so that its BatchNorm statistics are right."""
+        ...
+
+    def __call__(self, dense: nn.Module, proxy: Fusible) -> nn.Module:
+        """Return a network with the tensors of `dense`, which it may change and return."""
+        ...
+
+
+def fuse(model: nn.Module, proxy: Fusible, *, cross: str | float | Fusion = "preserve") -> nn.Module:
     """Put a proxy's weights back into the dense network it was cut from (PruneFuse step 4, arXiv 2603.26138).
 
     Values of the proxy go to the positions they came from; everything else keeps the values of `model`. What happens
@@ -47,13 +60,14 @@ def fuse(model: nn.Module, proxy: Fusible, *, cross: str | float = "preserve") -
         cross: "preserve": they start at zero, so that target(x) == proxy(x) to rounding in eval mode, and train on
             from there. Normalisations over channels are adjusted as well where that is exact; where it is not, the
             report states the distance. "copy": they keep the dense network's values (the paper's fusion). A number s:
-            they keep s times their value.
+            they keep s times their value. Or an object of your own, see `fusing.Fusion`: it is given a copy of `model`,
+            and what is frozen is put back after it.
 
     Returns:
         A new module of the class of `model`, on its device and in its mode; the weights that train in `model` train.
 
     Raises:
-        FusionError: the proxy does not fit `model`.
+        FusionError: the proxy does not fit `model`, or a `Fusion` of your own returned no such network.
         InputError: `cross` is none of the above, or `proxy` no `Proxy`.
         UnsupportedModelError: `model` is no network.
 
@@ -68,7 +82,7 @@ def fuse(model: nn.Module, proxy: Fusible, *, cross: str | float = "preserve") -
         >>> torch.allclose(fuse(net, proxy)(x), proxy.module(x), atol=1e-6)
         True
     """
-    factor = check_cross(cross)
+    fusion = fusion_of(cross)
     check_model(model)
     if not isinstance(getattr(proxy, "channel_map", None), ChannelMap) or not isinstance(proxy.module, nn.Module):
         raise checks.refused("proxy", proxy, "the Proxy that prune(model, ...) returned, whole: not its .module")
@@ -77,34 +91,118 @@ def fuse(model: nn.Module, proxy: Fusible, *, cross: str | float = "preserve") -
         raise FusionError(
             f"fuse(): network and proxy differ in {sorted(names)[:5]}; pass the network the proxy was cut from"
         )
-    target, held = fused_copy(model, proxy.module, proxy.channel_map, cross=factor, preserve=cross == "preserve")
-    frozen = frozen_tensors(model)
-    if cross != "preserve":  # only that one promises a function, to which statistics belong
-        held = replace(held, names=held.names - dict(model.named_buffers(remove_duplicate=False)).keys())
-    if held.names and (held.copied or not _known_as_exact(proxy, frozen, cross)):
-        warnings.warn(_of_frozen(model, len(frozen), held, cross), FallbackWarning, stacklevel=2)
+    if isinstance(fusion, Preserve | Copy):
+        return fusion(model, proxy)
+    return _fused_by(fusion, model, proxy)
+
+
+def fusion_of(cross: str | float | Fusion) -> Fusion:
+    """Return the way back that `cross` names: "preserve", "copy" or a factor; one that was given, as it is.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if isinstance(cross, str) and cross in NAMED:
+        return NAMED[cross]
+    if callable(cross) and not isinstance(cross, type):
+        if not isinstance(getattr(cross, "exact", None), bool):
+            raise checks.refused("cross", cross, "a Fusion: a function of (dense, proxy) with an attribute `exact`")
+        return cross
+    return Copy(
+        float(checks.number("cross", cross, what='"preserve", "copy" or a finite number, or a Fusion of your own'))
+    )
+
+
+def _fused_by(fusion: Fusion, model: nn.Module, proxy: Fusible) -> nn.Module:
+    """Return what a user's own way back makes, which must be another network of the same tensors, frozen ones kept."""
+    dense = copied(model)
+    target = fusion(dense, proxy)
+    own = {name: (tensor.shape, tensor.dtype) for name, tensor in named_tensors(model).items()}
+    fits = isinstance(target, nn.Module) and target is not proxy.module
+    if not fits or own != {name: (tensor.shape, tensor.dtype) for name, tensor in named_tensors(target).items()}:
+        found = type(target).__name__ if target is not proxy.module else "the proxy's own module"
+        raise FusionError(
+            f"fuse(cross={fusion!r}): it returned {found}; a Fusion returns a network with the tensors of the dense one"
+        )
+    frozen, dense_tensors, changed = frozen_tensors(model), named_tensors(model), []
+    with torch.no_grad():
+        for name, tensor in named_tensors(target).items():
+            if name in frozen and not torch.equal(tensor, dense_tensors[name]):
+                tensor.copy_(dense_tensors[name])
+                changed.append(name)
+    if changed:
+        warn(
+            f"fuse(cross={fusion!r}): {len(changed)} tensors are frozen in the dense network and keep its values, such "
+            f"as {changed[0]!r}; unfreeze them before prune() if they are meant to change",
+            FallbackWarning,
+        )
     return target
 
 
-def _known_as_exact(proxy: Fusible, frozen: Set[str], cross: str | float) -> bool:
+@dataclass(frozen=True)
+class Preserve:
+    """The proxy's function: weights that carry signal from other channels start at zero, and train on from there."""
+
+    exact: ClassVar[bool] = True
+
+    def __call__(self, dense: nn.Module, proxy: Fusible) -> nn.Module:
+        """Return a new network that computes what the proxy does, to rounding, wherever that can be."""
+        target, held = fused_copy(dense, proxy.module, proxy.channel_map, cross=0.0, preserve=True)
+        frozen = frozen_tensors(dense)
+        if held.names and (held.copied or not _known_as_exact(proxy, frozen)):
+            start = ", and the others were fused as by cross='copy'" if held.copied else ": it is only near to it"
+            warn(
+                f"{_of_frozen(dense, len(frozen), held, 'preserve')}target(x) to equal proxy(x){start}. Fine-tune the "
+                "target (fit_target does); pass cross='copy' to ask for that start, or unfreeze them before prune() to "
+                "have the proxy's function: requires_grad_(True), and train() for a BatchNorm",
+                FallbackWarning,
+            )
+        return target
+
+
+@dataclass(frozen=True)
+class Copy:
+    """The paper's fusion: mapped entries take the proxy's values, all others keep the dense network's.
+
+    Attributes:
+        scale: factor on the weights that carry signal from other channels into the proxy's, and into the head.
+    """
+
+    scale: float = 1.0
+    exact: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        checks.settle(self, scale=float(checks.number("scale", self.scale, what="a finite factor")))
+
+    def __call__(self, dense: nn.Module, proxy: Fusible) -> nn.Module:
+        """Return a new network with the proxy's values in their places."""
+        target, held = fused_copy(dense, proxy.module, proxy.channel_map, cross=self.scale, preserve=False)
+        # Only "preserve" promises a function, to which statistics belong.
+        names = held.names - dict(dense.named_buffers(remove_duplicate=False)).keys()
+        if names:
+            cross = "copy" if self.scale == 1 else self.scale
+            text = _of_frozen(dense, len(frozen_tensors(dense)), replace(held, names=names), cross)
+            warn(
+                f"{text}cross={cross!r} to hold there; unfreeze them before prune() if they are meant to",
+                FallbackWarning,
+            )
+        return target
+
+
+NAMED: dict[str, Fusion] = {"preserve": Preserve(), "copy": Copy()}
+
+
+def _known_as_exact(proxy: Fusible, frozen: Set[str]) -> bool:
     """Tell whether pruning has measured that the same frozen tensors make no difference to the preserved function."""
     report = getattr(proxy, "pruning_report", None)
-    return cross == "preserve" and report is not None and report.preserve_exact and set(report.frozen) == frozen
+    return report is not None and report.preserve_exact and set(report.frozen) == frozen
 
 
 def _of_frozen(model: nn.Module, frozen: int, held: Held, cross: str | float) -> str:
-    """Return what to say of frozen tensors that `cross` would have changed."""
-    text = (
+    """Return the beginning of what to say of frozen tensors that `cross` would have changed."""
+    return (
         f"fuse(cross={cross!r}): {frozen} tensors are frozen and keep the values of the dense network. Those of "
         f"{_modules(held.names, model)} would have to change for "
-    )
-    if cross != "preserve":
-        return text + f"cross={cross!r} to hold there; unfreeze them before prune() if they are meant to"
-    start = ", and the others were fused as by cross='copy'" if held.copied else ": it is only near to it"
-    return text + (
-        f"target(x) to equal proxy(x){start}. Fine-tune the target (fit_target does); pass cross='copy' to ask for "
-        "that start, or unfreeze them before prune() to have the proxy's function: requires_grad_(True), and train() "
-        "for a BatchNorm"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,10 @@ class Proxy:
         if self.pruning_report is None:
             raise PruningError("report(): this proxy was not made by prune(), so nothing was measured")
         return self.pruning_report
+
+    def with_module(self, module: nn.Module) -> Proxy:
+        """Return the same of another network of the same shape, such as this one trained."""
+        return replace(self, module=module)
 
 
 def prune(

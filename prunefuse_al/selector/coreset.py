@@ -6,21 +6,22 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import checks
 from ..costs import CostLedger
-from ..data import labels_of
+from ..data import labels_of, subset
 from ..errors import InputError
 from ..network import SIGMOID, Outputs, of_trainer
 from ..scorers import check_k, dynamics_of
-from ..training import RECORDED, class_numbers
-from ..types import RngLike, Scorer, Selection
-from .options import Options, State
-from .past import Past
-from .scoring import check_needs
-from .steps import rank, train_proxy
-from .watching import past_of, recorder_for, traced
+from ..training import RECORDED, Known, class_numbers
+from ..types import RngLike, Scorer, Selection, statement
+from .answers import check_needs
+from .options import Options
+from .ranking import Ranking
+from .rounds import train_proxy
+from .state import State, Trained
+from .watching import known_of, recorder_for, traced
 
 
 def budget(fraction: float, n: int) -> int:
@@ -35,15 +36,8 @@ def budget(fraction: float, n: int) -> int:
 
 
 def choose(
-    options: Options,
-    ledger: CostLedger,
-    state: State,
-    other: nn.Module | None,
-    data: Any,
-    k: int,
-    scorer: Scorer,
-    rng: RngLike,
-) -> tuple[State, Any, Selection]:
+    options: Options, ledger: CostLedger, state: State, data: Any, k: int, scorer: Scorer, rng: RngLike
+) -> tuple[Trained, Any, Selection]:
     """Return the next state, what the trainer returned, and the k samples of `data` that `scorer` keeps.
 
     The proxy is trained once, on all of `data`. Given labels stand where a pool has predicted ones, and what the
@@ -54,17 +48,16 @@ def choose(
         labels = _class_numbers(data, of_trainer(options.trainer))
         _check_all_are_trained_on(options, scorer)
     recorder = recorder_for(options.trainer, scorer, state)
-    state, history = train_proxy(options, ledger, state, other, data, warm=False, recorder=recorder)
-    state, scorer = traced(options, ledger, state, scorer, data)
-    past = None
+    trained, history = train_proxy(options, ledger, state, data, warm=False, recorder=recorder)
+    trained, scorer = traced(options, ledger, trained, scorer)
+    known = None
     if labels is not None:
-        past = past_of(state, scorer) or Past()
         recorded = {} if recorder is None else recorder.dynamics
-        past = replace(past, labels=labels, recorded=recorded)
-    every = torch.arange(len(data))
+        known = replace(known_of(trained, scorer) or Known(), labels=labels, recorded=recorded)
     labelled = data if "labelled_labels" in needs else None  # how many labels samples have is known of all
-    picked = rank(options, ledger, state, scorer, (data, every, k), labelled, rng, past, stage="coreset")
-    return state, history, picked
+    ranking = Ranking(options, ledger, trained, data, labelled, known, stage="coreset")
+    picked = ranking.pick(scorer, torch.arange(len(data)), k, rng)
+    return replace(trained, labelled=subset(data, picked.indices)), history, picked
 
 
 def _class_numbers(data: Any, outputs: Outputs | None) -> Tensor:
@@ -83,7 +76,7 @@ def _class_numbers(data: Any, outputs: Outputs | None) -> Tensor:
 
 
 def _check_all_are_trained_on(options: Options, scorer: Scorer) -> None:
-    rule = getattr(options.trainer, "early_stopping", None)
+    rule = statement(options.trainer).early_stopping
     if rule is None or not rule.holds_out or not dynamics_of(scorer) & RECORDED:
         return
     held = f"{rule.validation_fraction:.0%}"

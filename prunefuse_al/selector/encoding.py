@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, PruneFuseError
+from ..fusing import Copy, Preserve
+from ..proxies import Dense, FallingRatio
 from ..pruning import GlobalScope, Hessian, LayerWidth, PruningReport, Taylor
 from ..scorers import SCORERS
 from ..training import (
@@ -25,7 +27,6 @@ from ..training import (
     Steps,
     TorchTrainer,
 )
-from .ratios import FallingRatio
 
 KINDS: dict[str, type] = {
     kind.__name__: kind
@@ -37,6 +38,9 @@ KINDS: dict[str, type] = {
         ProgressivePruning,
         ShrinkPerturb,
         FallingRatio,
+        Dense,
+        Preserve,
+        Copy,
         GlobalScope,
         Taylor,
         Hessian,

@@ -5,23 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..costs import CostLedger
 from ..data import alone, as_dataset
 from ..errors import FusionError, NotFittedError
 from ..network import check_model, check_needs, copied, stand_in
+from ..proxies import NO_PLACE
 from ..pruning import Proxy
+from ..training import LOGITS, Reader
 from ..types import Signals
-from .options import Options, State
-from .scoring import LOGITS, Float64s, labelled_dataset, probabilities, read_signals, refuse_alone, with_passes
+from .answers import Float64s, probabilities, with_passes
+from .labelled import labelled_dataset, refuse_alone
+from .options import Options
+from .state import State, Trained
 from .target import fused_target, fusing_recalibrates, make_target
-
-_ANOTHER = (
-    "proxy= was given, another network, which has no place in the dense one; `model` is that network, trained, "
-    "and fit_target() trains the dense one from its own weights"
-)
 
 
 class Holder:
@@ -30,7 +28,6 @@ class Holder:
     options: Options
     _state: State
     _ledger: CostLedger
-    _labelled: Any
 
     @property
     def costs(self) -> CostLedger:
@@ -50,10 +47,10 @@ class Holder:
             NotFittedError: before `fit`.
             FusionError: the proxy is another network; `model` has it.
         """
-        state = self._fitted("proxy")
-        if state.channel_map is None:
-            raise FusionError(f"proxy: {_ANOTHER}")
-        return Proxy(self.model, state.channel_map, state.report)
+        proxy = self._fitted("proxy").proxy
+        if not isinstance(proxy, Proxy):
+            raise FusionError(f"proxy: {NO_PLACE}")
+        return proxy
 
     @property
     def model(self) -> nn.Module:
@@ -62,9 +59,7 @@ class Holder:
         Raises:
             NotFittedError: before `fit`.
         """
-        trained = self._fitted("model").trained
-        assert trained is not None
-        return trained
+        return self._fitted("model").proxy.module
 
     def predict_proba(self, X: Any) -> Float64s:
         """Return class probabilities of the trained proxy, float64 [n c]; rows sum to 1.
@@ -100,7 +95,7 @@ class Holder:
             network, trainer = stand_in(asked), with_passes(self.options.trainer, mc_samples)
             with self._ledger.stage("predict", round=state.round, network=role, dense=state.dense) as stage:
                 stage.watch(network)
-                return read_signals(trainer, network, data, torch.arange(len(data)), needs)
+                return Reader(trainer, network, data).signals(None, needs)
 
     def fuse(self, data: Any = None) -> nn.Module:
         """Return a new target: the trained proxy put back into the dense network, not fine-tuned.
@@ -115,9 +110,9 @@ class Holder:
         """
         with self._ledger.transaction():
             state = self._fitted("fuse")
-            if state.channel_map is None:
-                raise FusionError(f"fuse: {_ANOTHER}")
-            options, given = self.options, self._labelled
+            options, given = self.options, state.labelled
+            if not options.kind.fuses:
+                raise FusionError(f"fuse: {NO_PLACE}")
             if data is not None:
                 given, options = as_dataset(data), replace(options, recalibration_data=None)
             elif options.recalibration_data is None and fusing_recalibrates(options, state):
@@ -146,29 +141,30 @@ class Holder:
             data = labelled_dataset("fit_target", given, y, sample_weight)
             return make_target(self.options, self._ledger, state, data)
 
-    def _fitted(self, call: str) -> State:
-        if self._state.trained is None:
+    def _fitted(self, call: str) -> Trained:
+        if not isinstance(self._state, Trained):
             raise NotFittedError(f"{call}: nothing has been trained yet; call fit(labelled, y) first")
         return self._state
 
     def _require_labelled(self, call: str) -> Any:
-        if self._labelled is None:
+        if self._state.labelled is None:
             raise NotFittedError(
                 f"{call}: the labelled data is not in memory (it is neither saved nor pickled with a selector); "
                 "pass it to fuse() or fit_target(), or call fit() again"
             )
-        return self._labelled
+        return self._state.labelled
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the user's data out of pickles: it may be larger than memory."""
         with alone():
-            return {**self.__dict__, "_labelled": None}
+            state = self._state
+            return {**self.__dict__, "_state": replace(state, labelled=None) if isinstance(state, Trained) else state}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Share the user's data with copies."""
         other = object.__new__(type(self))
         with alone():
-            for data in (self._labelled, self.options.recalibration_data):
+            for data in (self._state.labelled, self.options.recalibration_data):
                 memo[id(data)] = data
             vars(other).update({name: copied(value, memo) for name, value in vars(self).items()})
         return other

@@ -1,154 +1,169 @@
-"""What a selector is told, and what it has made so far; both frozen."""
+"""What a selector is told: every option with its default and its check, in groups; the only place for either."""
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
 
 from .. import checks
-from ..data import as_dataset
 from ..errors import InputError
-from ..fusing import ChannelMap, check_cross
-from ..network import Outputs, check_example, check_storage, of_trainer
-from ..pruning import WITH_DATA, GlobalScope, check_importance, check_ratio, check_round_to, check_scope
-from ..training import Distillation, ProgressivePruning, ShrinkPerturb, Snapshot
-from ..types import RngLike, Scorer, Trainer, as_rng, epochs_of
-from .ratios import PruningRatio, ratio_of
-from .scoring import check_needs
+from ..fusing import Fusion, fusion_of
+from ..network import Outputs, check_storage, of_trainer
+from ..proxies import Another, ProxyKind, Pruned, Pruning
+from ..scorers import get_scorer
+from ..training import Distillation, ShrinkPerturb, TorchTrainer
+from ..types import RngLike, Scorer, Trainer, alterable, as_rng, epochs_of, takes
+from .answers import check_needs
 
 WarmStart = bool | ShrinkPerturb
 STAGES = ("prune", "train_proxy", "query", "train_target", "sync", "perturb")  # the order is part of what a seed means
 
 
-@dataclass(frozen=True, eq=False)
-class Options:
-    """The options of a selector, checked; see `PrunedProxySelector`. `entropy` is what its seeds derive from."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Query:
+    """How candidates are scored and picked; see `PrunedProxySelector`.
 
-    pruning_ratio: PruningRatio
-    scorer: Scorer
-    trainer: Trainer
-    importance: Any
-    sync_every: int | None
-    sync_importance: Any
-    cross: str | float
-    distillation: Distillation | None
-    example_inputs: Any
-    warm_start: WarmStart
-    target_trainer: Trainer | None
-    fine_tune_lr_scale: float | None
-    recalibrate: bool
-    recalibration_data: Any
-    fold_batchnorm: bool
-    keep: Any
-    scope: str | GlobalScope
-    round_to: int | None
-    progressive: ProgressivePruning | None
-    candidate_fraction: float
-    features_dtype: str
-    features_path: str | os.PathLike[str] | None
-    entropy: int
+    Attributes:
+        scorer: name in `SCORERS`, or any `Scorer`.
+        candidate_fraction: share of the candidates that a query draws at random and scores.
+        fold_batchnorm: fold BatchNorm into the layer before it where only logits are read.
+        features_dtype: "float32" or "float16", of the features kept for all candidates at once.
+        features_path: a .npy file for them.
+    """
+
+    scorer: Scorer = "least_confidence"  # type: ignore[assignment]  # told by name, read as a scorer
+    candidate_fraction: float = 1.0
+    fold_batchnorm: bool = True
+    features_dtype: str = "float32"
+    features_path: str | os.PathLike[str] | None = None
+
+    CHECKS: ClassVar[dict[str, Callable[[str, Any], Any]]] = {}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Target:
+    """How the target is made of the proxy and the dense network; see `PrunedProxySelector`.
+
+    Attributes:
+        cross: what fusing does to the other weights, see `fuse`.
+        distillation: a `Distillation` by which the proxy teaches the target.
+        target_trainer: trains the target; None: `trainer`.
+        fine_tune_lr_scale: factor on `trainer`'s learning rates after fusing.
+    """
+
+    cross: str | float | Fusion = "preserve"
+    distillation: Distillation | None = None
+    target_trainer: Trainer | None = None
+    fine_tune_lr_scale: float | None = 0.5
+
+    CHECKS: ClassVar[dict[str, Callable[[str, Any], Any]]] = {}
+
+    @property
+    def fusion(self) -> Fusion:
+        """The way back that `cross` names."""
+        return fusion_of(self.cross)
+
+
+@dataclass(frozen=True, eq=False)
+class Options(Pruning, Query, Target):
+    """All options of a selector, checked and frozen; see `PrunedProxySelector`.
+
+    Attributes:
+        trainer: trains proxies and asks networks; None is `TorchTrainer()`.
+        warm_start: how a round's proxy goes on from the last one.
+        sync_every: rounds between targets from which proxies are cut (V2); None: V1.
+        proxy: a kind of proxy, or another network; None: `Pruned` as the options of `Pruning` say. A `Pruned` sets
+            these, and is None from then on.
+        random_state: seed of everything; what its seeds derive from, a number, from then on.
+    """
+
+    trainer: Trainer = None  # type: ignore[assignment]  # a TorchTrainer() by the time it is read
+    warm_start: WarmStart = False
+    sync_every: int | None = None
+    proxy: ProxyKind | nn.Module | None = None
+    random_state: RngLike = None
+
+    CHECKS: ClassVar[dict[str, Callable[[str, Any], Any]]] = {}
 
     def __post_init__(self) -> None:
-        checks.settle(self, **{name: check(name, getattr(self, name)) for name, check in CHECKS.items()})
-        if self.sync_importance is not None and self.sync_every is None:
-            raise InputError(
-                f"sync_importance={self.sync_importance!r} says how V2 prunes again; give sync_every= as well"
-            )
-        if self.recalibration_data is not None and not self.recalibrate:
-            raise InputError("recalibration_data= was given with recalibrate=False; give one of the two")
-        self._check_outputs(of_trainer(self.trainer), of_trainer(self.target_trainer))
-        if self.progressive is not None:
-            self._check_progressive(self.progressive)
+        if isinstance(self.proxy, Pruned):
+            checks.settle(self, **_once(self, self.proxy), proxy=None)
+        super().__post_init__()
+        for group in (Query, Target, Options):
+            checks.settle(self, **{name: check(name, getattr(self, name)) for name, check in group.CHECKS.items()})
+        self._check_together()
         checks.settle(self, warm_start=check_warm(self.warm_start, self.trainer))
         check_storage(self.features_dtype, self.features_path)
-        teaches = self.target_trainer or self.trainer
-        if self.distillation is not None and not hasattr(teaches, "distillation"):
-            raise InputError(
-                f"distillation= was given, but {type(teaches).__name__} has no `distillation` to set; "
-                "pass a TorchTrainer, or a target_trainer that distils by itself"
-            )
-
-    def _check_outputs(self, proxy: Outputs | None, target: Outputs | None) -> None:
-        if proxy is not None and target is not None and proxy.kind != target.kind:
-            raise InputError(
-                f"trainer trains networks whose outputs are {proxy.name!r} and target_trainer= such with "
-                f"{target.name!r}, which nobody could read alike: give both a loss of the same kind of labels"
-            )
-
-    def _check_progressive(self, progressive: ProgressivePruning) -> None:
-        if self.sync_importance is not None:
-            raise InputError(
-                f"progressive= chooses channels by `importance` while a proxy is trained, and sync_importance="
-                f"{self.sync_importance!r} says how to choose before that: give one of the two"
-            )
-        name, epochs = type(self.trainer).__name__, epochs_of(self.trainer)
-        parameters = inspect.signature(self.trainer.fit).parameters.values()
-        if not any(p.name == "on_epoch" or p.kind is p.VAR_KEYWORD for p in parameters):
-            raise InputError(
-                f"progressive= thins the proxy while it is trained, and {name}.fit takes no on_epoch: give it an "
-                "argument on_epoch=None, and if that is not None call on_epoch(epoch, optimizer) before every epoch, "
-                "from 0 (where it returns True, forget weights kept from earlier epochs)"
-            )
-        if epochs is not None and epochs <= progressive.epochs:
-            raise InputError(
-                f"progressive= ends after {progressive.epochs} epochs, but {name} trains for {epochs}: the last width "
-                f"would not be trained; pass ProgressivePruning(epochs=...) below {epochs}, or train for longer"
-            )
 
     @property
-    def gradual(self) -> bool:
-        """Whether proxies are thinned while they are trained: at ratio 0 there is nothing to thin."""
-        return self.progressive is not None and self.pruning_ratio != 0
+    def kind(self) -> ProxyKind:
+        """The kind of proxy."""
+        if self.proxy is None:
+            return Pruned(**{field.name: getattr(self, field.name) for field in fields(Pruning)})
+        assert not isinstance(self.proxy, nn.Module)
+        return self.proxy
 
     @property
-    def ratio(self) -> float:
-        """The pruning ratio of a round, of options that `at` returned."""
-        assert not callable(self.pruning_ratio)
-        return self.pruning_ratio
-
-    def at(self, n: int) -> Options:
-        """Return the options for n labelled samples, with the pruning ratio as a number."""
-        if not callable(self.pruning_ratio):
-            return self
-        return replace(self, pruning_ratio=ratio_of(self.pruning_ratio, n))
+    def entropy(self) -> int:
+        """The number that all seeds derive from."""
+        assert isinstance(self.random_state, int)
+        return self.random_state
 
     def seed(self, stage: str, number: int = 0) -> int:
         """Return the seed of a stage: the same in every process and, unless numbered, in every round."""
         return int(np.random.SeedSequence([self.entropy, STAGES.index(stage), number]).generate_state(1)[0])
 
+    def _check_together(self) -> None:
+        """Raise `InputError` for options that contradict one another."""
+        if self.sync_importance is not None and self.sync_every is None:
+            raise InputError(
+                f"sync_importance={self.sync_importance!r} says how V2 prunes again; give sync_every= as well"
+            )
+        if self.proxy is not None and (self.sync_every is not None or self.progressive is not None):
+            name = "sync_every=" if self.progressive is None else "progressive="
+            raise InputError(
+                f"{name} prunes the dense network, and proxy= is another network: give one of the two"
+                if isinstance(self.proxy, Another)
+                else f"{name} prunes the dense network, and proxy={self.proxy!r} never does: give one of the two"
+            )
+        teaches = self.target_trainer or self.trainer
+        _check_outputs(of_trainer(self.trainer), of_trainer(self.target_trainer))
+        if self.progressive is not None:
+            self._check_progressive(self.progressive.epochs)
+        if self.distillation is not None and not alterable(teaches, "distillation"):
+            raise InputError(
+                f"distillation= was given, but {type(teaches).__name__} has no `distillation` to set; "
+                "pass a TorchTrainer, or a target_trainer that distils by itself"
+            )
 
-@dataclass(frozen=True, eq=False)
-class State:
-    """What a fit replaces, at once and only when it succeeds.
+    def _check_progressive(self, last: int) -> None:
+        name, epochs = type(self.trainer).__name__, epochs_of(self.trainer)
+        if not takes(self.trainer.fit, "on_epoch"):
+            raise InputError(
+                f"progressive= thins the proxy while it is trained, and {name}.fit takes no on_epoch: give it an "
+                "argument on_epoch=None, and if that is not None call on_epoch(epoch, optimizer) before every epoch, "
+                "from 0 (where it returns True, forget weights kept from earlier epochs)"
+            )
+        if epochs is not None and epochs <= last:
+            raise InputError(
+                f"progressive= ends after {last} epochs, but {name} trains for {epochs}: the last width "
+                f"would not be trained; pass ProgressivePruning(epochs=...) below {epochs}, or train for longer"
+            )
 
-    Attributes:
-        dense: the network the proxy was cut from, with the weights it had then.
-        start: the proxy before training, None until the first fit.
-        channel_map: where its entries sit in `dense`; None when it is another network (Selection via Proxy).
-        report: what `prune` says about it.
-        trained: the proxy after training.
-        round: successful fits.
-        synced: the target trained at the end of this round, from which the next round's proxy is cut (V2).
-        begun: what the last training began with: the network, untrained in this round, the seed, and the trainer.
-        snapshots: states of the proxy along its training, where a scorer has asked for them.
-    """
 
-    dense: nn.Module
-    start: nn.Module | None = None
-    channel_map: ChannelMap | None = None
-    report: Any = None
-    trained: nn.Module | None = None
-    round: int = 0
-    synced: nn.Module | None = None
-    begun: tuple[nn.Module, int, Trainer] | None = None
-    snapshots: tuple[Snapshot, ...] = ()
+NAMES = tuple(field.name for field in fields(Options))
+"""Every option by name: a selector takes all of them; who leaves some out lists them."""
+
+
+def told(given: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return those of the `given` arguments that are options, all of which must be there but those left out."""
+    return {name: given[name] for name in NAMES if name not in without}
 
 
 def check_warm(warm: Any, trainer: Trainer) -> WarmStart:
@@ -175,10 +190,6 @@ def check_trainer(name: str, trainer: Any) -> Any:
     return trainer
 
 
-def _target_trainer(name: str, trainer: Any) -> Any:
-    return None if trainer is None else check_trainer(name, trainer)
-
-
 def entropy_of(random_state: RngLike) -> int:
     """Return the number all seeds derive from; None draws a fresh one."""
     if isinstance(random_state, int | np.integer):
@@ -187,71 +198,76 @@ def entropy_of(random_state: RngLike) -> int:
     return int(as_rng(random_state, "random_state").integers(2**63))
 
 
-def _ratio(name: str, given: Any) -> PruningRatio:
-    """Look at a number; what a function gives is looked at when the labels are counted."""
-    if callable(given) and not isinstance(given, type):
-        found: PruningRatio = given
-        return found
-    return check_ratio(name, given)
+def _once(options: Options, kind: Pruned) -> dict[str, Any]:
+    """Return the options that a `Pruned` sets, or raise `InputError` where one of them was given beside it."""
+    for field in fields(Pruning):
+        own, given = getattr(kind, field.name), getattr(options, field.name)
+        if given is not own and given is not field.default:
+            raise InputError(
+                f"{field.name}= was given both to the selector and to proxy=Pruned(...); give it to Pruned alone"
+            )
+    return {field.name: getattr(kind, field.name) for field in fields(Pruning)}
 
 
-def _importance(name: str, measure: Any) -> Any:
-    if not (isinstance(measure, str) and measure in WITH_DATA):  # for which the selector has the labelled data
-        check_importance(measure, name)
-    return measure
-
-
-def _sync_importance(name: str, measure: Any) -> Any:
-    same = isinstance(measure, str) and measure == "same"
-    return measure if measure is None or same else _importance(name, measure)
-
-
-def _example(name: str, example_inputs: Any) -> Any:
-    if example_inputs is not None:
-        check_example(example_inputs)
-    return example_inputs
-
-
-def _dataset(name: str, data: Any) -> Any:
-    return None if data is None else as_dataset(data)
+def _check_outputs(proxy: Outputs | None, target: Outputs | None) -> None:
+    if proxy is not None and target is not None and proxy.kind != target.kind:
+        raise InputError(
+            f"trainer trains networks whose outputs are {proxy.name!r} and target_trainer= such with "
+            f"{target.name!r}, which nobody could read alike: give both a loss of the same kind of labels"
+        )
 
 
 def _scorer(name: str, scorer: Any) -> Scorer:
-    check_needs(scorer)
-    found: Scorer = scorer
+    found = get_scorer(scorer)
+    check_needs(found)
     return found
 
 
-def _cross(name: str, cross: Any) -> str | float:
-    factor = check_cross(cross)
-    return cross if isinstance(cross, str) else factor
+def _cross(name: str, cross: Any) -> Any:
+    fusion_of(cross)
+    return cross if isinstance(cross, str) or callable(cross) else float(cross)
 
 
 def _path(name: str, path: Any) -> str | None:
     return checks.maybe(checks.path, name, path, "a .npy file in a folder that is there")
 
 
-CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "pruning_ratio": _ratio,
+def _kind(name: str, proxy: Any) -> ProxyKind | None:
+    if proxy is None:
+        return None
+    if isinstance(proxy, nn.Module) or not hasattr(proxy, "put_back"):
+        return Another(proxy)
+    what = "None, a network, or a kind of proxy: Pruned(...), Another(...), Dense() of prunefuse_al.proxies"
+    if isinstance(proxy, type):
+        raise checks.refused(name, proxy, what)
+    checks.methods(name, proxy, ("cut", "prepare", "stale", "begin", "put_back"), what)
+    found: ProxyKind = proxy
+    return found
+
+
+def _entropy(name: str, random_state: Any) -> int:
+    return entropy_of(random_state)
+
+
+Query.CHECKS |= {
     "scorer": _scorer,
-    "trainer": check_trainer,
-    "importance": _importance,
-    "sync_every": partial(checks.maybe, checks.whole, least=1, what="a number of rounds from 1 (V2)"),
-    "sync_importance": _sync_importance,
-    "cross": _cross,
-    "distillation": partial(checks.maybe, checks.instance, kind=Distillation, what="Distillation(...)"),
-    "example_inputs": _example,
-    "target_trainer": _target_trainer,
-    "fine_tune_lr_scale": partial(checks.maybe, checks.number, above=0, what="a finite factor above 0"),
-    "recalibrate": checks.flag,
-    "recalibration_data": _dataset,
-    "fold_batchnorm": checks.flag,
-    "scope": check_scope,
-    "round_to": check_round_to,
-    "progressive": partial(checks.maybe, checks.instance, kind=ProgressivePruning, what="ProgressivePruning(...)"),
     "candidate_fraction": partial(
         checks.number, above=0, most=1, what="the share of the candidates scored, 0 < share <= 1"
     ),
+    "fold_batchnorm": checks.flag,
     "features_path": _path,
 }
-"""Option -> `check(name, value)`, which returns it as it is used; those of two options together stand in the class."""
+Target.CHECKS |= {
+    "cross": _cross,
+    "distillation": partial(checks.maybe, checks.instance, kind=Distillation, what="Distillation(...)"),
+    "target_trainer": lambda name, trainer: None if trainer is None else check_trainer(name, trainer),
+    "fine_tune_lr_scale": partial(checks.maybe, checks.number, above=0, what="a finite factor above 0"),
+}
+Options.CHECKS |= {
+    "trainer": lambda name, trainer: TorchTrainer() if trainer is None else check_trainer(name, trainer),
+    "sync_every": partial(checks.maybe, checks.whole, least=1, what="a number of rounds from 1 (V2)"),
+    "proxy": _kind,
+    "random_state": _entropy,
+}
+CHECKS = Pruning.CHECKS | Query.CHECKS | Target.CHECKS | Options.CHECKS
+"""Option -> `check(name, value)`, which returns it as it is used; what concerns two options stands in the classes."""

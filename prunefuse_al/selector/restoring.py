@@ -23,16 +23,18 @@ from ..costs import MAX_ROWS, CostLedger, from_columns
 from ..errors import CheckpointError, InputError, PruneFuseError
 from ..fusing import ChannelMap, epsilons, set_epsilons
 from ..network import Form, check_model, check_state, copied, forms_of, load_state, named_tensors, under
-from ..pruning import LayerWidth, PruningReport, rebuild
+from ..proxies import Another, AnyProxy, Dense, OtherNetwork
+from ..pruning import LayerWidth, Proxy, PruningReport, rebuild
 from .architecture import difference
 from .checkpoint import SelectorFile, opened
-from .encoding import decode
-from .options import Options, State
+from .encoding import decode, encode
+from .options import Options
 from .saving import COSTS, ELSEWHERE, MAP, WRITES
+from .state import State, Trained, Uncut
 
 T = TypeVar("T")
 _DAMAGE = (PruneFuseError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError)
-_IN_FILES = {field.name for field in dataclasses.fields(Options)} - ELSEWHERE
+_IN_FILES = {field.name for field in dataclasses.fields(Options)} - ELSEWHERE - {"proxy"}
 _SHAPE: dict[str, tuple[type, ...]] = {
     "options": (dict,),
     "missing": (list,),
@@ -85,7 +87,8 @@ class Saved:
 
     def check_start(self, options: Options) -> None:
         """Raise `CheckpointError` where proxies start as wide as the network and nothing would thin them."""
-        if self.state.start is self.state.dense and not options.gradual:
+        whole = isinstance(self.state, Trained) and self.state.start.module is self.state.dense
+        if whole and options.progressive is None and not isinstance(options.proxy, Dense):
             raise CheckpointError(
                 f"{self.where}: its proxies are thinned while they are trained, which takes the progressive= that it "
                 "was saved with"
@@ -117,7 +120,7 @@ def load_selector(
     path: str | os.PathLike[str], model: nn.Module, given: Mapping[str, Any], *, accept_changes: bool = False
 ) -> Saved:
     """Read a selector's file for a network of the same architecture; nothing is changed if any part does not fit."""
-    other = None if given.get("proxy") is None else check_model(given["proxy"])
+    other = _another(given.get("proxy"))
     check_model(model)
     file = opened(path)
     dense = copied(model)
@@ -166,7 +169,8 @@ def _check_shape(file: SelectorFile) -> None:
     for name in ("entropy", "round"):
         if config[name] < 0:
             raise CheckpointError(f"{file.where}: {name} is {config[name]}, and none is below 0")
-    unknown = sorted(config["options"].keys() - _IN_FILES)
+    dense = {"proxy"} if config["options"].get("proxy") == encode(Dense()) else set()
+    unknown = sorted(config["options"].keys() - _IN_FILES - dense)
     unknown += [name for name in config["missing"] if name not in _IN_FILES | {"proxy"}]
     if unknown:
         raise CheckpointError(f"{file.where}: it has the option {unknown[0]!r:.200}, which no selector has")
@@ -232,7 +236,7 @@ def _state(
     load_state(dense, tensors, "dense/", "model")
     _put_epsilons(dense, config["epsilons"])
     if not config["cut"]:
-        return State(dense, round=config["round"])
+        return Uncut(dense, config["round"])
     channel_map, report = _map(tensors, config, dense), _report(config["report"])
     if (channel_map is None) != (report is None):
         raise CheckpointError("load(): the file has a channel map without a report, or a report without a map")
@@ -243,12 +247,20 @@ def _state(
     start = dense  # a proxy that is thinned while it is trained starts as wide
     if under("start/", tensors) or channel_map is None:
         start = load_state(copied(shape), tensors, "start/", "proxy")
-    trained = load_state(shape, tensors, "trained/", "proxy") if under("trained/", tensors) else None
+    trained = load_state(shape, tensors, "trained/", "proxy")
+    proxy: AnyProxy = OtherNetwork(trained) if channel_map is None else Proxy(trained, channel_map, report)
     synced = None
     if config["synced_epsilons"] is not None:
         synced = load_state(copied(dense), tensors, "synced/", "target")
         _put_epsilons(synced, config["synced_epsilons"])
-    return State(dense, start, channel_map, report, trained, config["round"], synced)
+    return Trained(dense, proxy.with_module(start), proxy, config["round"], synced=synced)
+
+
+def _another(proxy: Any) -> nn.Module | None:
+    """Return the network that was given to stand in, if one was."""
+    if proxy is None or isinstance(proxy, Dense):
+        return None
+    return proxy.network if isinstance(proxy, Another) else check_model(proxy, "proxy")
 
 
 def _put_epsilons(model: nn.Module, values: Mapping[str, Any]) -> None:

@@ -6,39 +6,40 @@ import dataclasses
 import os
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..costs import CostLedger, to_columns
 from ..errors import CheckpointError
 from ..fusing import epsilons
 from ..network import state_tensors
+from ..proxies import Another
+from ..pruning import Proxy
 from .architecture import architecture
 from .checkpoint import write_file
 from .encoding import encode
-from .options import Options, State
+from .options import Options
+from .state import State, Trained
 
 MAP, COSTS = "channel_map", "costs"
-ELSEWHERE = frozenset({"entropy", "example_inputs"})  # one has a place of its own, the other is taken from data
+ELSEWHERE = frozenset({"random_state", "example_inputs"})  # one has a place of its own, the other is taken from data
 WRITES = frozenset({"features_path"})
 """Options that name what is written to: no file is asked for them, whoever made it."""
 
 
-def save_selector(
-    path: str | os.PathLike[str], options: Options, state: State, other: nn.Module | None, ledger: CostLedger
-) -> None:
+def save_selector(path: str | os.PathLike[str], options: Options, state: State, ledger: CostLedger) -> None:
     """Write a selector; options that JSON cannot hold are listed by name, to be passed when loading."""
     plain, missing = _encodable(options)
-    if other is not None:
-        missing.append("proxy")
     columns, words = to_columns(ledger)
     tensors = state_tensors(state.dense, "dense/") | _under(COSTS, columns)
-    start = None if state.start is state.dense else state.start
-    for prefix, module in (("start/", start), ("trained/", state.trained), ("synced/", state.synced)):
-        tensors |= {} if module is None else state_tensors(module, prefix)
-    rest = None
-    if state.channel_map is not None:
-        indices, rest = state.channel_map.to_tensors()
-        tensors |= _under(MAP, indices)
+    rest = report = synced = None
+    if isinstance(state, Trained):
+        start, synced = state.start.module, state.synced
+        for prefix, module in (("start/", start), ("trained/", state.proxy.module), ("synced/", synced)):
+            tensors |= {} if module is None or module is state.dense else state_tensors(module, prefix)
+        if isinstance(state.proxy, Proxy):
+            report = state.proxy.report()
+            indices, rest = state.proxy.channel_map.to_tensors()
+            tensors |= _under(MAP, indices)
     config = {
         "options": plain,
         "missing": missing,
@@ -46,13 +47,13 @@ def save_selector(
         "entropy": options.entropy,
         "model": type(state.dense).__name__,
         "architecture": architecture(state.dense),
-        "proxy_architecture": None if other is None else architecture(other),
+        "proxy_architecture": architecture(options.proxy.network) if isinstance(options.proxy, Another) else None,
         "round": state.round,
-        "cut": state.start is not None,
+        "cut": isinstance(state, Trained),
         "epsilons": epsilons(state.dense),
-        "synced_epsilons": None if state.synced is None else epsilons(state.synced),
+        "synced_epsilons": None if synced is None else epsilons(synced),
         "channel_map": rest,
-        "report": encode(state.report),
+        "report": encode(report),
         "costs": words,
     }
     write_file(path, tensors, config)
@@ -63,10 +64,11 @@ def _encodable(options: Options) -> tuple[dict[str, Any], list[str]]:
     plain: dict[str, Any] = {}
     missing: list[str] = []
     for field in dataclasses.fields(options):
-        if field.name in ELSEWHERE | WRITES:
+        value = getattr(options, field.name)
+        if field.name in ELSEWHERE | WRITES or (field.name == "proxy" and value is None):  # then it is a pruned one
             continue
         try:
-            plain[field.name] = encode(getattr(options, field.name))
+            plain[field.name] = encode(value)
         except CheckpointError:
             missing.append(field.name)
     return plain, missing

@@ -7,7 +7,6 @@ proxy out of a target trained on what was labelled so far.
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,22 +15,25 @@ from torch import nn
 
 from .. import checks
 from ..costs import CostLedger
-from ..data import alone, as_dataset, subset
-from ..errors import FallbackWarning, InputError
+from ..data import alone, as_dataset
+from ..errors import FallbackWarning, InputError, warn
+from ..fusing import Fusion
 from ..network import check_model, copied
+from ..proxies import ProxyKind, PruningRatio
 from ..pruning import GlobalScope, check_keep
 from ..scorers import get_scorer
-from ..training import Distillation, ProgressivePruning, TorchTrainer
+from ..training import Distillation, ProgressivePruning
 from ..types import RngLike, Scorer, Selection, Trainer, as_rng
+from .candidates import Int64s
 from .coreset import budget, choose
 from .holding import Holder
-from .options import Options, State, WarmStart, check_warm, entropy_of
+from .labelled import labelled_dataset
+from .options import Options, WarmStart, check_warm, told
 from .picking import pick
-from .ratios import PruningRatio
 from .restoring import check_names, load_selector
+from .rounds import prepare, train_proxy
 from .saving import save_selector
-from .scoring import Int64s, labelled_dataset
-from .steps import prepare, train_proxy
+from .state import State, Uncut
 from .watching import recorder_for
 
 
@@ -58,8 +60,10 @@ class PrunedProxySelector(Holder):
         cross: what fusing does to the other weights, see `fuse`.
         distillation: a `Distillation` that teaches the target by the proxy; None: what its trainer does.
         example_inputs: what `model` takes, two rows; None takes them from the first data seen.
-        proxy: another network to select with instead of a pruned one (Selection via Proxy, Coleman et al., 2020);
-            nothing can be fused then, and the target is trained from the dense network's initial weights.
+        proxy: the kind of what is selected with, see `prunefuse_al.proxies`: None is ``Pruned``, as the options here
+            say; a ``Pruned(...)`` says them itself; ``Dense()`` is the dense network; another network, or
+            ``Another(network)``, selects in its place (Selection via Proxy, Coleman et al., 2020): nothing can be fused
+            then, and the target is trained from the dense network's initial weights. Or a `ProxyKind` of your own.
         random_state: seed of everything; None draws one.
         warm_start: train on from the last proxy instead of starting again each round; a `ShrinkPerturb`: from its
             weights made smaller, with noise, perhaps for fewer epochs. What was newly cut starts as it was cut.
@@ -109,66 +113,39 @@ class PrunedProxySelector(Holder):
     def __init__(
         self,
         model: nn.Module,
-        pruning_ratio: PruningRatio = 0.5,
+        pruning_ratio: PruningRatio = Options.pruning_ratio,
         *,
-        scorer: str | Scorer = "least_confidence",
-        trainer: Trainer | None = None,
-        importance: Any = "l2",
-        sync_every: int | None = None,
-        sync_importance: Any = None,
-        cross: str | float = "preserve",
-        distillation: Distillation | None = None,
-        example_inputs: Any = None,
-        proxy: nn.Module | None = None,
-        random_state: RngLike = None,
-        warm_start: WarmStart = False,
-        target_trainer: Trainer | None = None,
-        fine_tune_lr_scale: float | None = 0.5,
-        recalibrate: bool = True,
-        recalibration_data: Any = None,
-        fold_batchnorm: bool = True,
-        keep: Any = (),
-        scope: str | GlobalScope = "local",
-        round_to: int | None = None,
-        progressive: ProgressivePruning | None = None,
-        candidate_fraction: float = 1.0,
-        features_dtype: str = "float32",
-        features_path: str | os.PathLike[str] | None = None,
+        scorer: str | Scorer = Options.scorer,
+        trainer: Trainer | None = Options.trainer,
+        importance: Any = Options.importance,
+        sync_every: int | None = Options.sync_every,
+        sync_importance: Any = Options.sync_importance,
+        cross: str | float | Fusion = Options.cross,
+        distillation: Distillation | None = Options.distillation,
+        example_inputs: Any = Options.example_inputs,
+        proxy: ProxyKind | nn.Module | None = Options.proxy,
+        random_state: RngLike = Options.random_state,
+        warm_start: WarmStart = Options.warm_start,
+        target_trainer: Trainer | None = Options.target_trainer,
+        fine_tune_lr_scale: float | None = Options.fine_tune_lr_scale,
+        recalibrate: bool = Options.recalibrate,
+        recalibration_data: Any = Options.recalibration_data,
+        fold_batchnorm: bool = Options.fold_batchnorm,
+        keep: Any = Options.keep,
+        scope: str | GlobalScope = Options.scope,
+        round_to: int | None = Options.round_to,
+        progressive: ProgressivePruning | None = Options.progressive,
+        candidate_fraction: float = Options.candidate_fraction,
+        features_dtype: str = Options.features_dtype,
+        features_path: str | os.PathLike[str] | None = Options.features_path,
     ) -> None:
+        given = told(locals())
         check_model(model)
-        self.options = Options(
-            pruning_ratio=pruning_ratio,
-            scorer=get_scorer(scorer),
-            trainer=TorchTrainer() if trainer is None else trainer,
-            importance=importance,
-            sync_every=sync_every,
-            sync_importance=sync_importance,
-            cross=cross,
-            distillation=distillation,
-            example_inputs=example_inputs,
-            warm_start=warm_start,
-            target_trainer=target_trainer,
-            fine_tune_lr_scale=fine_tune_lr_scale,
-            recalibrate=recalibrate,
-            recalibration_data=recalibration_data,
-            fold_batchnorm=fold_batchnorm,
-            keep=check_keep(keep, model),
-            scope=scope,
-            round_to=round_to,
-            progressive=progressive,
-            candidate_fraction=candidate_fraction,
-            features_dtype=features_dtype,
-            features_path=features_path,
-            entropy=entropy_of(random_state),
-        )
-        if proxy is not None and (sync_every is not None or progressive is not None):
-            name = "sync_every=" if progressive is None else "progressive="
-            raise InputError(f"{name} prunes the dense network, and proxy= is another network: give one of the two")
+        options = Options(**given)
+        self.options = replace(options, keep=check_keep(options.keep, model))
         self.history: Any = None
-        self._state = State(copied(model))
-        self._other = None if proxy is None else copied(check_model(proxy, "proxy"))
+        self._state: State = Uncut(copied(model))
         self._ledger = CostLedger()
-        self._labelled: Any = None
 
     def prepare(self, unlabelled: Any = None) -> PrunedProxySelector:
         """Prune before anything is labelled, so that a network trained elsewhere can choose the first samples.
@@ -186,9 +163,9 @@ class PrunedProxySelector(Holder):
         if given is None:
             raise InputError("prepare: pass unlabelled data, for example the pool, or recalibration_data= to the class")
         with self._ledger.transaction():
-            if self._state.round or self._state.start is not None:
+            if self._state.round or not isinstance(self._state, Uncut):
                 raise InputError(f"prepare: the proxy is there already (round {self.round}); prepare comes before fit")
-            self._state = prepare(self.options, self._ledger, self._state, self._other, as_dataset(given))
+            self._state = prepare(self.options, self._ledger, self._state, as_dataset(given))
         return self
 
     def fit(
@@ -213,10 +190,9 @@ class PrunedProxySelector(Holder):
         warm = check_warm(given, self.options.trainer)
         with self._ledger.transaction():
             recorder = recorder_for(self.options.trainer, self.options.scorer, self._state)
-            state, history = train_proxy(
-                self.options, self._ledger, self._state, self._other, data, warm=warm, recorder=recorder
+            self._state, self.history = train_proxy(
+                self.options, self._ledger, self._state, data, warm=warm, recorder=recorder
             )
-            self._state, self._labelled, self.history = state, data, history
         return self
 
     def query(self, pool: Any, k: int, candidates: Any = None) -> Int64s:
@@ -252,15 +228,8 @@ class PrunedProxySelector(Holder):
             rng: breaks ties and draws; None: derived from `random_state` and the round.
         """
         with alone():
-            self._state, picked = pick(
-                self.options,
-                self._ledger,
-                self._fitted("query"),
-                (as_dataset(pool), k, candidates),
-                scorer=scorer,
-                rng=rng,
-                labelled=self._labelled,
-            )
+            state, data = self._fitted("query"), as_dataset(pool)
+            self._state, picked = pick(self.options, self._ledger, state, data, k, candidates, scorer=scorer, rng=rng)
         return picked
 
     def coreset(
@@ -296,10 +265,9 @@ class PrunedProxySelector(Holder):
         k = budget(fraction, len(data))
         with self._ledger.transaction():
             generator = as_rng(self.options.seed("query", self.round + 1) if rng is None else rng)
-            state, history, picked = choose(
-                self.options, self._ledger, self._state, self._other, data, k, chosen, generator
+            self._state, self.history, picked = choose(
+                self.options, self._ledger, self._state, data, k, chosen, generator
             )
-            self._state, self._labelled, self.history = state, subset(data, picked.indices), history
         return picked
 
     def follow(self, other: PrunedProxySelector) -> None:
@@ -320,7 +288,7 @@ class PrunedProxySelector(Holder):
                 still there.
         """
         with alone():
-            save_selector(checks.path("path", path), self.options, self._state, self._other, self._ledger)
+            save_selector(checks.path("path", path), self.options, self._state, self._ledger)
 
     @classmethod
     def load(
@@ -351,10 +319,10 @@ class PrunedProxySelector(Holder):
         selector = saved.constructed(partial(cls, model), options)
         selector._state, selector._ledger = saved.state, saved.ledger
         if "random_state" not in options:
-            selector.options = replace(selector.options, entropy=saved.entropy)
+            selector.options = replace(selector.options, random_state=saved.entropy)
         saved.check_start(selector.options)
         for words in saved.said:
-            warnings.warn(words, FallbackWarning, stacklevel=2)
+            warn(words, FallbackWarning)
         return selector
 
     def __repr__(self) -> str:

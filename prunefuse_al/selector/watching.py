@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from dataclasses import replace
-from typing import Any
 
 from ..costs import CostLedger
-from ..errors import FallbackWarning, InputError
+from ..errors import FallbackWarning, InputError, warn
 from ..network import copied
 from ..scorers import dynamics_of
-from ..training import Recorder
-from ..types import Scorer, Trainer
-from .options import Options, State
-from .past import Past
+from ..training import Known, Recorder, Replay
+from ..types import Scorer, Trainer, takes
+from .options import Options
+from .state import State, Trained
 
 
 def recorder_for(trainer: Trainer, scorer: Scorer, state: State) -> Recorder | None:
@@ -23,16 +20,16 @@ def recorder_for(trainer: Trainer, scorer: Scorer, state: State) -> Recorder | N
     Raises:
         InputError: the trainer takes none, and the scorer has nothing else to go by.
     """
-    if "dynamics" not in scorer.needs and not state.snapshots:
+    if "dynamics" not in scorer.needs and not (isinstance(state, Trained) and state.snapshots):
         return None
-    if _records(trainer):
+    if takes(trainer.fit, "recorder"):
         return Recorder()
     if "dynamics" in scorer.needs and not hasattr(scorer, "without_dynamics"):
         raise InputError(_cannot(scorer, f"{type(trainer).__name__}.fit takes no `recorder`"))
     return None
 
 
-def traced(options: Options, ledger: CostLedger, state: State, scorer: Scorer, labelled: Any) -> tuple[State, Scorer]:
+def traced(options: Options, ledger: CostLedger, state: Trained, scorer: Scorer) -> tuple[Trained, Scorer]:
     """Return a state with the snapshots that `scorer` reads, and the scorer, or what it falls back to, which is said.
 
     Where the training was not watched it is run again, from the same weights, with the same data and seed; the ledger
@@ -44,40 +41,36 @@ def traced(options: Options, ledger: CostLedger, state: State, scorer: Scorer, l
     if "dynamics" not in scorer.needs or state.snapshots:
         return state, scorer
     reason = None
-    if not _records(options.trainer):
+    if not takes(options.trainer.fit, "recorder"):
         reason = f"{type(options.trainer).__name__}.fit takes no `recorder`"
-    elif options.gradual and state.begun is None:
+    elif state.begun is None and state.labelled is not None:
         reason = "a training that thins the network is not run again to be watched: name the scorer before fit()"
-    elif labelled is None or state.begun is None:
+    elif state.labelled is None or state.begun is None:
         reason = "neither the training nor its data is kept in a selector that was saved or pickled"
     if reason is None:
-        return _trained_again(ledger, state, labelled), scorer
+        return _trained_again(ledger, state), scorer
     if not hasattr(scorer, "without_dynamics"):
         raise InputError(_cannot(scorer, reason))
     other: Scorer = scorer.without_dynamics()
-    warnings.warn(f"{scorer!r} reads training dynamics, but {reason}; {other!r} is used", FallbackWarning, stacklevel=3)
+    warn(f"{scorer!r} reads training dynamics, but {reason}; {other!r} is used", FallbackWarning)
     return state, other
 
 
-def past_of(state: State, scorer: Scorer) -> Past | None:
-    """Return what is asked of a pool about the training of the proxy, or None where `scorer` reads nothing of it."""
+def known_of(state: Trained, scorer: Scorer) -> Known | None:
+    """Return what is known of a pool through the training of the proxy, or None where `scorer` reads nothing of it."""
     if "dynamics" not in scorer.needs:
         return None
-    return Past(copied(state.trained), state.snapshots, dynamics_of(scorer))
+    return Known(names=dynamics_of(scorer), replay=Replay(copied(state.proxy.module), state.snapshots))
 
 
-def _trained_again(ledger: CostLedger, state: State, labelled: Any) -> State:
-    assert state.begun is not None
-    begun, seed, trainer = state.begun
-    network, recorder = copied(begun), Recorder()
+def _trained_again(ledger: CostLedger, state: Trained) -> Trained:
+    begun, recorder = state.begun, Recorder()
+    assert begun is not None
+    network = copied(begun.network)
     with ledger.stage("retrain_proxy", round=state.round, network="proxy", dense=state.dense) as stage:
         stage.watch(network)
-        trainer.fit(network, labelled, seed=seed, recorder=recorder)  # type: ignore[call-arg]
+        begun.trainer.fit(network, state.labelled, seed=begun.seed, recorder=recorder)  # type: ignore[call-arg]
     return replace(state, snapshots=recorder.snapshots)
-
-
-def _records(trainer: Any) -> bool:
-    return "recorder" in inspect.signature(trainer.fit).parameters
 
 
 def _cannot(scorer: Scorer, reason: str) -> str:

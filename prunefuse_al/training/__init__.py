@@ -15,10 +15,16 @@ from .trainer import TrainingHistory as TrainingHistory
 # What other rooms of the package use of this one.
 # isort: split
 from .distillation import distillation_loss as distillation_loss
+from .known import Known as Known
+from .known import Replay as Replay
 from .loss_labels import class_numbers as class_numbers
 from .loss_labels import looks_independent as looks_independent
 from .losses import Objective as Objective
 from .progressive import thin_in_place as thin_in_place
+from .reader import INFERRED as INFERRED
+from .reader import LOGITS as LOGITS
+from .reader import Reader as Reader
+from .reader import refuse_unread as refuse_unread
 from .recording import RECORDED as RECORDED
 from .recording import Tally as Tally
 from .schedules import Constant as Constant

@@ -103,7 +103,7 @@ def test_the_target_is_trained_on_what_the_last_training_saw(model: nn.Module) -
     wrapper.train_on_dataset(dataset)
     seen = [x.clone() for x, _ in dataset]
     dataset.label(list(range(40)))
-    data = wrapper.selector._labelled
+    data = wrapper.selector._state.labelled
     assert torch.equal(torch.stack([data[row][0] for row in range(len(data))]), torch.stack(seen))
 
 

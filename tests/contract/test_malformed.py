@@ -35,7 +35,7 @@ def state() -> tuple[list[torch.Tensor], Any]:
     """Return what no failed call may change; global random states are watched over by the guard of all tests."""
     weights = [tensor.clone() for network in NETWORKS for tensor in network.state_dict().values()]
     modes = [module.training for network in NETWORKS for module in network.modules()]
-    rounds = [(each.round, each.costs.rows(), each._state, each._labelled) for each in SELECTORS]
+    rounds = [(each.round, each.costs.rows(), each._state) for each in SELECTORS]
     return weights, (modes, rounds, vars(classifier).copy(), len(ledger))
 
 

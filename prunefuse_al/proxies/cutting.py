@@ -1,0 +1,100 @@
+"""`Pruning`: what can be said of how proxies are cut, with every default and check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+from .. import checks
+from ..data import as_dataset
+from ..errors import InputError
+from ..network import check_example
+from ..pruning import WITH_DATA, GlobalScope, check_importance, check_ratio, check_round_to, check_scope
+from ..training import ProgressivePruning
+from .ratios import PruningRatio
+
+
+@dataclass(frozen=True, eq=False)
+class Pruning:
+    """How proxies are cut out of the dense network; see `PrunedProxySelector` for what each option means.
+
+    Attributes:
+        pruning_ratio: fraction of channels removed, 0 <= p < 1, or a function of the number of labelled samples.
+        importance: which channels stay, see `prune`; "taylor" and "hessian" are measured on labelled rows.
+        sync_importance: the same where V2 cuts a trained target; None goes by `importance`, "same" keeps the channels.
+        keep: what is never thinned, see `prune`.
+        scope: "local", "global" or a `GlobalScope`, see `prune`.
+        round_to: see `prune`.
+        progressive: a `ProgressivePruning`, or None to prune at once.
+        example_inputs: what the dense network takes, two rows; None takes them from data.
+        recalibrate: estimate BatchNorm statistics again where they are wrong.
+        recalibration_data: unlabelled data for that; None: the labelled data.
+    """
+
+    pruning_ratio: PruningRatio = 0.5
+    _: KW_ONLY
+    importance: Any = "l2"
+    sync_importance: Any = None
+    keep: Any = ()
+    scope: str | GlobalScope = "local"
+    round_to: int | None = None
+    progressive: ProgressivePruning | None = None
+    example_inputs: Any = None
+    recalibrate: bool = True
+    recalibration_data: Any = None
+
+    CHECKS: ClassVar[dict[str, Callable[[str, Any], Any]]] = {}
+
+    def __post_init__(self) -> None:
+        checks.settle(self, **{name: check(name, getattr(self, name)) for name, check in Pruning.CHECKS.items()})
+        if self.recalibration_data is not None and not self.recalibrate:
+            raise InputError("recalibration_data= was given with recalibrate=False; give one of the two")
+        if self.progressive is not None and self.sync_importance is not None:
+            raise InputError(
+                f"progressive= chooses channels by `importance` while a proxy is trained, and sync_importance="
+                f"{self.sync_importance!r} says how to choose before that: give one of the two"
+            )
+
+
+def _ratio(name: str, given: Any) -> PruningRatio:
+    """Look at a number; what a function gives is looked at when the labels are counted."""
+    if callable(given) and not isinstance(given, type):
+        found: PruningRatio = given
+        return found
+    return check_ratio(name, given)
+
+
+def _importance(name: str, measure: Any) -> Any:
+    if not (isinstance(measure, str) and measure in WITH_DATA):  # for which there will be labelled data
+        check_importance(measure, name)
+    return measure
+
+
+def _sync_importance(name: str, measure: Any) -> Any:
+    same = isinstance(measure, str) and measure == "same"
+    return measure if measure is None or same else _importance(name, measure)
+
+
+def _example(name: str, example_inputs: Any) -> Any:
+    if example_inputs is not None:
+        check_example(example_inputs)
+    return example_inputs
+
+
+def _dataset(name: str, data: Any) -> Any:
+    return None if data is None else as_dataset(data)
+
+
+Pruning.CHECKS |= {
+    "pruning_ratio": _ratio,
+    "importance": _importance,
+    "sync_importance": _sync_importance,
+    "scope": check_scope,
+    "round_to": check_round_to,
+    "progressive": partial(checks.maybe, checks.instance, kind=ProgressivePruning, what="ProgressivePruning(...)"),
+    "example_inputs": _example,
+    "recalibrate": checks.flag,
+    "recalibration_data": _dataset,
+}

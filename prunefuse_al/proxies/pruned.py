@@ -1,0 +1,113 @@
+"""`Pruned`: a thin part of the dense network stands in for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import nn
+
+from ..costs import Stage
+from ..fusing import Fusion, fuse
+from ..network import copied
+from ..pruning import Proxy, prune, rebuild
+from .another import from_a_copy
+from .cutting import Pruning
+from .labelled_importance import measured_on
+from .protocol import AnyProxy, Prepared, Task, Training
+from .ratios import ratio_of
+from .reestimating import recalibrate, trained_statistics
+from .thinning import Thinning
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned(Pruning):
+    """Selects with the dense network thinned, at once or while it is trained (`progressive`); see `Pruning`.
+
+    Example:
+        >>> from prunefuse_al import PrunedProxySelector
+        >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+        >>> PrunedProxySelector(net, proxy=Pruned(0.75)).options.pruning_ratio
+        0.75
+    """
+
+    fuses: ClassVar[bool] = True
+
+    def cut(self, task: Task, before: AnyProxy | None = None) -> Proxy:
+        """Return the thin network; or where it is thinned while it is trained, the whole one and what it leads to."""
+        proxy = self._cut(task, before)
+        return proxy.with_module(task.dense) if self.gradual(task.n) else self._recalibrated(task, proxy)
+
+    def prepare(self, task: Task) -> Prepared:
+        """Return the thin network with BatchNorm statistics of its own."""
+        proxy = self._recalibrated(task, self._cut(task, None))
+        start = proxy.with_module(task.dense) if self.gradual(task.n) else proxy
+        return Prepared(start, proxy.with_module(copied(proxy.module)))
+
+    def stale(self, proxy: AnyProxy, n: int) -> bool:
+        """Tell whether the ratio for `n` labelled samples is another than that of the proxy."""
+        assert isinstance(proxy, Proxy)
+        return proxy.report().pruning_ratio != self.ratio(n)
+
+    def begin(self, task: Task, start: AnyProxy, stage: Stage) -> Training:
+        """Return a training of a copy; where it is gradual, one in which channels leave."""
+        if not self.gradual(task.n):
+            return from_a_copy(start)
+        assert isinstance(start, Proxy)
+        thinning = Thinning(self, task, start, self.example(task), stage)
+        return Training(thinning.network, thinning.proxy, watching={"on_epoch": thinning})
+
+    def put_back(self, dense: nn.Module, proxy: AnyProxy, fusion: Fusion) -> nn.Module:
+        """Return a new network: the proxy's weights where they came from."""
+        assert isinstance(proxy, Proxy)
+        return fuse(dense, proxy, cross=fusion)
+
+    def ratio(self, n: int) -> float:
+        """Return the pruning ratio for `n` labelled samples."""
+        return ratio_of(self.pruning_ratio, n)
+
+    def gradual(self, n: int) -> bool:
+        """Tell whether proxies are thinned while they are trained: at ratio 0 there is nothing to thin."""
+        return self.progressive is not None and self.ratio(n) != 0
+
+    def example(self, task: Task) -> Any:
+        """Return what the dense network is called with, two rows."""
+        return task.reader().example() if self.example_inputs is None else self.example_inputs
+
+    def pruned(self, task: Task, *, example: Any, ratio: float, **options: Any) -> Proxy:
+        """Return what `prune` makes of the dense network with these options, and others beside or instead."""
+        given = {
+            "importance": measured_on(self.importance, task, ratio),
+            "scope": self.scope,
+            "keep": self.keep,
+            "round_to": self.round_to,
+            "random_state": task.seed("prune"),
+        }
+        return prune(task.dense, example, ratio, **{**given, **options})
+
+    def _cut(self, task: Task, before: AnyProxy | None) -> Proxy:
+        with task.ledger.stage("prune", round=task.round, network="proxy") as stage:
+            proxy = self._chosen(task, before, self.ratio(task.n))
+            stage.describe(proxy.module)
+        return proxy
+
+    def _chosen(self, task: Task, before: AnyProxy | None, ratio: float) -> Proxy:
+        """Return the proxy of the dense network, perhaps with the channels that it had before V2 trained it on."""
+        own = self
+        if isinstance(before, Proxy) and self.sync_importance is not None:
+            if self.sync_importance != "same":
+                own = replace(self, importance=self.sync_importance)
+            elif before.report().pruning_ratio == ratio:  # else they are not as many as before
+                return before.with_module(rebuild(task.dense, before.channel_map))
+        return own.pruned(task, example=self.example(task), ratio=ratio)
+
+    def _recalibrated(self, task: Task, proxy: Proxy) -> Proxy:
+        """Return the proxy with BatchNorm statistics of its own where it has those of the wider network."""
+        if not (self.recalibrate and self.ratio(task.n) > 0 and trained_statistics(task.dense)):
+            return proxy
+        module = copied(proxy.module)
+        with task.ledger.stage("recalibrate", round=task.round, network="proxy") as stage:
+            stage.watch(module)
+            given = task.data if self.recalibration_data is None else self.recalibration_data
+            recalibrate(module, given, task.trainer)
+        return proxy.with_module(module)
