@@ -150,8 +150,8 @@ class PruneFuseNet(ProxyTraining):
         last = getattr(self, "state_", Uncut(nn.Identity()))
         super().initialize_module()
         synced = last.synced if isinstance(last, Trained) else None
-        self._of_target = self._goes_on and (self._of_target or synced is not None)
-        if self._of_target:
+        self.of_target_ = self._goes_on and (self.of_target_ or synced is not None)
+        if self.of_target_:
             dense = last.dense if synced is None else synced
         else:
             dense = copied(self.module_) if self.module_ is self.module else self.module_

@@ -93,7 +93,7 @@ class ProxyTraining(NeuralNetClassifier):
     entropy_: int
     distillation: Distillation | None
     _teacher: Teacher | None = None
-    _of_target: bool = False  # whether the dense network is a target that V2 has trained
+    of_target_: bool = False  # whether the dense network is a target that V2 has trained
 
     def get_loss(self, y_pred: Any, y_true: Any, X: Any = None, training: bool = False) -> Tensor:
         """Return the loss of a batch, with the proxy's part in it while the target learns from it; see skorch."""
@@ -141,7 +141,7 @@ class ProxyTraining(NeuralNetClassifier):
             self._replace_module(state.proxy.module, "the proxy is trained again")
         synced = state.synced if isinstance(state, Trained) else None
         if isinstance(state, Uncut) or synced is not None:
-            self._of_target |= synced is not None
+            self.of_target_ |= synced is not None
             with self._current_init_context("module"):
                 self._thin(state.dense if synced is None else synced, labelled)
             self._replace_module(self.module_, "the network is thinned")

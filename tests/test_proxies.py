@@ -40,7 +40,7 @@ def test_pruned_says_the_options_itself() -> None:
         selector(pruning_ratio=0.75, importance="l1", keep="2"),
         selector(proxy=Pruned(0.75, importance="l1", keep="2")),
     )
-    assert (kind.options.pruning_ratio, kind.options.importance, kind.options.keep) == (0.75, "l1", ("2",))
+    assert (kind.options.pruning_ratio, kind.options.importance, kind.options.keep) == (0.75, "l1", "2")
     np.testing.assert_array_equal(kind.fit(X, Y).query(X, 9), told.fit(X, Y).query(X, 9))
 
 
