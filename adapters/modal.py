@@ -39,7 +39,7 @@ from prunefuse_al.estimator import PruneFuseEstimator
 from prunefuse_al.network import forward_for, home_device, logits_of
 from prunefuse_al.scorers import get_scorer
 from prunefuse_al.selector import select_by_probability
-from prunefuse_al.types import Scorer
+from prunefuse_al.types import Scorer, statement
 
 require_host("modAL", extra="modal")
 pandas: Any = importlib.import_module("pandas")  # which modAL imports
@@ -137,7 +137,7 @@ class DeepEstimator(PruneFuseEstimator):
     def infer(self, x: Any) -> Tensor:
         """Return the logits [b c] of a batch, with every layer in the mode it is in."""
         network = self._network()
-        transform = getattr(self.selector_.options.trainer, "eval_transform", None)
+        transform = statement(self.selector_.options.trainer).eval_transform
         forward = forward_for(network, home_device(network) or torch.device("cpu"), transform=transform)
         return logits_of(forward(network, forward.inputs(x)))
 

@@ -25,7 +25,7 @@ from ..network import (
     seen_by_scorers,
     with_rows,
 )
-from ..types import Scorer, Trainer, altered, epochs_of
+from ..types import Scorer, Trainer, altered, epochs_of, statement
 from .agreement import check_ranking
 from .loop_costs import LoopPlan
 from .rows import Target
@@ -121,16 +121,17 @@ def stand_in(trainer: Trainer, model: nn.Module, arguments: Arguments, seed: int
 
 def without_transforms(trainer: Any) -> Any:
     """Return a copy of a trainer that takes inputs as the network does."""
-    given = [name for name in ("transform", "eval_transform") if getattr(trainer, name, None) is not None]
+    said = statement(trainer)
+    given = [name for name in ("transform", "eval_transform") if getattr(said, name) is not None]
     return altered(trainer, **dict.fromkeys(given))
 
 
 def device_of(trainer: Any, model: nn.Module) -> str:
     """Return in words where the trainer works."""
-    accelerator, asked = getattr(trainer, "accelerator", None), getattr(trainer, "device", None)
-    place = home_device(model) if asked is None else resolve_device(asked)
-    if accelerator is not None:
-        place = accelerator.device
+    said = statement(trainer)
+    place = home_device(model) if said.device is None else resolve_device(said.device)
+    if said.accelerator is not None:
+        place = said.accelerator.device
     if place is not None and place.type == "cuda":
         return torch.cuda.get_device_name(place)
     threads = torch.get_num_threads()

@@ -20,7 +20,7 @@ from ..costs import CostLedger, batch_rows, now
 from ..data import subset
 from ..errors import InputError
 from ..network import copied, fold_batchnorm
-from ..types import Trainer
+from ..types import Trainer, statement
 
 LEAST_SECONDS, LEAST_CALLS, MOST_CALLS = 0.05, 2, 50
 """A measurement lasts so long; the first call of each, which warms up, is not in it."""
@@ -162,5 +162,6 @@ def time_networks(
 
 def _batch_rows(trainer: Any) -> int:
     """Return the most rows the trainer may ask for at once, as far as it says."""
-    sizes = (getattr(trainer, name, None) for name in ("batch_size", "eval_batch_size"))
+    said = statement(trainer)
+    sizes = (said.batch_size, said.eval_batch_size)
     return max([256, *(int(size) for size in sizes if isinstance(size, int | np.integer))])

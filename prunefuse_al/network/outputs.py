@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..types import OUTPUTS, Signals
+from ..types import OUTPUTS, Signals, statement
 
 SOFTMAX, SIGMOID, VALUES = OUTPUTS
 STATED = (SOFTMAX, "softmax_probabilities", SIGMOID, "sigmoid_probabilities", VALUES)
@@ -133,14 +133,14 @@ def of_loss(loss: Any) -> Outputs | None:
 
 
 def of_trainer(trainer: Any) -> Outputs | None:
-    """Return what the networks that a trainer trains give: its attribute `outputs`, "auto" being what its loss says.
+    """Return what the networks that a trainer trains give: the `outputs` it states, "auto" being what its loss says.
 
     None where nothing says so: then they are read as logits of classes.
     """
-    stated = getattr(trainer, "outputs", None)
-    if stated == "auto":
-        return of_loss(getattr(trainer, "loss", None))
-    return Outputs.named(stated) if isinstance(stated, str) else None
+    said = statement(trainer)
+    if isinstance(said.outputs, str) and said.outputs == "auto":
+        return of_loss(said.loss)
+    return Outputs.named(said.outputs) if isinstance(said.outputs, str) else None
 
 
 def seen_by_scorers(signals: Signals, outputs: Outputs | None) -> Signals:
