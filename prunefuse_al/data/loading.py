@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from .. import checks
-from ..errors import InputError, NoEffectWarning, NonFiniteError, PruneFuseError
+from ..errors import InputError, NoEffectWarning, NonFiniteError, PruneFuseError, warn
 from .arrays import describe_rows, leaves, map_leaves, nonfinite_rows
 from .datasets import ArrayDataset, PairedDataset, RowSubset, read_items, row_given
 from .items import Collate, Columns, Parts, collate_parts, columns_of, is_number, split_item
@@ -109,12 +108,9 @@ class BatchLoader:
             yield rows, x, y, w
 
     def _warn(self, left_out: list[str]) -> None:
-        warnings.warn(
-            f"items of the dataset have {', '.join(map(repr, left_out))}, which {self._network}.forward does not take: "
-            "left out",
-            NoEffectWarning,
-            stacklevel=2,
-        )
+        names = ", ".join(map(repr, left_out))
+        words = f"items of the dataset have {names}, which {self._network}.forward does not take: left out"
+        warn(words, NoEffectWarning)
 
 
 def batches(dataset: Any, batch_size: int, *, order: Tensor | None = None, **options: Any) -> Iterator[Batch]:
