@@ -9,13 +9,11 @@ from .arrays import leaves as leaves
 from .arrays import map_leaves as map_leaves
 from .arrays import nonfinite_rows as nonfinite_rows
 from .arrays import refuse_missing as refuse_missing
-from .datasets import ArrayDataset as ArrayDataset
 from .datasets import as_dataset as as_dataset
 from .datasets import given_labels as given_labels
 from .datasets import has_labels as has_labels
 from .datasets import labels_of as labels_of
 from .datasets import split_item as split_item
-from .datasets import split_row as split_row
 from .datasets import subset as subset
 from .datasets import to_dataset as to_dataset
 from .files import replacing as replacing
@@ -28,4 +26,9 @@ from .loading import check_finite as check_finite
 from .loading import check_reading as check_reading
 from .randomness import fresh_seed as fresh_seed
 from .randomness import isolated_rng as isolated_rng
+from .stores import ArrayDataset as ArrayDataset
+from .stores import Rows as Rows
+from .stores import read_items as read_items
+from .stores import split_row as split_row
+from .stores import split_rows as split_rows
 from .turns import alone as alone
