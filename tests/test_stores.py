@@ -220,7 +220,7 @@ def test_items_are_asked_for_in_batches_through_whatever_is_around_them(asker: A
     data = Counting()
     whole = wrapped(data)
     asker(whole)
-    assert sum(data.asked) >= 70 or asker is labels_of
+    assert sum(data.asked) >= 64 or asker is labels_of
     single = data.asked.count(1)
     assert single <= 3, f"{single} rows were read one by one of {sum(data.asked)}"  # whether there are labels
 
