@@ -19,6 +19,7 @@ from .datasets import to_dataset as to_dataset
 from .files import replacing as replacing
 from .files import reserve as reserve
 from .files import shortage as shortage
+from .files import sync_folder as sync_folder
 from .items import Collate as Collate
 from .loading import Batch as Batch
 from .loading import BatchLoader as BatchLoader

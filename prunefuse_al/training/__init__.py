@@ -4,13 +4,13 @@ from ..network import fold_batchnorm as fold_batchnorm
 from ..network import recalibrate_batchnorm as recalibrate_batchnorm
 from .distillation import Distillation as Distillation
 from .functions import FunctionTrainer as FunctionTrainer
+from .plan import TrainingHistory as TrainingHistory
 from .progressive import ProgressivePruning as ProgressivePruning
 from .recording import Recorder as Recorder
 from .recording import Snapshot as Snapshot
 from .shrink_perturb import ShrinkPerturb as ShrinkPerturb
 from .stopping import EarlyStopping as EarlyStopping
 from .trainer import TorchTrainer as TorchTrainer
-from .trainer import TrainingHistory as TrainingHistory
 
 # What other rooms of the package use of this one.
 # isort: split
