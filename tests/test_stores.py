@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import blobs, mlp
+from fakes import blobs, mlp, trainer
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from prunefuse_al import FunctionTrainer, PrunedProxySelector, PruneFuseEstimator, TorchTrainer
+from prunefuse_al import FunctionTrainer, PrunedProxySelector, PruneFuseEstimator
 from prunefuse_al.data import Rows, as_dataset, check_finite, labels_of, subset
 from prunefuse_al.errors import InputError, PruneFuseError
 from prunefuse_al.training import recalibrate_batchnorm
@@ -49,10 +49,6 @@ def shards(tmp_path: Any) -> Shards:
     for file, part in zip(files, np.split(table, [40, 80]), strict=True):
         np.save(file, part)
     return Shards(files)
-
-
-def trainer(**options: Any) -> TorchTrainer:
-    return TorchTrainer(3, 16, device="cpu", progress=False, **options)
 
 
 def test_a_store_of_the_users_own_is_trained_on_and_read_by_batches(shards: Shards) -> None:
