@@ -1,4 +1,8 @@
-"""Rows in, batches out."""
+"""Rows in, batches out.
+
+Whatever holds rows (arrays, memory maps, datasets, a store of your own: `Rows`) is read here, batch by batch and in any
+order; what cannot be read as it was meant is refused here. Beside that: seeds, files that appear whole, and turns.
+"""
 
 from .arrays import as_arrays as as_arrays
 from .arrays import as_weights as as_weights

@@ -1,4 +1,7 @@
-"""Training any torch network: the trainer, what it can be given, and what keeps batch norm right."""
+"""Training any torch network: `TorchTrainer`, what it can be given, and loops of your own.
+
+What a loss takes is checked before anything is trained; a network keeps its last good weights whatever happens.
+"""
 
 from ..network import fold_batchnorm as fold_batchnorm
 from ..network import recalibrate_batchnorm as recalibrate_batchnorm
