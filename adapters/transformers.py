@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from prunefuse_al.adapters import require_host
-from prunefuse_al.data import split_item
+from prunefuse_al.data import read_items, split_item
 from prunefuse_al.errors import InputError
 from prunefuse_al.training import FunctionTrainer
 
@@ -92,5 +92,8 @@ class _Named(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        x, y, _ = split_item(self.dataset[row])
-        return {**x, "labels": y}
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: list[int]) -> list[dict[str, Any]]:
+        """Return the items of several rows, read at once where the dataset can."""
+        return [{**x, "labels": y} for x, y, _ in map(split_item, read_items(self.dataset, rows))]

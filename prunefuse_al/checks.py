@@ -6,6 +6,7 @@ is not whole is never cut off.
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 import os
@@ -116,6 +117,19 @@ def methods(name: str, value: Any, wanted: Iterable[str], what: str) -> Any:
     if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in wanted):
         raise refused(name, value, what)
     return value
+
+
+def takes(function: Callable[..., Any], argument: str) -> bool:
+    """Tell whether a function can be given an argument by that name: it has such a parameter, or ``**kwargs``.
+
+    What does not say what it takes, as some functions written in C, takes nothing by name.
+    """
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return False
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return any(p.kind is p.VAR_KEYWORD or (p.kind in by_name and p.name == argument) for p in parameters)
 
 
 def path(name: str, value: Any, what: str = "a path, as a str or a pathlib.Path") -> str:

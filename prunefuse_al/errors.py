@@ -1,12 +1,17 @@
 """Every exception and warning of the library; messages state the call, the fact with numbers, and the remedy."""
 
+from __future__ import annotations
+
 import os
 import sys
+import sysconfig
 import warnings
+from types import FrameType
 
 from sklearn.exceptions import NotFittedError as _SklearnNotFittedError
 
-_HERE = os.path.dirname(__file__) + os.sep
+_PACKAGE = __name__.partition(".")[0]
+_INSTALLED = tuple(sysconfig.get_path(kind) + os.sep for kind in ("stdlib", "purelib", "platlib"))
 
 
 class PruneFuseError(Exception):
@@ -66,8 +71,25 @@ class FallbackWarning(UserWarning):
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warn at the line of the caller outside this library, however deep inside it the warning arises."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level)
+    """Warn, and point at the line of the user's that led here, through however many calls of the library.
+
+    That is the innermost one that is neither of this package nor of what is installed beside it (a host, torch, the
+    standard library); where there is none, the innermost that is not of this package.
+    """
+    frame = _users(sys._getframe(1))
+    module = frame.f_globals.get("__name__", "<unknown>")
+    registry = frame.f_globals.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(message, category, frame.f_code.co_filename, frame.f_lineno, module, registry)
+
+
+def _users(frame: FrameType) -> FrameType:
+    """Return the frame that `warn` points at, going out from `frame`."""
+    outside: FrameType | None = None
+    here: FrameType | None = frame
+    while here is not None:
+        if here.f_globals.get("__name__", "").partition(".")[0] != _PACKAGE:
+            if not here.f_code.co_filename.startswith((*_INSTALLED, "<frozen ")):
+                return here
+            outside = outside or here
+        here = here.f_back
+    return outside or frame

@@ -6,7 +6,6 @@ Shape letters: n samples, c classes, d feature width, t stochastic passes, k pic
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
@@ -244,12 +243,6 @@ def epochs_of(trainer: Any) -> int | None:
         return checks.whole("epochs", statement(trainer).epochs)
     except InputError:
         return None
-
-
-def takes(function: Any, name: str) -> bool:
-    """Tell whether a function can be called with an argument of that name."""
-    parameters = inspect.signature(function).parameters.values()
-    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 _NUMBERS = "an array, a tensor or a list of numbers"

@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from prunefuse_al import PrunedProxySelector, TorchTrainer
 from prunefuse_al.errors import NonFiniteError
-from prunefuse_al.types import Signals
+from prunefuse_al.types import Selection, Signals
 
 T = TypeVar("T")
 
@@ -37,6 +39,67 @@ def mlp(*widths: int, seed: int = 0, dtype: Any = torch.float32) -> nn.Sequentia
         return nn.Sequential(*layers[:-1])
 
     return seeded(make, seed)
+
+
+def batch_norm() -> nn.Module:
+    """Return a perceptron from 6 columns to 3 classes with two batch norms, always the same."""
+    return seeded(
+        lambda: nn.Sequential(
+            *(nn.Linear(6, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU()),
+            *(nn.Linear(16, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 3)),
+        )
+    )
+
+
+def trainer(epochs: int = 3, batch_size: int = 16, **options: Any) -> TorchTrainer:
+    """Return a trainer that is soon done, on the CPU, and silent."""
+    return TorchTrainer(epochs, batch_size, **{"device": "cpu", "progress": False, **options})
+
+
+def selector(model: nn.Module | None = None, pruning_ratio: Any = 0.5, **options: Any) -> PrunedProxySelector:
+    """Return a selector with a seed, of a perceptron from 6 columns to 3 classes unless a network is given."""
+    network = mlp(6, 16, 3) if model is None else model
+    return PrunedProxySelector(network, pruning_ratio, **{"trainer": trainer(), "random_state": 0, **options})
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of all parameters and buffers by name."""
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Tell whether two dicts of tensors have the same names and, bit for bit, values."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def assert_same(left: nn.Module, right: nn.Module) -> None:
+    """Raise `AssertionError` unless two networks hold the same values, saying which differ."""
+    torch.testing.assert_close(left.state_dict(), right.state_dict(), rtol=0, atol=0)
+
+
+class Items(Dataset[Any]):
+    """A list as a dataset; an exception among the items is raised."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, row: int) -> Any:
+        if isinstance(self.items[row], Exception):
+            raise self.items[row]
+        return self.items[row]
+
+
+class Spread:
+    """A scorer of batches: picks the candidates whose features are farthest from the mean one."""
+
+    needs = frozenset({"features"})
+
+    def select(self, signals: Any, k: int, *, rng: Any = None) -> Selection:
+        far = (signals.features - signals.features.mean(0)).norm(dim=1)
+        return Selection(signals.indices[far.argsort(descending=True)[:k]])
 
 
 def run_script(script: Path, folder: Path, *options: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import assert_same_picks, blobs, mlp
+from fakes import assert_same, assert_same_picks, blobs, mlp, trainer
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -20,7 +20,6 @@ from prunefuse_al import (
     PrunedProxySelector,
     PruneFuseEstimator,
     ShrinkPerturb,
-    TorchTrainer,
     prune,
     selector_preset,
 )
@@ -31,17 +30,9 @@ X, Y = blobs(200)
 FALLING = FallingRatio(0.75, 0.25, labels=(40, 160), steps=2)
 
 
-def trainer(**options: Any) -> TorchTrainer:
-    return TorchTrainer(**{"epochs": 3, "batch_size": 16, "progress": False, "device": "cpu", **options})
-
-
 def selector(ratio: Any = 0.5, **options: Any) -> PrunedProxySelector:
     options = {"trainer": trainer(), "random_state": 0, "scorer": "margin", **options}
     return PrunedProxySelector(mlp(6, 16, 16, 3), ratio, **options)
-
-
-def assert_same(left: Any, right: Any) -> None:
-    torch.testing.assert_close(left.state_dict(), right.state_dict(), rtol=0, atol=0)
 
 
 def width(chosen: PrunedProxySelector) -> int:

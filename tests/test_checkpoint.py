@@ -7,9 +7,11 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fakes
 import numpy as np
 import pytest
 import torch
@@ -23,14 +25,13 @@ from prunefuse_al.scorers import Margin
 from prunefuse_al.selector import PrunedProxySelector
 from prunefuse_al.selector.checkpoint import read_file, write_file
 from prunefuse_al.selector.encoding import decode, encode
-from prunefuse_al.training import EarlyStopping, TorchTrainer
+from prunefuse_al.training import EarlyStopping
 from prunefuse_al.training.distillation import Distillation
 
 X, Y = blobs(150)
 
 
-def trainer(**options: Any) -> TorchTrainer:
-    return TorchTrainer(**{"epochs": 3, "progress": False, "device": "cpu", **options})
+trainer = partial(fakes.trainer, batch_size=64)
 
 
 def fitted(**options: Any) -> PrunedProxySelector:

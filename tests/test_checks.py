@@ -56,3 +56,22 @@ def test_what_is_wrong_is_said_by_name(name: str) -> None:
     call, message = REFUSED[name]
     with pytest.raises(InputError, match=re.escape(message)):
         call()
+
+
+def _positional(recorder: Any, /) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "taken"),
+    [
+        (lambda recorder: None, True),
+        (lambda model, *, recorder=None: None, True),
+        (lambda model, **kwargs: None, True),
+        (lambda model, *args: None, False),
+        (_positional, False),
+        (lambda model: None, False),
+        (type, False),  # written in C, and does not say what it takes
+    ],
+)
+def test_what_a_function_can_be_given_by_name(function: Any, taken: bool) -> None:
+    assert checks.takes(function, "recorder") is taken

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from fakes import mlp
+from fakes import Items, mlp
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import (
@@ -81,25 +81,10 @@ def test_every_number_format_arrives_with_its_values(dtype: str) -> None:
 @pytest.mark.parametrize("kind", [torch.uint16, torch.uint32, torch.uint64, torch.bfloat16, torch.int8, torch.bool])
 def test_every_kind_of_tensor_arrives_with_its_values(kind: torch.dtype) -> None:
     tensor = torch.as_tensor(X % 2).to(kind)
-    for data in (as_dataset(tensor), as_dataset(Rows([row for row in tensor]))):
+    for data in (as_dataset(tensor), as_dataset(Items([row for row in tensor]))):
         found = whole(data)[1]
         assert torch.equal(found.double(), torch.as_tensor(X % 2))
         assert found.dtype == (torch.int64 if "uint" in str(kind) else kind)  # of these torch can do little
-
-
-class Rows(Dataset[Any]):
-    """A list as a dataset; an exception among the items is raised."""
-
-    def __init__(self, items: list[Any]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, row: int) -> Any:
-        if isinstance(self.items[row], Exception):
-            raise self.items[row]
-        return self.items[row]
 
 
 class Frame:
@@ -402,7 +387,7 @@ def test_the_estimator_refuses_what_scikit_learn_would_take_for_something_else(
 
 def test_a_row_that_cannot_be_read_is_named_as_the_user_counts() -> None:
     """Whatever the dataset raises, wherever it is read: alone, part of it, with labels beside it, by whoever asks."""
-    damaged = Rows([(torch.zeros(2), row % 2) for row in range(12)])
+    damaged = Items([(torch.zeros(2), row % 2) for row in range(12)])
     damaged.items[7] = OSError("cannot identify image file 'cat.png'")
     trainer = TorchTrainer(1, device="cpu", progress=False)
     says = r"row 7 of the data cannot be read: OSError: cannot identify image file 'cat.png'"
@@ -434,19 +419,19 @@ def test_a_row_that_cannot_be_read_is_named_as_the_user_counts() -> None:
         sound.fit(Subset(damaged, [8, 7, 6]))
 
 
-class AtOnce(Rows):
+class AtOnce(Items):
     """Reads several items at once, as `datasets.Dataset` does."""
 
     def __getitems__(self, rows: list[int]) -> list[Any]:
         return [self[row] for row in rows]
 
 
-class Short(Rows):
+class Short(Items):
     def __getitems__(self, rows: list[int]) -> list[Any]:
         return [self[row] for row in rows[1:]]
 
 
-class NotAtOnce(Rows):
+class NotAtOnce(Items):
     def __getitems__(self, rows: list[int]) -> list[Any]:
         raise KeyError(rows)
 
@@ -470,7 +455,7 @@ def test_rows_read_at_once_are_named_too(make: Any, says: str) -> None:
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("full"), NonFiniteError("ours")])
 def test_what_is_no_fault_of_a_row_stays_what_it_is(error: Exception) -> None:
     with pytest.raises(type(error)):
-        list(batches(Rows([error]), 1))
+        list(batches(Items([error]), 1))
 
 
 def test_pictures_of_different_sizes_are_named_as_the_reason() -> None:

@@ -7,9 +7,11 @@ import copy
 import pickle
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fakes
 import numpy as np
 import pytest
 import torch
@@ -36,8 +38,7 @@ X, Y = (values.numpy() for values in blobs(150))
 WORDS = np.array(["pear", "apple", "fig"])[Y]
 
 
-def quick(**options: Any) -> TorchTrainer:
-    return TorchTrainer(**{"epochs": 20, "batch_size": 16, "progress": False, "device": "cpu", **options})
+quick = partial(fakes.trainer, epochs=20)
 
 
 def estimator(**options: Any) -> PruneFuseEstimator:

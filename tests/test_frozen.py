@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import itertools
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fakes
 import pytest
 import torch
 from fakes import PlainTrainer, blobs, mlp, seeded
@@ -38,8 +40,7 @@ CROSSES = ("preserve", "copy", 0.5, 0.0)
 quietly = pytest.mark.filterwarnings("ignore::prunefuse_al.errors.FallbackWarning")
 
 
-def trainer(**options: Any) -> TorchTrainer:
-    return TorchTrainer(**{"epochs": 3, "batch_size": 16, "progress": False, "device": "cpu", "lr": 0.1, **options})
+trainer = partial(fakes.trainer, lr=0.1)
 
 
 def shaken(module: nn.Module, *, frozen_too: bool = False) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import mlp, seeded
+from fakes import Items, mlp, seeded
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, TensorDataset
@@ -220,19 +220,6 @@ def test_what_cannot_be_put_together_is_said(call: Any, says: str) -> None:
 # ---- what an item's entries are ----
 
 X = torch.linspace(-1, 1, 24).view(12, 2)
-
-
-class Items(Dataset[Any]):
-    """A list as a dataset."""
-
-    def __init__(self, items: list[Any]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, row: int) -> Any:
-        return self.items[row]
 
 
 def plain(**options: Any) -> TorchTrainer:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import fakes
 import numpy as np
 import pytest
 import scipy.sparse
@@ -16,20 +18,14 @@ from torch import Tensor, nn
 import prunefuse_al.errors as errors
 from prunefuse_al.estimator import PruneFuseEstimator
 from prunefuse_al.selector import PrunedProxySelector
-from prunefuse_al.training import TorchTrainer
 
 X, Y = blobs(90)
 BAD_X = X.clone()
 BAD_X[[4, 71], 0] = torch.tensor([float("nan"), float("inf")])
 
 
-def trainer(**options: Any) -> TorchTrainer:
-    return TorchTrainer(**{"epochs": 2, "progress": False, "device": "cpu", **options})
-
-
-def selector(model: nn.Module | None = None, ratio: float = 0.5, **options: Any) -> PrunedProxySelector:
-    model = mlp(6, 16, 3) if model is None else model
-    return PrunedProxySelector(model, ratio, **{"trainer": trainer(), "random_state": 0, **options})
+trainer = partial(fakes.trainer, epochs=2, batch_size=64)
+selector = partial(fakes.selector, trainer=trainer())
 
 
 def fitted() -> PrunedProxySelector:
@@ -50,9 +46,9 @@ PICTURES = torch.zeros(90, 1, 6, 6)
 
 CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "no prunable layer": (lambda: selector(mlp(6, 3)).fit(X, Y), errors.PruningError, r"nothing.*pruning_ratio=0"),
-    "ratio of 1": (lambda: selector(ratio=1.0), errors.InputError, r"pruning_ratio=1\.0.*0 <= p < 1"),
-    "ratio below 0": (lambda: selector(ratio=-0.5), errors.InputError, r"pruning_ratio=-0\.5"),
-    "ratio as a word": (lambda: selector(ratio="half"), errors.InputError, "pruning_ratio='half'"),  # type: ignore[arg-type]
+    "ratio of 1": (lambda: selector(pruning_ratio=1.0), errors.InputError, r"pruning_ratio=1\.0.*0 <= p < 1"),
+    "ratio below 0": (lambda: selector(pruning_ratio=-0.5), errors.InputError, r"pruning_ratio=-0\.5"),
+    "ratio as a word": (lambda: selector(pruning_ratio="half"), errors.InputError, "pruning_ratio='half'"),  # type: ignore[arg-type]
     "labels beyond the head": (lambda: selector().fit(X, Y + 9), errors.InputError, r"11.*3 outputs"),
     "labels below 0": (lambda: selector().fit(X, Y - 1), errors.InputError, "-1"),
     "empty pool": (lambda: fitted().query(X[:0], 1), errors.InputError, "0 rows"),

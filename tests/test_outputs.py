@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from functools import partial
 from typing import Any, ClassVar
 
+import fakes
 import numpy as np
 import pytest
 import torch
@@ -39,8 +41,7 @@ VALUES = (X @ W[:, :1]).tanh()
 BCE = nn.BCEWithLogitsLoss()
 
 
-def trainer(epochs: int = 40, **options: Any) -> TorchTrainer:
-    return TorchTrainer(epochs, 32, **{"device": "cpu", "progress": False, "lr": 0.1, **options})
+trainer = partial(fakes.trainer, epochs=40, batch_size=32, lr=0.1)
 
 
 def network(width: int, *tail: nn.Module) -> nn.Sequential:
@@ -138,7 +139,7 @@ def test_core_sets_advice_and_v2_with_one_output() -> None:
         X[:2],
         labelled=(X, ONE.float()),
         ratios=[0.5],
-        trainer=trainer(2, loss=BCE),
+        trainer=trainer(epochs=2, loss=BCE),
         repeats=1,
         trial_epochs=2,
     )
@@ -148,13 +149,13 @@ def test_core_sets_advice_and_v2_with_one_output() -> None:
         X[:2],
         labelled=(X, LABELS),
         ratios=[0.5],
-        trainer=trainer(2, loss=BCE),
+        trainer=trainer(epochs=2, loss=BCE),
         repeats=1,
         trial_epochs=2,
         scorer="ml_entropy",
     )
     assert np.isfinite(several.rows[0].agreement.spearman)
-    alone = advise(network(1), X[:2], ratios=[0.5], trainer=trainer(2, loss=BCE), repeats=1)
+    alone = advise(network(1), X[:2], ratios=[0.5], trainer=trainer(epochs=2, loss=BCE), repeats=1)
     assert alone.rows[0].timing.train.median > 0
 
 
@@ -386,5 +387,5 @@ def test_importance_reads_labels_as_the_loss_does(importance: str, y: Tensor, wi
 
 def test_early_stopping_holds_rows_out_for_every_kind() -> None:
     for y, width, loss in ((ONE, 1, BCE), (LABELS, 4, BCE), (VALUES, 1, nn.MSELoss())):
-        history = trainer(3, loss=loss, early_stopping=EarlyStopping()).fit(network(width), (X, y), seed=0)
+        history = trainer(epochs=3, loss=loss, early_stopping=EarlyStopping()).fit(network(width), (X, y), seed=0)
         assert all(np.isfinite(row["val_loss"]) for row in history.epochs)

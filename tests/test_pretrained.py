@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fakes
 import numpy as np
 import pytest
 import torch
-from fakes import PlainTrainer, assert_same_picks, blobs, mlp, seeded
+from fakes import PlainTrainer, assert_same_picks, blobs, mlp, seeded, trainer
 from torch import Tensor, nn
 
-from prunefuse_al import ProgressivePruning, PrunedProxySelector, PruneFuseEstimator, TorchTrainer, prune
+from prunefuse_al import ProgressivePruning, PrunedProxySelector, PruneFuseEstimator, prune
 from prunefuse_al.errors import CheckpointError, InputError, NonFiniteError, NotFittedError
 from prunefuse_al.selector.state import Uncut
 
 X, Y = blobs(240)
 POOL = X[120:]
-
-
-def trainer(**options: Any) -> TorchTrainer:
-    return TorchTrainer(**{"epochs": 3, "batch_size": 16, "progress": False, "device": "cpu", **options})
 
 
 def fresh(seed: int = 0) -> nn.Module:
@@ -42,8 +40,7 @@ def trained() -> nn.Module:
     return network
 
 
-def selector(model: nn.Module, **options: Any) -> PrunedProxySelector:
-    return PrunedProxySelector(model, **{"trainer": trainer(), "random_state": 0, "scorer": "margin", **options})
+selector = partial(fakes.selector, scorer="margin")
 
 
 def accuracy(module: nn.Module) -> float:

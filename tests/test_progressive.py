@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fakes
 import numpy as np
 import pytest
 import torch
-from fakes import PlainTrainer, blobs, mlp, seeded
+from fakes import PlainTrainer, assert_same, batch_norm, blobs, mlp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from laws.random_networks import Spec, build, example, specs
 from torch import Tensor, nn
 
-from prunefuse_al import ProgressivePruning, PrunedProxySelector, TorchTrainer, prune
+from prunefuse_al import ProgressivePruning, PrunedProxySelector, prune
 from prunefuse_al.errors import FusionError, InputError, PruningError
 from prunefuse_al.network.states import named_tensors
 from prunefuse_al.pruning import rebuild
@@ -26,17 +28,7 @@ X, Y = blobs(160)
 WIDTHS = (6, 16, 12, 3)
 
 
-def trainer(**options: Any) -> TorchTrainer:
-    return TorchTrainer(**{"epochs": 5, "batch_size": 16, "progress": False, "device": "cpu", "lr": 0.1, **options})
-
-
-def batch_norm() -> nn.Module:
-    return seeded(
-        lambda: nn.Sequential(
-            *(nn.Linear(6, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU()),
-            *(nn.Linear(16, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 3)),
-        )
-    )
+trainer = partial(fakes.trainer, epochs=5, lr=0.1)
 
 
 def selector(model: nn.Module | None = None, **options: Any) -> PrunedProxySelector:
@@ -46,10 +38,6 @@ def selector(model: nn.Module | None = None, **options: Any) -> PrunedProxySelec
 
 def widths(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in named_tensors(module).items()}
-
-
-def assert_same(left: nn.Module, right: nn.Module) -> None:
-    torch.testing.assert_close(left.state_dict(), right.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

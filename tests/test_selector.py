@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import PlainTrainer, assert_same_picks, blobs, mlp, seeded
+from fakes import PlainTrainer, assert_same_picks, blobs, mlp, same, seeded, weights
 from torch import Tensor, nn
 
 from prunefuse_al.errors import BudgetError, FallbackWarning, FusionError, InputError, NonFiniteError, NotFittedError
@@ -27,14 +27,6 @@ X, Y = blobs(160)
 def selector(ratio: float = 0.5, **options: Any) -> PrunedProxySelector:
     options = {"trainer": PlainTrainer(), "random_state": 0, "fine_tune_lr_scale": None, **options}
     return PrunedProxySelector(mlp(6, 16, 12, 3), ratio, **options)
-
-
-def state_of(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same_state(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_the_loop() -> None:
@@ -62,23 +54,23 @@ def test_the_loop() -> None:
 
 def test_the_users_network_is_never_changed() -> None:
     model: Any = mlp(6, 16, 3).train()
-    before = state_of(model)
+    before = weights(model)
     chosen = PrunedProxySelector(model, trainer=PlainTrainer(), random_state=0, fine_tune_lr_scale=None)
     chosen.fit(X, Y).fit_target()
-    assert same_state(state_of(model), before)
+    assert same(weights(model), before)
     assert model.training
-    fused = state_of(chosen.fuse())
+    fused = weights(chosen.fuse())
     with torch.no_grad():
         model[0].weight.zero_()  # nor does changing it later change the selector
-    assert same_state(state_of(chosen.fuse()), fused)
+    assert same(weights(chosen.fuse()), fused)
 
 
 def test_every_round_starts_from_the_same_pruned_weights() -> None:
     chosen, fresh = selector(), selector()
-    first = state_of(chosen.fit(X[:40], Y[:40]).model)
+    first = weights(chosen.fit(X[:40], Y[:40]).model)
     chosen.fit(X[40:], Y[40:])
-    assert same_state(state_of(chosen.fit(X[:40], Y[:40]).model), first)
-    assert same_state(state_of(fresh.fit(X[:40], Y[:40]).model), first)
+    assert same(weights(chosen.fit(X[:40], Y[:40]).model), first)
+    assert same(weights(fresh.fit(X[:40], Y[:40]).model), first)
 
 
 def test_warm_start_goes_on() -> None:
@@ -99,21 +91,21 @@ def test_fused_equals_proxy_before_fine_tuning() -> None:
 def test_pruning_ratio_zero_is_the_dense_baseline() -> None:
     dense, model = selector(0), mlp(6, 16, 12, 3)
     PlainTrainer().fit(model, torch.utils.data.TensorDataset(X, Y))
-    assert same_state(state_of(dense.fit(X, Y).model), state_of(model))
+    assert same(weights(dense.fit(X, Y).model), weights(model))
     assert dense.costs.ratio() == 1.0
-    assert same_state(state_of(dense.fuse()), state_of(model))
+    assert same(weights(dense.fuse()), weights(model))
 
 
 def test_another_network_selects_and_nothing_is_fused() -> None:
     other = mlp(6, 4, 3)
     chosen = selector(proxy=other).fit(X, Y)
     assert len(chosen.query(X, 3)) == 3
-    assert same_state(state_of(other), state_of(mlp(6, 4, 3)))
+    assert same(weights(other), weights(mlp(6, 4, 3)))
     with pytest.raises(FusionError, match="fit_target"):
         chosen.fuse()
     target, alone = chosen.fit_target(), mlp(6, 16, 12, 3)
     PlainTrainer().fit(alone, torch.utils.data.TensorDataset(X, Y))
-    assert same_state(state_of(target), state_of(alone))
+    assert same(weights(target), weights(alone))
 
 
 GIVEN = {"logits", "features", "labels", "labelled_features"}  # what comes of a plain trainer
@@ -270,13 +262,13 @@ def test_bad_rows_of_a_pool_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_failed_fit_changes_nothing() -> None:
     chosen = selector().fit(X, Y)
-    before, rows, picked = state_of(chosen.model), chosen.costs.rows(), chosen.query(X, 4)
+    before, rows, picked = weights(chosen.model), chosen.costs.rows(), chosen.query(X, 4)
     rows = chosen.costs.rows()
     with pytest.raises(NonFiniteError):
         chosen.fit(torch.full_like(X, float("nan")), Y)
     with pytest.raises(InputError, match="no labels"):
         chosen.fit(X)
-    assert same_state(state_of(chosen.model), before)
+    assert same(weights(chosen.model), before)
     assert (chosen.round, chosen.costs.rows()) == (1, rows)
     np.testing.assert_array_equal(chosen.query(X, 4), picked)
 
@@ -406,7 +398,7 @@ def test_statistics_are_estimated_again_where_fusing_made_them_wrong(cross: Any)
         with pytest.raises(NotFittedError, match="pass it to fuse"):
             pickle.loads(pickle.dumps(chosen)).fuse()
     again = pickle.loads(pickle.dumps(chosen)).fuse(X)
-    assert same_state(state_of(again), state_of(target))
+    assert same(weights(again), weights(target))
 
 
 def test_a_pretrained_network_is_recalibrated_once_after_pruning() -> None:
@@ -423,8 +415,8 @@ def test_the_target_is_fine_tuned_at_a_lower_rate() -> None:
     rates: list[float] = []
     for scale in (0.2, None):
         chosen = PrunedProxySelector(pictures(), trainer=trainer, random_state=0, fine_tune_lr_scale=scale).fit(X, Y)
-        before = state_of(chosen.fuse())
-        after = state_of(chosen.fit_target())
+        before = weights(chosen.fuse())
+        after = weights(chosen.fit_target())
         rates.append(float(sum((after[name].double() - before[name].double()).abs().sum() for name in before)))
     assert rates[0] < rates[1]
     assert trainer.lr_scale == 1.0  # the user's object is not touched
@@ -434,12 +426,12 @@ def test_distillation_is_taught_by_the_proxy_and_paid_for() -> None:
     trainer = torch_trainer(epochs=3)
     plain = PrunedProxySelector(pictures(), trainer=trainer, random_state=0).fit(X, Y)
     taught = PrunedProxySelector(pictures(), trainer=trainer, random_state=0, distillation=Distillation(0.9)).fit(X, Y)
-    proxy = state_of(taught.model)
-    targets = [state_of(each.fit_target()) for each in (plain, taught)]
-    assert not same_state(*targets)
+    proxy = weights(taught.model)
+    targets = [weights(each.fit_target()) for each in (plain, taught)]
+    assert not same(*targets)
     assert taught.costs.rows()[-1].forward_macs > plain.costs.rows()[-1].forward_macs
     assert taught.costs.rows()[-1].backward_macs == plain.costs.rows()[-1].backward_macs
-    assert same_state(state_of(taught.model), proxy)
+    assert same(weights(taught.model), proxy)
     assert trainer.distillation is None
     with pytest.raises(InputError, match="PlainTrainer has no `distillation`"):
         selector(distillation=Distillation()).fit(X, Y).fit_target()
@@ -460,7 +452,7 @@ def _to_float(x: Tensor) -> Tensor:
 
 def test_deep_copies_share_the_data() -> None:
     chosen = selector().fit(X, Y)
-    assert same_state(state_of(copy.deepcopy(chosen).fit_target()), state_of(chosen.fit_target()))
+    assert same(weights(copy.deepcopy(chosen).fit_target()), weights(chosen.fit_target()))
 
 
 def test_sync_and_another_network_exclude_each_other() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fakes
 import pytest
 import torch
 from fakes import PlainTrainer, blobs, mlp
@@ -20,9 +22,7 @@ X, Y = blobs(90)
 KINDS = {"taylor": Taylor, "hessian": Hessian}
 
 
-def selector(model: nn.Module | None = None, **options: Any) -> PrunedProxySelector:
-    options = {"trainer": TorchTrainer(1, progress=False, device="cpu"), "random_state": 0, **options}
-    return PrunedProxySelector(mlp(6, 16, 3) if model is None else model, 0.5, **options)
+selector = partial(fakes.selector, trainer=fakes.trainer(1, 64))
 
 
 def kept(fitted: PrunedProxySelector) -> list[int]:

@@ -14,17 +14,18 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import fakes
 import numpy as np
 import pytest
 import torch
-from fakes import blobs, seeded
+from fakes import blobs, same, seeded, weights
 from joblib import parallel_config
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from prunefuse_al import FunctionTrainer, PrunedProxySelector, PruneFuseEstimator, TorchTrainer, prune
+from prunefuse_al import FunctionTrainer, PrunedProxySelector, PruneFuseEstimator, prune
 from prunefuse_al.costs.ledger import CostLedger, CostRow, macs
 from prunefuse_al.data.randomness import isolated_rng
 from prunefuse_al.data.turns import alone
@@ -70,12 +71,8 @@ def dropping() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3))
 
 
-def trainer(epochs: int = 1, **options: Any) -> TorchTrainer:
-    return TorchTrainer(epochs, 16, device="cpu", progress=False, **options)
-
-
-def selector(network: nn.Module, **options: Any) -> PrunedProxySelector:
-    return PrunedProxySelector(network, **{"trainer": trainer(), "random_state": 0, **options})
+trainer = partial(fakes.trainer, epochs=1)
+selector = partial(fakes.selector, trainer=trainer())
 
 
 def at_once(threads: int, calls: list[Callable[[], Any]]) -> list[Any]:
@@ -90,14 +87,6 @@ def at_once(threads: int, calls: list[Callable[[], Any]]) -> list[Any]:
     with ThreadPoolExecutor(threads) as pool:
         futures = [pool.submit(begin, number, call) for number, call in enumerate(calls)]
         return [future.result(300) for future in futures]
-
-
-def weights(network: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 @contextmanager
@@ -146,10 +135,18 @@ def whole_method(network: nn.Module, data: Tensor, scorer: str, **options: Any) 
 def test_selectors_at_once_do_what_they_do_alone() -> None:
     methods = [
         partial(whole_method, seeded(pictures), PICTURES, "k_center"),
-        partial(whole_method, seeded(pictures), PICTURES, "entropy", trainer=trainer(2, channels_last=True)),
+        partial(whole_method, seeded(pictures), PICTURES, "entropy", trainer=trainer(epochs=2, channels_last=True)),
         partial(whole_method, seeded(Words), WORDS, "margin"),
-        partial(whole_method, seeded(dropping), X, "bald", trainer=trainer(3)),
-        partial(whole_method, seeded(dropping), X, "badge", sync_every=2, target_trainer=trainer(), trainer=trainer(2)),
+        partial(whole_method, seeded(dropping), X, "bald", trainer=trainer(epochs=3)),
+        partial(
+            whole_method,
+            seeded(dropping),
+            X,
+            "badge",
+            sync_every=2,
+            target_trainer=trainer(),
+            trainer=trainer(epochs=2),
+        ),
     ]
     expected = [method() for method in methods]
     for (*picks, proba, target), (*its, its_proba, its_target) in zip(at_once(5, methods), expected, strict=True):
@@ -333,7 +330,7 @@ def test_copies_pickles_and_files_made_meanwhile_answer_the_same(tmp_path: Path)
 
 @pytest.mark.parametrize("threads", [2, 20])
 def test_one_estimator_asked_and_trained_by_threads(threads: int) -> None:
-    est = PruneFuseEstimator(seeded(dropping), trainer=trainer(3), random_state=0).fit(X.numpy(), Y.numpy())
+    est = PruneFuseEstimator(seeded(dropping), trainer=trainer(epochs=3), random_state=0).fit(X.numpy(), Y.numpy())
     proba, picked = est.predict_proba(X.numpy()), est.query(X.numpy(), 4)
     calls: list[Callable[[], Any]] = [
         lambda: est.predict_proba(X.numpy()),
@@ -348,7 +345,7 @@ def test_one_estimator_asked_and_trained_by_threads(threads: int) -> None:
 
 @pytest.mark.parametrize("backend", ["threading", "loky"])
 def test_scores_do_not_depend_on_where_scikit_learn_fits(backend: str) -> None:
-    est = PruneFuseEstimator(trainer=trainer(4), random_state=0)
+    est = PruneFuseEstimator(trainer=trainer(epochs=4), random_state=0)
     data, labels = X.numpy(), Y.numpy()
     expected = cross_val_score(est, data, labels, cv=4)
     with parallel_config(backend, n_jobs=2, inner_max_num_threads=1 if backend == "loky" else None):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fakes
 import numpy as np
 import pytest
 import torch
-from fakes import PlainTrainer, blobs, mlp, seeded
+from fakes import PlainTrainer, assert_same, batch_norm, blobs, mlp, seeded
 from torch import Tensor, nn
 
-from prunefuse_al import PrunedProxySelector, TorchTrainer, prune
+from prunefuse_al import PrunedProxySelector, prune
 from prunefuse_al.errors import CostWarning, InputError, NonFiniteError
 from prunefuse_al.network.states import named_tensors
 from prunefuse_al.selector.state import Trained
@@ -36,18 +38,10 @@ class PreNorm(nn.Module):
         return logits
 
 
-def batch_norm() -> nn.Module:
-    return nn.Sequential(
-        *(nn.Linear(6, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU()),
-        *(nn.Linear(16, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 3)),
-    )
+NETWORKS = {"plain": lambda: mlp(6, 16, 12, 3), "batch": batch_norm, "layer": lambda: seeded(PreNorm)}
 
 
-NETWORKS = {"plain": lambda: mlp(6, 16, 12, 3), "batch": lambda: seeded(batch_norm), "layer": lambda: seeded(PreNorm)}
-
-
-def trainer(**options: Any) -> TorchTrainer:
-    return TorchTrainer(**{"epochs": 4, "batch_size": 16, "progress": False, "device": "cpu", **options})
+trainer = partial(fakes.trainer, epochs=4)
 
 
 def selector(network: str = "batch", **options: Any) -> PrunedProxySelector:
@@ -57,10 +51,6 @@ def selector(network: str = "batch", **options: Any) -> PrunedProxySelector:
 
 def stages(chosen: PrunedProxySelector, number: int) -> list[str]:
     return [row.stage for row in chosen.costs.rows() if row.round == number]
-
-
-def assert_same(left: nn.Module, right: nn.Module) -> None:
-    torch.testing.assert_close(left.state_dict(), right.state_dict(), rtol=0, atol=0)
 
 
 def test_every_second_round_ends_with_a_target_that_is_pruned_next() -> None:

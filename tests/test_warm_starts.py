@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fakes
 import numpy as np
 import pytest
 import torch
-from fakes import PlainTrainer, blobs, mlp, seeded
+from fakes import PlainTrainer, assert_same, batch_norm, blobs, mlp, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws.random_networks import Spec, build, specs
 from sklearn.base import clone
 from torch import nn
 
-from prunefuse_al import PrunedProxySelector, PruneFuseEstimator, ShrinkPerturb, TorchTrainer
+from prunefuse_al import PrunedProxySelector, PruneFuseEstimator, ShrinkPerturb
 from prunefuse_al.errors import InputError
 from prunefuse_al.training import FunctionTrainer, ProgressivePruning
 from prunefuse_al.training.shrink_perturb import shrink_perturb
@@ -24,27 +26,13 @@ from prunefuse_al.training.shrink_perturb import shrink_perturb
 X, Y = blobs(160)
 
 
-def batch_norm() -> nn.Module:
-    return seeded(
-        lambda: nn.Sequential(
-            *(nn.Linear(6, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU()),
-            *(nn.Linear(16, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 3)),
-        )
-    )
-
-
-def trainer(**options: Any) -> TorchTrainer:
-    return TorchTrainer(**{"epochs": 6, "batch_size": 16, "progress": False, "device": "cpu", **options})
+trainer = partial(fakes.trainer, epochs=6)
 
 
 def selector(warm: Any = None, **options: Any) -> PrunedProxySelector:
     warm = ShrinkPerturb() if warm is None else warm
     options = {"trainer": trainer(), "random_state": 0, "scorer": "margin", "warm_start": warm, **options}
     return PrunedProxySelector(batch_norm(), 0.5, **options)
-
-
-def assert_same(left: nn.Module, right: nn.Module) -> None:
-    torch.testing.assert_close(left.state_dict(), right.state_dict(), rtol=0, atol=0)
 
 
 def samples(chosen: PrunedProxySelector) -> list[int]:

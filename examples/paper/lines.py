@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
-import secrets
 from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
+
+from prunefuse_al.data import replacing, sync_folder
 
 Cell = tuple[str, int, int]  # an arm's name, a seed, a round from 0
 
@@ -112,28 +111,7 @@ def ends_a_line(file: FileIO) -> bool:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file beside its place and move it there, so that no one ever reads half of it."""
+    """Put a text in the place of a file, so that no one ever reads half of it; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(part_name(path.name))
-    with part.open("x") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    sync_folder(path.parent)
-
-
-def part_name(name: str) -> str:
-    """Return what a file is called while it is written: by nobody else, on this machine or on another."""
-    host = re.sub(r"[^A-Za-z0-9]+", "-", platform.node())
-    return f".{name}.{host}.{os.getpid()}.{secrets.token_hex(8)}.part"
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names of new files on the disk, where the system can."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    with replacing(path) as file:
+        file.write(text.encode())

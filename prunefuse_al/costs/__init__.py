@@ -1,4 +1,4 @@
-"""What every stage costs: a ledger, the clock, multiply-accumulates."""
+"""What every stage costs: seconds by the clock, samples, multiply-accumulates; kept in a ledger, printed as a table."""
 
 from .ledger import CostLedger as CostLedger
 from .ledger import CostRow as CostRow

@@ -8,7 +8,7 @@ the network's `forward` are left out, with a warning where they are numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,136 +25,18 @@ from torch.utils.data import (
     default_collate,
 )
 
-from ..errors import InputError, PruneFuseError
-from .arrays import (
-    as_arrays,
-    as_labels,
-    as_weights,
-    common_length,
-    leaves,
-    map_leaves,
-    take,
-)
-from .items import describe_entry, raw_labels
+from ..errors import InputError
+from .arrays import as_arrays, as_labels, as_weights, common_length
+from .items import raw_labels
 from .items import split_item as split_item
 from .randomness import isolated_rng
+from .stores import ArrayDataset as ArrayDataset
+from .stores import PairedDataset as PairedDataset
+from .stores import RowSubset as RowSubset
+from .stores import split_row as split_row
+from .stores import split_rows
 
-
-class ArrayDataset(Dataset[Any]):
-    """Rows of arrays kept by reference: whatever a batch needs is read when it is needed.
-
-    Attributes:
-        x: array or tensor [n ...], or a tuple or dict of them.
-        y: labels, int64 [n] (or float [n ...] for soft targets), or None.
-        sample_weight: float64 [n], or None.
-    """
-
-    def __init__(self, x: Any, y: Tensor | None = None, sample_weight: Tensor | None = None) -> None:
-        self.x, self.y, self.sample_weight = x, y, sample_weight
-        self._n = len(leaves(x)[0])
-
-    def __len__(self) -> int:
-        return self._n
-
-    def __getitem__(self, row: int) -> Any:
-        return self.__getitems__([row])[0]
-
-    def __getitems__(self, rows: Sequence[int]) -> list[Any]:
-        """Return the items of several rows, read at once."""
-        x, y, w = self.take(torch.as_tensor(rows))
-        items = [map_leaves(x, lambda leaf, i=i: leaf[i]) for i in range(len(rows))]  # type: ignore[misc]
-        if y is None:
-            return items
-        if w is None:
-            return list(zip(items, y, strict=True))
-        return list(zip(items, y, w, strict=True))
-
-    def take(self, rows: Tensor) -> tuple[Any, Tensor | None, Tensor | None]:
-        """Return (x, y, sample_weight) of `rows`, int64 [b], as new tensors [b ...]."""
-        x = map_leaves(self.x, lambda leaf: take(leaf, rows))
-        y = None if self.y is None else self.y[rows]
-        return x, y, None if self.sample_weight is None else self.sample_weight[rows]
-
-
-class PairedDataset(Dataset[Any]):
-    """A dataset's inputs with labels, and perhaps weights, given beside it; labels of its own are ignored."""
-
-    def __init__(self, dataset: Any, y: Tensor, sample_weight: Tensor | None = None) -> None:
-        self.dataset, self.y, self.sample_weight = dataset, y, sample_weight
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, row: int) -> Any:
-        x, own, _ = split_row(self.dataset, row)
-        if self.y.ndim == 1 and isinstance(own, Tensor | np.ndarray) and own.ndim and own.shape != (1,):
-            raise InputError(
-                f"items of the dataset are (x, {describe_entry(own)}), which is not one label, and y was given beside "
-                "them: several inputs go together as a tuple or dict, ((x, other), None)"
-            )
-        return (x, self.y[row]) if self.sample_weight is None else (x, self.y[row], self.sample_weight[row])
-
-    def take(self, rows: Tensor) -> tuple[Any, Tensor | None, Tensor | None]:
-        """Return (x, y, sample_weight) of `rows`, int64 [b], where the dataset is read by batches."""
-        weights = None if self.sample_weight is None else self.sample_weight[rows]
-        return self.dataset.take(rows)[0], self.y[rows], weights
-
-
-class RowSubset(Dataset[Any]):
-    """Some rows of a dataset, in the order given; see `subset`."""
-
-    def __init__(self, dataset: Any, rows: Tensor) -> None:
-        self.dataset, self.rows = dataset, rows
-
-    def __len__(self) -> int:
-        return int(self.rows.shape[0])
-
-    def __getitem__(self, row: int) -> Any:
-        return read_item(self.dataset, int(self.rows[row]))
-
-    def __getitems__(self, rows: Sequence[int]) -> list[Any]:
-        """Return the items of several rows, read at once where the dataset can."""
-        return read_items(self.dataset, self.rows[list(rows)].tolist())
-
-    def take(self, rows: Tensor) -> tuple[Any, Tensor | None, Tensor | None]:
-        """Return (x, y, sample_weight) of `rows`, int64 [b], counted in this subset."""
-        taken: tuple[Any, Tensor | None, Tensor | None] = self.dataset.take(self.rows[rows])
-        return taken
-
-
-def read_item(dataset: Any, row: int) -> Any:
-    """Return one item of a dataset; what a foreign dataset raises comes back with the number of the row in it."""
-    try:
-        return dataset[row]
-    except (PruneFuseError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # a picture that is damaged, a file that is gone: anything
-        raise InputError(f"row {row} of the data cannot be read: {type(error).__name__}: {error}") from error
-
-
-def read_items(dataset: Any, rows: Sequence[int]) -> list[Any]:
-    """Return items of a dataset, read at once where it can; see `read_item`."""
-    if not hasattr(dataset, "__getitems__"):
-        return [read_item(dataset, row) for row in rows]
-    try:
-        items = list(dataset.__getitems__(rows))
-    except (PruneFuseError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        for row in rows:
-            read_item(dataset, row)
-        raise InputError(f"rows {list(rows)} of the data cannot be read at once, only one by one: {error}") from error
-    if len(items) != len(rows):
-        raise InputError(f"{type(dataset).__name__}.__getitems__ gave {len(items)} items for {len(rows)} rows")
-    return items
-
-
-def row_given(dataset: Any, row: int) -> int:
-    """Return what a row of a dataset is called in the data that the user passed."""
-    while isinstance(dataset, RowSubset | PairedDataset):
-        row = int(dataset.rows[row]) if isinstance(dataset, RowSubset) else row
-        dataset = dataset.dataset
-    return row
+_READ = 64  # items read at once for their labels: few enough that pictures of any size fit
 
 
 def as_dataset(X: Any, y: Any = None, *, sample_weight: Any = None) -> Any:
@@ -259,23 +141,16 @@ def _item_labels(dataset: Any) -> list[Any]:
     """Return the label of every item; of the first alone if that has none."""
     with isolated_rng(0):  # items may draw, as augmentation does
         first = split_row(dataset, 0)[1]
-        return [first] if first is None else [split_row(dataset, row)[1] for row in range(len(dataset))]
+        if first is None:
+            return [first]
+        parts = (split_rows(dataset, rows.tolist()) for rows in torch.arange(len(dataset)).split(_READ))
+        return [y for some in parts for _, y, _ in some]
 
 
 def has_labels(dataset: Any) -> bool:
     """Return whether the first item of a dataset has a label."""
     with isolated_rng(0):  # items may draw, as augmentation does
         return split_row(dataset, 0)[1] is not None
-
-
-def split_row(dataset: Any, row: int) -> tuple[Any, Any, Any]:
-    """Return (x, y, w) of a row; of arrays without labels all is x, for two inputs would pass for a pair."""
-    arrays = dataset
-    while isinstance(arrays, RowSubset):
-        arrays = arrays.dataset
-    bare = isinstance(arrays, ArrayDataset) and arrays.y is None
-    item = read_item(dataset, row)
-    return (item, None, None) if bare else split_item(item)
 
 
 def _loaded(loader: DataLoader[Any]) -> Any:

@@ -58,7 +58,7 @@ def replacing(path: str | os.PathLike[str], *, lasting: bool = True) -> Iterator
             os.unlink(part)
         raise
     if lasting:
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
 
 def reserve(file: BinaryIO, size: int) -> None:
@@ -128,7 +128,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Have the new name on the disk as well; the file is there already, so what cannot do this does no harm."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

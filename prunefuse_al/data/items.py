@@ -124,18 +124,23 @@ def collate_parts(parts: Iterable[Parts], collate: Collate | None = None, *, lab
             "with x a tensor or array of one shape (pictures: convert and resize them in the dataset; texts of several "
             "lengths: pad them in TorchTrainer(collate=...)) and y a number"
         ) from error
+    batch = usable(batch)
+    if not labelled:
+        return batch, None, None
+    labels, weights = raw_labels(y), _given(w, "sample weight")
+    labels = None if labels is None else as_labels(labels, len(y))
+    return batch, labels, None if weights is None else torch.tensor(weights, dtype=torch.float64)
+
+
+def usable(batch: Any) -> Any:
+    """Return the inputs of a batch in types that torch computes with, or raise `InputError` unless they are tensors."""
     foreign = [type(leaf).__name__ for leaf in leaves(batch) if not isinstance(leaf, Tensor)]
     if foreign:
         raise InputError(
             f"a batch of inputs holds {foreign[0]} where a network takes tensors ({_names(batch)}): leave out of the "
             "dataset's items what the network does not read"
         )
-    batch = map_leaves(batch, lambda leaf: native(check_tensor(leaf, "a batch of inputs")))
-    if not labelled:
-        return batch, None, None
-    labels, weights = raw_labels(y), _given(w, "sample weight")
-    labels = None if labels is None else as_labels(labels, len(y))
-    return batch, labels, None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    return map_leaves(batch, lambda leaf: native(check_tensor(leaf, "a batch of inputs")))
 
 
 def raw_labels(values: Sequence[Any]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from .. import checks
-from ..errors import InputError, NoEffectWarning, NonFiniteError, PruneFuseError
-from .arrays import describe_rows, leaves, map_leaves, nonfinite_rows
-from .datasets import ArrayDataset, PairedDataset, RowSubset, read_items, row_given
+from ..errors import InputError, NoEffectWarning, NonFiniteError, PruneFuseError, warn
+from .arrays import describe_rows, map_leaves, nonfinite_rows
 from .items import Collate, Columns, Parts, collate_parts, columns_of, is_number, split_item
+from .stores import read_items, row_given, store_of, taken
 
 Batch = tuple[Tensor, Any, Tensor | None, Tensor | None]  # row numbers int64 [b], x [b ...], y [b], w [b]
 T = TypeVar("T")
@@ -40,13 +39,14 @@ class BatchLoader:
     Args:
         dataset: from `as_dataset`.
         batch_size: rows per batch.
-        num_workers: processes that read a foreign dataset's items; arrays are always read in this process.
+        num_workers: processes that read a foreign dataset's items; stores (`Rows`), arrays among them, are always read
+            in this process.
         seed: seeds the workers; no global random state is touched.
-        collate: makes a batch of a list of a foreign dataset's inputs (arrays are batches by themselves); None stacks.
+        collate: makes a batch of a list of a foreign dataset's inputs (stores give batches by themselves); None stacks.
         network: what the batches are for: entries of dict items that its `forward` does not take are left out, with a
             warning where they are numbers; None keeps them all.
         labelled: whether labels and weights of a foreign dataset are read; else batches have none, whatever it has.
-        device: where the batches will go. For CUDA, arrays in the CPU's memory are read `AHEAD` batches early by a
+        device: where the batches will go. For CUDA, stores in the CPU's memory are read `AHEAD` batches early by a
             thread, into memory that is copied from without waiting; what worker processes read is copied so as well.
             Which rows come is the same.
     """
@@ -65,13 +65,13 @@ class BatchLoader:
     ) -> None:
         batch_size, num_workers = check_reading(batch_size, num_workers, None, collate)
         self.dataset, self.batch_size = dataset, batch_size
-        arrays, cuda = _arrays(dataset), device is not None and device.type == "cuda"
+        store, cuda = store_of(dataset), device is not None and device.type == "cuda"
         # What lies on a device is taken on the stream of whoever asks, so by no other thread.
-        self._ahead = device if cuda and arrays is not None and not _on_device(arrays.x) else None
+        self._ahead = device if cuda and store is not None and not store.on_device else None
         self._chunks: list[list[int]] = []
         self._loader: DataLoader[Any] | None = None
         self._network, self._warned = type(network).__name__, False
-        if arrays is None:
+        if store is None:
             self._loader = DataLoader(
                 _Items(dataset, collate, None if network is None else columns_of(network), labelled),
                 batch_sampler=_Chunks(self._chunks),
@@ -95,7 +95,7 @@ class BatchLoader:
         if merge_single and len(chunks) > 1 and len(chunks[-1]) == 1:
             chunks[-2:] = [torch.cat(chunks[-2:])]
         if self._loader is None:
-            read = ((rows, *self.dataset.take(rows)) for rows in chunks)
+            read = ((rows, *taken(self.dataset, rows)) for rows in chunks)
             yield from read if self._ahead is None else read_ahead(map(_pinned, read), device=self._ahead)
             return
         self._chunks[:] = [rows.tolist() for rows in chunks]
@@ -109,12 +109,9 @@ class BatchLoader:
             yield rows, x, y, w
 
     def _warn(self, left_out: list[str]) -> None:
-        warnings.warn(
-            f"items of the dataset have {', '.join(map(repr, left_out))}, which {self._network}.forward does not take: "
-            "left out",
-            NoEffectWarning,
-            stacklevel=2,
-        )
+        names = ", ".join(map(repr, left_out))
+        words = f"items of the dataset have {names}, which {self._network}.forward does not take: left out"
+        warn(words, NoEffectWarning)
 
 
 def batches(dataset: Any, batch_size: int, *, order: Tensor | None = None, **options: Any) -> Iterator[Batch]:
@@ -226,14 +223,3 @@ def check_finite(dataset: Any, *, batch_size: int = 1024, **options: Any) -> Non
         raise NonFiniteError(
             f"inputs hold NaN or infinity in {describe_rows(found, len(dataset))}: repair or drop them"
         )
-
-
-def _arrays(dataset: Any) -> ArrayDataset | None:
-    """Return the arrays under a dataset that is read by batches, None for one that is read item by item."""
-    while isinstance(dataset, RowSubset | PairedDataset):
-        dataset = dataset.dataset
-    return dataset if isinstance(dataset, ArrayDataset) else None
-
-
-def _on_device(x: Any) -> bool:
-    return any(isinstance(leaf, Tensor) and leaf.device.type != "cpu" for leaf in leaves(x))

@@ -9,10 +9,10 @@ import torch
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from torch import Tensor
 
-from ..data import ArrayDataset
+from ..data import Rows
 
 
-class SparseRows(ArrayDataset):
+class SparseRows(Rows):
     """A csr matrix [n d] as a dataset without labels; a batch becomes dense when it is read.
 
     Attributes:
@@ -20,8 +20,10 @@ class SparseRows(ArrayDataset):
     """
 
     def __init__(self, x: Any) -> None:
-        self.x, self.y, self.sample_weight = x, None, None
-        self._n = x.shape[0]
+        self.x = x
+
+    def __len__(self) -> int:
+        return self.shape[0]
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -112,22 +112,33 @@ def recalibrate_batchnorm(
 
 @contextmanager
 def _estimating(layers: list[_BatchNorm]) -> Iterator[None]:
-    """Have batch norms average from nothing; put momentum back, and on failure the statistics too."""
-    before = [(layer.momentum, copy.deepcopy(list(layer.buffers()))) for layer in layers]
+    """Have batch norms average from nothing; on failure put their statistics back."""
+    before = [copy.deepcopy(list(layer.buffers())) for layer in layers]
     try:
         for layer in layers:
             layer.reset_running_stats()
-            layer.momentum = None  # a plain average
-            layer.train()
-        yield
+        with averaging(layers):
+            yield
     except BaseException:
-        for layer, (_, buffers) in zip(layers, before, strict=True):
+        for layer, buffers in zip(layers, before, strict=True):
             for buffer, old in zip(layer.buffers(), buffers, strict=True):
                 buffer.copy_(old)
         raise
+
+
+@contextmanager
+def averaging(layers: Iterable[_BatchNorm]) -> Iterator[None]:
+    """Have batch norms add what they see in the block to a plain average, in train mode; put momentum and mode back."""
+    before = [(layer, layer.momentum, layer.training) for layer in layers]
+    try:
+        for layer, _, _ in before:
+            layer.momentum = None
+            layer.train()
+        yield
     finally:
-        for layer, (momentum, _) in zip(layers, before, strict=True):
+        for layer, momentum, mode in before:
             layer.momentum = momentum
+            layer.train(mode)
 
 
 def fold_batchnorm(model: nn.Module, example: Any) -> nn.Module | None:

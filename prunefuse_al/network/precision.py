@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import nn
 
 from .. import checks
-from ..errors import FallbackWarning, InputError
+from ..errors import FallbackWarning, InputError, warn
 
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 
@@ -79,11 +78,10 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype | Non
         return torch.bfloat16
     if precision == "fp16" and device.type in ("cuda", "mps"):
         return torch.float16
-    warnings.warn(
+    warn(
         f"precision='{precision}' is not supported in hardware by this {device.type} device and would be many times "
         "slower than fp32; fp32 is used",
         FallbackWarning,
-        stacklevel=3,
     )
     return None
 

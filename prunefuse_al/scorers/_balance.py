@@ -12,12 +12,12 @@ from torch import Tensor
 
 from .. import checks
 from ..errors import BudgetError, InputError
-from ..types import PointScorer, RngLike, Selection, Signals, as_rng
+from ..types import PointScorer, RngLike, Scorer, Selection, Signals, as_rng
 from ._asked import picks_of, scores_of
-from ._combine import one_rng, part_of
-from ._dynamics import dynamics_of
+from ._combine import one_rng
 from ._given import given_column, given_labels
-from ._select import check_finite, check_k_of, logits_read, read_labels, rows_of, select_top
+from ._parts import MadeOfScorers, part_of
+from ._select import check_finite, check_k_of, read_labels, rows_of, select_top
 
 
 def class_budgets(sizes: Tensor, k: int, *, rng: RngLike = None) -> Tensor:
@@ -56,25 +56,16 @@ def class_budgets(sizes: Tensor, k: int, *, rng: RngLike = None) -> Tensor:
     return budgets
 
 
-class _ByLabel:
+class _ByLabel(MadeOfScorers):
     """What combinators of one scorer and labels read."""
 
     scorer: Any
+    reads = frozenset({"labels"})
 
     @property
-    def needs(self) -> frozenset[str]:
-        """What the scorer reads, and labels."""
-        return frozenset(self.scorer.needs | {"labels"})
-
-    @property
-    def outputs(self) -> str:
-        """What logits the scorer reads, see `Scorer.needs`."""
-        return logits_read(self.scorer)
-
-    @property
-    def dynamics(self) -> frozenset[str]:
-        """The training dynamics that the scorer reads."""
-        return dynamics_of(self.scorer)
+    def parts(self) -> tuple[Scorer, ...]:
+        """See `MadeOfScorers`."""
+        return (self.scorer,)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..types import RngLike, Selection, Signals
+from ..types import Signals
 from ._given import given_passes
-from ._select import FEW, check_k_of, in_blocks, read_mc_logits, select_top, single
+from ._ranker import Ranker
+from ._select import FEW, in_blocks, read_mc_logits, single
 
 
 def bald(mc_logits: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ def _expm1_minus(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class BALD:
+class BALD(Ranker):
     """Prefers samples about which dropout passes are each sure and disagree; see `bald`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"mc_logits"})
@@ -63,8 +64,3 @@ class BALD:
     def score(self, signals: Signals) -> Tensor:
         """Return float [n]; higher means label it sooner."""
         return bald(read_mc_logits("BALD", signals))
-
-    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
-        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k_of("BALD", k, signals)
-        return select_top("BALD", self.score(signals), signals, k, rng)

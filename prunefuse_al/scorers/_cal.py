@@ -10,11 +10,12 @@ from torch import Tensor
 
 from .. import checks
 from ..errors import InputError
-from ..types import RngLike, Selection, Signals
+from ..types import Signals
 from ._features import check_features, check_labelled_features, given_labelled, read_features
 from ._given import given_features, given_logits
 from ._neighbours import check_neighbours, search_in
-from ._select import check_finite, check_k_of, read_logits, select_top
+from ._ranker import Ranker
+from ._select import check_finite, read_logits
 
 _ASKED = 1 << 14
 """Rows whose neighbours are sought at once: a whole number of the parts in which scikit-learn does it."""
@@ -66,7 +67,7 @@ def cal(
 
 
 @dataclass(frozen=True)
-class CAL:
+class CAL(Ranker):
     """Prefers samples that the network tells apart from the labelled ones nearest to them; see `cal`."""
 
     n_neighbors: int = 10
@@ -89,11 +90,6 @@ class CAL:
         if signals.labelled_logits is None or signals.labelled_features is None:
             raise InputError("CAL reads signals.labelled_logits and signals.labelled_features; one of them is None")
         return _cal("CAL", self, logits, features, signals.labelled_logits, signals.labelled_features)
-
-    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
-        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k_of("CAL", k, signals)
-        return select_top("CAL", self.score(signals), signals, k, rng)
 
 
 def _cal(name: str, method: CAL, logits: Tensor, features: Tensor, labelled_logits: Any, labelled: Any) -> Tensor:

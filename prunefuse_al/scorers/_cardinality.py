@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ..checks import number
 from ..errors import InputError
-from ..types import RngLike, Selection, Signals
+from ..types import Signals
 from ._given import given_features, given_logits
-from ._select import check_finite, check_k_of, one_against_rest, read_independent_logits, select_top
+from ._ranker import Ranker
+from ._select import check_finite, one_against_rest, read_independent_logits
 
 _ROOM = 1e-30  # the least separation, so that its inverse is finite
 
@@ -150,7 +151,7 @@ def _read_labelled_logits(name: str, signals: Signals, labels: Tensor) -> Tensor
 
 
 @dataclass(frozen=True)
-class LabelCardinality:
+class LabelCardinality(Ranker):
     """Prefers samples that seem to have more or fewer labels than the labelled ones; see `label_cardinality`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "labelled_labels"})
@@ -161,14 +162,9 @@ class LabelCardinality:
         logits = read_independent_logits("LabelCardinality", signals)
         return label_cardinality(logits, _read_labelled("LabelCardinality", signals, logits))
 
-    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
-        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k_of("LabelCardinality", k, signals)
-        return select_top("LabelCardinality", self.score(signals), signals, k, rng)
-
 
 @dataclass(frozen=True)
-class MLAdaptive:
+class MLAdaptive(Ranker):
     """Prefers samples whose labels are hard to tell apart and of an odd number; see `ml_adaptive`.
 
     Attributes:
@@ -187,14 +183,9 @@ class MLAdaptive:
         logits = read_independent_logits("MLAdaptive", signals)
         return ml_adaptive(logits, _read_labelled("MLAdaptive", signals, logits), weight=self.weight)
 
-    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
-        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k_of("MLAdaptive", k, signals)
-        return select_top("MLAdaptive", self.score(signals), signals, k, rng)
-
 
 @dataclass(frozen=True)
-class MMC:
+class MMC(Ranker):
     """Prefers samples whose loss would fall most, had they as many labels as predicted, the likeliest; see `mmc`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "labelled_logits", "labelled_labels"})
@@ -205,8 +196,3 @@ class MMC:
         logits = read_independent_logits("MMC", signals)
         labels = _read_labelled("MMC", signals, logits)
         return mmc(logits, _read_labelled_logits("MMC", signals, labels), labels)
-
-    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
-        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k_of("MMC", k, signals)
-        return select_top("MMC", self.score(signals), signals, k, rng)

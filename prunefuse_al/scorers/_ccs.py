@@ -11,11 +11,12 @@ from torch import Tensor
 
 from .. import checks
 from ..errors import InputError
-from ..types import PointScorer, RngLike, Selection, Signals, as_rng
+from ..types import PointScorer, RngLike, Scorer, Selection, Signals, as_rng
 from ._asked import scores_of
-from ._dynamics import dynamics_of
+from ._balance import class_budgets
 from ._given import given_column
-from ._select import check_finite, check_k, check_k_of, logits_read, top_k
+from ._parts import MadeOfScorers, part_of
+from ._select import check_finite, check_k, check_k_of, top_k
 
 
 def ccs(
@@ -57,7 +58,7 @@ def ccs(
     groups = torch.from_numpy(small.argsort(kind="stable")).split(sizes.tolist())
     drawn = [
         group[torch.from_numpy(generator.choice(len(group), share, replace=False, shuffle=False))]
-        for group, share in zip(groups, budgets(sizes, k).tolist(), strict=True)
+        for group, share in zip(groups, class_budgets(sizes, k).tolist(), strict=True)
         if share
     ]
     picked = kept[torch.cat(drawn)]  # [k]
@@ -86,29 +87,9 @@ def strata_of(values: Tensor, strata: int) -> Tensor:
     return (above * strata / width).long().clamp_max(strata - 1)
 
 
-def budgets(sizes: Tensor, k: int) -> Tensor:
-    """Return how many each group gives of k, int64 [g]: the least populated first, each at most an equal share.
-
-    Args:
-        sizes: int64 [g], whose sum is at least k; of equal sizes the lower one is first.
-        k: how many in all.
-
-    Examples:
-        >>> budgets(torch.tensor([10, 1, 4]), 9).tolist()
-        [4, 1, 4]
-    """
-    given, left = torch.zeros_like(sizes), k
-    for visited, group in enumerate(sizes.argsort(stable=True).tolist()):
-        given[group] = min(int(sizes[group]), left // (len(sizes) - visited))
-        left -= int(given[group])
-    return given
-
-
 def difficulty_scorer(difficulty: str | PointScorer) -> PointScorer:
     """Return the point scorer that measures difficulty, by name or as it is."""
-    from . import get_scorer  # the table holds the classes of this module
-
-    scorer = get_scorer(difficulty)
+    scorer = part_of(difficulty)
     if not isinstance(scorer, PointScorer):
         raise InputError(f"difficulty={difficulty!r} gives no score for each sample; take 'aum', 'forgetting', 'el2n'")
     return scorer
@@ -137,7 +118,7 @@ def _check_strata(strata: int) -> int:
 
 
 @dataclass(frozen=True)
-class CCS:
+class CCS(MadeOfScorers):
     """Covers all difficulties evenly, leaving out the hardest as likely mislabelled; see `ccs`.
 
     Attributes:
@@ -155,19 +136,9 @@ class CCS:
         difficulty_scorer(self.difficulty)
 
     @property
-    def needs(self) -> frozenset[str]:
-        """What the difficulty reads."""
-        return difficulty_scorer(self.difficulty).needs
-
-    @property
-    def outputs(self) -> str:
-        """What logits the difficulty reads, see `Scorer.needs`."""
-        return logits_read(difficulty_scorer(self.difficulty))
-
-    @property
-    def dynamics(self) -> frozenset[str]:
-        """The training dynamics that the difficulty reads."""
-        return dynamics_of(difficulty_scorer(self.difficulty))
+    def parts(self) -> tuple[Scorer, ...]:
+        """See `MadeOfScorers`."""
+        return (difficulty_scorer(self.difficulty),)
 
     def without_dynamics(self) -> CCS:
         """Return the same with the margin as difficulty: AUM at one moment, for the predicted label."""

@@ -19,8 +19,8 @@ from torch import Tensor
 from .. import checks
 from ..types import RngLike, Scorer, Selection, Signals, as_rng
 from ._asked import picks_of
-from ._dynamics import dynamics_of
-from ._select import check_k_of, logits_read, rows_of
+from ._parts import MadeOfScorers, part_of
+from ._select import check_k_of, rows_of
 
 Pick = Callable[[Scorer, Tensor, int, RngLike], Selection]
 """(scorer, indices int64 [m], k, rng) -> what it picks of them."""
@@ -33,13 +33,6 @@ class Composed(Scorer, Protocol):
     def compose(self, pick: Pick, indices: Tensor, k: int, rng: RngLike) -> Selection:
         """Return k of `indices`, int64 [n], with `pick` doing the ranking of each stage."""
         ...
-
-
-def part_of(scorer: str | Scorer) -> Any:
-    """Return a combinator's part as a scorer; see `get_scorer`."""
-    from . import get_scorer  # the table of names holds the combinators, so it is not there before they are
-
-    return get_scorer(scorer)
 
 
 def one_rng(rng: RngLike) -> RngLike:
@@ -60,7 +53,7 @@ def among(indices: Tensor, some: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TwoStage:
+class TwoStage(MadeOfScorers):
     """A cheap scorer leaves `keep` times k candidates, of which a second, usually a diverse one, picks k.
 
     Used by a selector, the second scorer's signals are read for these candidates only: features of a million samples
@@ -89,19 +82,9 @@ class TwoStage:
         checks.settle(self, first=part_of(self.first), second=part_of(self.second), keep=keep)
 
     @property
-    def needs(self) -> frozenset[str]:
-        """What either stage reads."""
-        return frozenset(self.first.needs | self.second.needs)
-
-    @property
-    def outputs(self) -> str:
-        """What logits either part reads, see `Scorer.needs`."""
-        return logits_read(self.first, self.second)
-
-    @property
-    def dynamics(self) -> frozenset[str]:
-        """The training dynamics that either part reads."""
-        return dynamics_of(self.first, self.second)
+    def parts(self) -> tuple[Scorer, ...]:
+        """See `MadeOfScorers`."""
+        return (self.first, self.second)
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the second scorer's picks among the first's; `rng` is used by the first, then by the second."""
@@ -116,7 +99,7 @@ class TwoStage:
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(MadeOfScorers):
     """A share of the picks is one scorer's, the rest another's from what is left: random ones, unless told otherwise.
 
     A random part keeps a batch from being all outliers, and what is labelled from drifting away from the pool.
@@ -144,19 +127,9 @@ class Mixture:
         checks.settle(self, first=part_of(self.first), second=part_of(self.second), share=share)
 
     @property
-    def needs(self) -> frozenset[str]:
-        """What either part reads."""
-        return frozenset(self.first.needs | self.second.needs)
-
-    @property
-    def outputs(self) -> str:
-        """What logits either part reads, see `Scorer.needs`."""
-        return logits_read(self.first, self.second)
-
-    @property
-    def dynamics(self) -> frozenset[str]:
-        """The training dynamics that either part reads."""
-        return dynamics_of(self.first, self.second)
+    def parts(self) -> tuple[Scorer, ...]:
+        """See `MadeOfScorers`."""
+        return (self.first, self.second)
 
     def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
         """Return the first scorer's picks, then the second's, without scores: theirs are on different scales."""

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from .. import checks
 from ..errors import InputError
-from ..types import PointScorer, RngLike, Selection, Signals
+from ..types import PointScorer, Scorer, Signals
 from ._asked import scores_of
-from ._combine import part_of
-from ._dynamics import dynamics_of
 from ._given import given_column
-from ._select import check_k_of, check_signals, logits_read, select_top
+from ._parts import MadeOfScorers, part_of
+from ._ranker import Ranker
+from ._select import check_signals
 
 _SHOWN = 1000  # costs that a repr spells out
 
@@ -51,7 +51,7 @@ def score_per_cost(scores: Tensor, costs: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CostAware:
+class CostAware(MadeOfScorers, Ranker):
     """Prefers samples whose score is high for what their label costs; see `score_per_cost`.
 
     Args:
@@ -86,19 +86,9 @@ class CostAware:
         checks.settle(self, costs=costs)
 
     @property
-    def needs(self) -> frozenset[str]:
-        """What the scorer reads."""
-        return frozenset(self.scorer.needs)
-
-    @property
-    def outputs(self) -> str:
-        """What logits the scorer reads, see `Scorer.needs`."""
-        return logits_read(self.scorer)
-
-    @property
-    def dynamics(self) -> frozenset[str]:
-        """The training dynamics that the scorer reads."""
-        return dynamics_of(self.scorer)
+    def parts(self) -> tuple[Scorer, ...]:
+        """See `MadeOfScorers`."""
+        return (self.scorer,)
 
     def score(self, signals: Signals) -> Tensor:
         """Return float [n]; higher means label it sooner."""
@@ -110,11 +100,6 @@ class CostAware:
                 f"({len(outside):,} of {len(indices):,} have no cost); pass one for each row of the pool"
             )
         return score_per_cost(scores_of(self.scorer, signals).cpu(), torch.from_numpy(self.costs[indices.numpy()]))
-
-    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
-        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k_of("CostAware", k, signals)
-        return select_top("CostAware", self.score(signals), signals, k, rng)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CostAware) and self.scorer == other.scorer and np.array_equal(self.costs, other.costs)

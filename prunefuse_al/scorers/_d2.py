@@ -12,12 +12,13 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from .. import checks
-from ..types import PointScorer, RngLike, Selection, Signals, as_rng
-from ._ccs import budgets, check_mislabelled, difficulty_scorer, given_difficulty, read_difficulty, without_hardest
-from ._dynamics import dynamics_of
+from ..types import PointScorer, RngLike, Scorer, Selection, Signals, as_rng
+from ._balance import class_budgets
+from ._ccs import check_mislabelled, difficulty_scorer, given_difficulty, read_difficulty, without_hardest
 from ._features import check_features, read_features
 from ._given import given_features, given_labels
 from ._neighbours import check_neighbours, knn
+from ._parts import MadeOfScorers
 from ._select import check_k, check_k_of, read_labels
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -78,7 +79,7 @@ def _d2(method: D2, values: Tensor, features: Tensor, k: int, labels: Tensor | N
     values = values - values[kept].min()
     classes = torch.zeros_like(kept) if labels is None else torch.unique(labels.cpu()[kept], return_inverse=True)[1]
     picked, turns = [], []
-    for label, budget in enumerate(budgets(torch.bincount(classes), k).tolist()):
+    for label, budget in enumerate(class_budgets(torch.bincount(classes), k).tolist()):
         if budget:
             rows = kept[classes == label]
             graph = neighbour_graph(features[rows.to(features.device)], method.n_neighbors, method.neighbours)
@@ -135,7 +136,7 @@ def spread(difficulty: Floats, graph: csr_array, k: int, gamma: float, tie: Any)
 
 
 @dataclass(frozen=True)
-class D2:
+class D2(MadeOfScorers):
     """Prefers difficult samples with difficult neighbours, spread over the data and evenly over classes; see `d2`.
 
     Attributes:
@@ -151,6 +152,7 @@ class D2:
     n_neighbors: int = 5
     gamma: float = 0.1
     neighbours: Any = None
+    reads = frozenset({"features", "labels"})
 
     def __post_init__(self) -> None:
         check_neighbours("D2", self.neighbours)
@@ -163,14 +165,9 @@ class D2:
         difficulty_scorer(self.difficulty)
 
     @property
-    def needs(self) -> frozenset[str]:
-        """Features, labels and what the difficulty reads."""
-        return difficulty_scorer(self.difficulty).needs | {"features", "labels"}
-
-    @property
-    def dynamics(self) -> frozenset[str]:
-        """The training dynamics that the difficulty reads."""
-        return dynamics_of(difficulty_scorer(self.difficulty))
+    def parts(self) -> tuple[Scorer, ...]:
+        """See `MadeOfScorers`."""
+        return (difficulty_scorer(self.difficulty),)
 
     def without_dynamics(self) -> D2:
         """Return the same with the margin as difficulty: AUM at one moment, for the predicted label."""

@@ -35,14 +35,14 @@ def row_sums(terms: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """Rows as given, `raw` [b d], and as factors of a product that bounds distances, `factors` float32 [b d+2]."""
+class Points:
+    """Points as given, `raw` [b d], and as factors of a product that bounds distances, `factors` float32 [b d+2]."""
 
     raw: Tensor
     factors: Tensor
 
-    def __getitem__(self, rows: Tensor) -> Rows:
-        return Rows(self.raw[rows], self.factors[rows])
+    def __getitem__(self, rows: Tensor) -> Points:
+        return Points(self.raw[rows], self.factors[rows])
 
     def __len__(self) -> int:
         return len(self.factors)
@@ -70,15 +70,15 @@ class Frame:
         slack = (4 * features.shape[1] + 32) * 2.0**-24 + 8 * matmul_roundoff(features.device)
         return cls(some.mean(0), scale, slack)
 
-    def samples(self, raw: Tensor) -> Rows:
+    def samples(self, raw: Tensor) -> Points:
         """Return rows whose distances to others, `centres`, are to be bounded."""
         x, norms, ones = self._framed(raw)
-        return Rows(raw, torch.cat([x.mul_(-2), norms, ones], 1))
+        return Points(raw, torch.cat([x.mul_(-2), norms, ones], 1))
 
-    def centres(self, raw: Tensor) -> Rows:
+    def centres(self, raw: Tensor) -> Points:
         """Return rows to which the distances of others, `samples`, are to be bounded."""
         x, norms, ones = self._framed(raw)
-        return Rows(raw, torch.cat([x, ones, norms], 1))
+        return Points(raw, torch.cat([x, ones, norms], 1))
 
     def _framed(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = (raw.to(self.shift.dtype) * self.scale).sub_(self.shift).float()  # [b d]
@@ -91,12 +91,12 @@ class Frame:
         return scaled.masked_fill_(squared <= 0, -math.inf)
 
 
-def lower_bounds(samples: Rows, centres: Rows) -> Tensor:
+def lower_bounds(samples: Points, centres: Points) -> Tensor:
     """Return (1 - slack) (|x|^2 + |y|^2) - 2 x.y of all pairs in their frame, float32 [b c]: not above |x - y|^2."""
     return samples.factors @ centres.factors.T
 
 
-def lower_minima(minima: Tensor, samples: Rows, centres: Rows, frame: Frame) -> None:
+def lower_minima(minima: Tensor, samples: Points, centres: Points, frame: Frame) -> None:
     """Lower each of `minima`, float64 [b], to that sample's squared distance to the nearest centre, in place.
 
     A minimum of 0 cannot be lowered, and one below 0 marks a sample of no interest: both cost nothing more.

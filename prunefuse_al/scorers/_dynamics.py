@@ -7,7 +7,6 @@ data and predicted ones on a pool: the caller says which, and `Selection.labels`
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,9 +15,10 @@ from torch import Tensor
 
 from .. import checks
 from ..errors import InputError
-from ..types import RngLike, Selection, Signals
+from ..types import Signals
 from ._given import given_column, given_labels, given_passes
-from ._select import check_k_of, in_blocks, read_dynamics, select_top
+from ._ranker import Ranker
+from ._select import in_blocks, read_dynamics
 
 DYNAMICS = frozenset({"aum", "correct", "el2n", "forgetting", "grand", "moso"})
 """Names of what is kept about each sample: `correct` is the share of right answers, the others as the functions."""
@@ -209,7 +209,7 @@ def _with_bias(features: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Forgetting:
+class Forgetting(Ranker):
     """Prefers samples that were learnt and forgotten most often, and those never learnt above all; see `forgetting`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"dynamics"})
@@ -219,13 +219,9 @@ class Forgetting:
         """Return float [n]; higher means label it sooner."""
         return read_dynamics("Forgetting", signals, "forgetting")
 
-    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
-        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        return _best("Forgetting", self.score, signals, k, rng)
-
 
 @dataclass(frozen=True)
-class AUM:
+class AUM(Ranker):
     """Prefers samples whose margin, summed over the epochs, is smallest; see `aum`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"dynamics"})
@@ -235,13 +231,9 @@ class AUM:
         """Return float [n], the negative of `aum`; higher means label it sooner."""
         return -read_dynamics("AUM", signals, "aum")
 
-    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
-        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        return _best("AUM", self.score, signals, k, rng)
-
 
 @dataclass(frozen=True)
-class EL2N:
+class EL2N(Ranker):
     """Prefers samples with the largest errors early in training; see `el2n`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"dynamics"})
@@ -251,13 +243,9 @@ class EL2N:
         """Return float [n]; higher means label it sooner."""
         return read_dynamics("EL2N", signals, "el2n")
 
-    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
-        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        return _best("EL2N", self.score, signals, k, rng)
-
 
 @dataclass(frozen=True)
-class GraNd:
+class GraNd(Ranker):
     """Prefers samples with the largest *last-layer* gradients early in training; see `grand`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"dynamics"})
@@ -267,13 +255,9 @@ class GraNd:
         """Return float [n]; higher means label it sooner."""
         return read_dynamics("GraNd", signals, "grand")
 
-    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
-        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        return _best("GraNd", self.score, signals, k, rng)
-
 
 @dataclass(frozen=True)
-class MoSo:
+class MoSo(Ranker):
     """Prefers samples without which the risk would rise most, going by *last-layer* gradients; see `moso`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"dynamics"})
@@ -283,17 +267,8 @@ class MoSo:
         """Return float [n]; higher means label it sooner."""
         return read_dynamics("MoSo", signals, "moso")
 
-    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
-        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        return _best("MoSo", self.score, signals, k, rng)
-
 
 def dynamics_of(*scorers: Any) -> frozenset[str]:
     """Return the names of the training dynamics that any of the scorers reads; all of one that names none."""
     reading = (scorer for scorer in scorers if "dynamics" in scorer.needs)
     return frozenset().union(*(getattr(scorer, "dynamics", DYNAMICS) for scorer in reading))
-
-
-def _best(name: str, score: Callable[[Signals], Tensor], signals: Signals, k: int, rng: RngLike) -> Selection:
-    check_k_of(name, k, signals)
-    return select_top(name, score(signals), signals, k, rng)

@@ -17,12 +17,12 @@ from ..types import RngLike, Selection, Signals
 from ._badge import by_gradients
 from ._bald import bald
 from ._given import given_features, given_logits, given_passes
+from ._ranker import Ranker
 from ._select import (
     check_k_of,
     in_blocks,
     read_independent_logits,
     read_independent_mc_logits,
-    select_top,
     single,
 )
 
@@ -138,7 +138,7 @@ def _residuals(logits: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MLMinMargin:
+class MLMinMargin(Ranker):
     """Prefers samples with one label that is as good as undecided, whatever the others are; see `ml_min_margin`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
@@ -148,14 +148,9 @@ class MLMinMargin:
         """Return float [n]; higher means label it sooner."""
         return ml_min_margin(read_independent_logits("MLMinMargin", signals))
 
-    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
-        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k_of("MLMinMargin", k, signals)
-        return select_top("MLMinMargin", self.score(signals), signals, k, rng)
-
 
 @dataclass(frozen=True)
-class MLMargin:
+class MLMargin(Ranker):
     """Prefers samples whose labels are undecided on average; see `ml_margin`.
 
     Attributes:
@@ -174,14 +169,9 @@ class MLMargin:
         """Return float [n]; higher means label it sooner."""
         return ml_margin(read_independent_logits("MLMargin", signals), top=self.top)
 
-    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
-        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k_of("MLMargin", k, signals)
-        return select_top("MLMargin", self.score(signals), signals, k, rng)
-
 
 @dataclass(frozen=True)
-class MLEntropy:
+class MLEntropy(Ranker):
     """Prefers samples whose labels have the highest entropy on average; see `ml_entropy`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
@@ -191,14 +181,9 @@ class MLEntropy:
         """Return float [n]; higher means label it sooner."""
         return ml_entropy(read_independent_logits("MLEntropy", signals))
 
-    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
-        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k_of("MLEntropy", k, signals)
-        return select_top("MLEntropy", self.score(signals), signals, k, rng)
-
 
 @dataclass(frozen=True)
-class MLBALD:
+class MLBALD(Ranker):
     """Prefers samples about whose labels dropout passes are each sure and disagree; see `ml_bald`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"mc_logits"})
@@ -207,11 +192,6 @@ class MLBALD:
     def score(self, signals: Signals) -> Tensor:
         """Return float [n]; higher means label it sooner."""
         return ml_bald(read_independent_mc_logits("MLBALD", signals))
-
-    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
-        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k_of("MLBALD", k, signals)
-        return select_top("MLBALD", self.score(signals), signals, k, rng)
 
 
 @dataclass(frozen=True)

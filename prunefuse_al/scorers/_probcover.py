@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import checks
 from ..errors import InputError
 from ..types import RngLike, Selection, Signals, as_rng
-from ._distances import Frame, Rows, lower_bounds, lower_minima, squared_distances
+from ._distances import Frame, Points, lower_bounds, lower_minima, squared_distances
 from ._features import check_features, check_labelled_features, given_labelled, labelled_rows, read_features
 from ._given import given_features, given_labels
 from ._neighbours import check_clusterer, cluster
@@ -224,7 +224,7 @@ class _Cover:
                     counts[start : start + _BLOCK] += self._within(block, self.centres[others])
         return counts
 
-    def _within(self, samples: Rows, centres: Rows) -> Tensor:
+    def _within(self, samples: Points, centres: Points) -> Tensor:
         """Return for each sample how many centres are closer than delta, or equal to it, int64 [b]."""
         low = lower_bounds(samples, centres)  # [b c]
         inside: Tensor = (low < self.limit * (1 - 2.0**-20) - self.width).sum(1)

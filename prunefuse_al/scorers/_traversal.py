@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._distances import Frame, Rows, lower_minima
+from ._distances import Frame, Points, lower_minima
 
 FRONT = 2048
 """At first, how many samples, those with the highest bounds, are compared with the centres they have not seen."""
@@ -37,10 +37,10 @@ class Centres:
         for block in given.split(BLOCK):
             self._append(frame.centres(block))
 
-    def __getitem__(self, place: slice) -> Rows:
+    def __getitem__(self, place: slice) -> Points:
         """Return consecutive centres, all given from outside or none."""
         raw = self.given[place] if place.start < len(self.given) else self.features[self._rows[place]]
-        return Rows(raw, self._factors[place])
+        return Points(raw, self._factors[place])
 
     def add(self, rows: Tensor) -> None:
         """Add rows of the features, int64 [b]."""
@@ -55,7 +55,7 @@ class Centres:
             yield slice(start, min(start + CHUNK, end))
             start = min(start + CHUNK, end)
 
-    def _append(self, new: Rows) -> None:
+    def _append(self, new: Points) -> None:
         self._factors[self.count : self.count + len(new)] = new.factors
         self.count += len(new)
 
@@ -169,7 +169,7 @@ class Traversal:
     def _row(self, positions: Tensor) -> Tensor:
         return positions if self.order is None else self.order[positions]
 
-    def _rows(self, positions: Tensor) -> Rows:
+    def _rows(self, positions: Tensor) -> Points:
         return self.centres.frame.samples(self.centres.features[self._row(positions)])
 
 

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..types import RngLike, Selection, Signals
+from ..types import Signals
 from ._given import given_logits
-from ._select import FEW, check_k_of, in_blocks, read_logits, select_top, single, unless_finite
+from ._ranker import Ranker
+from ._select import FEW, in_blocks, read_logits, single, unless_finite
 
 Formula = Callable[[Tensor, int, Tensor, Tensor], Tensor]
 
@@ -143,7 +144,7 @@ def _entropy(logits: Tensor, dim: int, z: Tensor, others: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LeastConfidence:
+class LeastConfidence(Ranker):
     """Prefers samples whose likeliest class is least likely; see `least_confidence`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
@@ -152,14 +153,9 @@ class LeastConfidence:
         """Return float [n]; higher means label it sooner."""
         return _score("LeastConfidence", _least_confidence, signals)
 
-    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
-        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k_of("LeastConfidence", k, signals)
-        return select_top("LeastConfidence", self.score(signals), signals, k, rng)
-
 
 @dataclass(frozen=True)
-class Margin:
+class Margin(Ranker):
     """Prefers samples whose two likeliest classes are closest; see `margin`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
@@ -168,14 +164,9 @@ class Margin:
         """Return float [n]; higher means label it sooner."""
         return _score("Margin", _margin, signals)
 
-    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
-        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k_of("Margin", k, signals)
-        return select_top("Margin", self.score(signals), signals, k, rng)
-
 
 @dataclass(frozen=True)
-class Entropy:
+class Entropy(Ranker):
     """Prefers samples whose class probabilities are most spread; see `entropy`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
@@ -183,8 +174,3 @@ class Entropy:
     def score(self, signals: Signals) -> Tensor:
         """Return float [n]; higher means label it sooner."""
         return _score("Entropy", _entropy, signals)
-
-    def select(self, signals: Signals, k: int, *, rng: RngLike = None) -> Selection:
-        """Return the k best, best first; `rng` breaks ties (None: the lower row first)."""
-        check_k_of("Entropy", k, signals)
-        return select_top("Entropy", self.score(signals), signals, k, rng)

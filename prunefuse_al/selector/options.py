@@ -18,7 +18,7 @@ from ..network import Outputs, check_storage, of_trainer
 from ..proxies import Another, ProxyKind, Pruned, Pruning
 from ..scorers import get_scorer
 from ..training import Distillation, ShrinkPerturb, TorchTrainer
-from ..types import RngLike, Scorer, Trainer, alterable, as_rng, epochs_of, takes
+from ..types import RngLike, Scorer, Trainer, alterable, as_rng, epochs_of
 from .answers import check_needs
 
 WarmStart = bool | ShrinkPerturb
@@ -144,7 +144,7 @@ class Options(Pruning, Query, Target):
 
     def _check_progressive(self, last: int) -> None:
         name, epochs = type(self.trainer).__name__, epochs_of(self.trainer)
-        if not takes(self.trainer.fit, "on_epoch"):
+        if not checks.takes(self.trainer.fit, "on_epoch"):
             raise InputError(
                 f"progressive= thins the proxy while it is trained, and {name}.fit takes no on_epoch: give it an "
                 "argument on_epoch=None, and if that is not None call on_epoch(epoch, optimizer) before every epoch, "

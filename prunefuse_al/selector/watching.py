@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .. import checks
 from ..costs import CostLedger
 from ..errors import FallbackWarning, InputError, warn
 from ..network import copied
 from ..scorers import dynamics_of
 from ..training import Known, Recorder, Replay
-from ..types import Scorer, Trainer, takes
+from ..types import Scorer, Trainer
 from .options import Options
 from .state import State, Trained
 
@@ -22,7 +23,7 @@ def recorder_for(trainer: Trainer, scorer: Scorer, state: State) -> Recorder | N
     """
     if "dynamics" not in scorer.needs and not (isinstance(state, Trained) and state.snapshots):
         return None
-    if takes(trainer.fit, "recorder"):
+    if checks.takes(trainer.fit, "recorder"):
         return Recorder()
     if "dynamics" in scorer.needs and not hasattr(scorer, "without_dynamics"):
         raise InputError(_cannot(scorer, f"{type(trainer).__name__}.fit takes no `recorder`"))
@@ -41,7 +42,7 @@ def traced(options: Options, ledger: CostLedger, state: Trained, scorer: Scorer)
     if "dynamics" not in scorer.needs or state.snapshots:
         return state, scorer
     reason = None
-    if not takes(options.trainer.fit, "recorder"):
+    if not checks.takes(options.trainer.fit, "recorder"):
         reason = f"{type(options.trainer).__name__}.fit takes no `recorder`"
     elif state.begun is None and state.labelled is not None:
         reason = "a training that thins the network is not run again to be watched: name the scorer before fit()"

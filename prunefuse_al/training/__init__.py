@@ -1,16 +1,19 @@
-"""Training any torch network: the trainer, what it can be given, and what keeps batch norm right."""
+"""Training any torch network: `TorchTrainer`, what it can be given, and loops of your own.
+
+What a loss takes is checked before anything is trained; a network keeps its last good weights whatever happens.
+"""
 
 from ..network import fold_batchnorm as fold_batchnorm
 from ..network import recalibrate_batchnorm as recalibrate_batchnorm
 from .distillation import Distillation as Distillation
 from .functions import FunctionTrainer as FunctionTrainer
+from .plan import TrainingHistory as TrainingHistory
 from .progressive import ProgressivePruning as ProgressivePruning
 from .recording import Recorder as Recorder
 from .recording import Snapshot as Snapshot
 from .shrink_perturb import ShrinkPerturb as ShrinkPerturb
 from .stopping import EarlyStopping as EarlyStopping
 from .trainer import TorchTrainer as TorchTrainer
-from .trainer import TrainingHistory as TrainingHistory
 
 # What other rooms of the package use of this one.
 # isort: split

@@ -15,10 +15,10 @@ from ..data import BatchLoader, check_finite, check_weights, isolated_rng, label
 from ..errors import InputError, NonFiniteError
 from ..network import VALUES, Forward, check_first, explained, forward_for, logits_of, settled, squashed_by
 from .distillation import Distillation, distillation_loss
-from .loss_labels import INDEPENDENT, OWN
+from .loss_labels import INDEPENDENT, OWN, zeros_and_ones
 from .losses import Objective, check_loss, class_weight_tensor, weighted_mean
 from .placement import Processes, Weights, in_training, repeatable
-from .plan import Outcome, Plan
+from .plan import Plan, TrainingHistory
 from .progressive import OnEpoch
 from .recording import Recorder
 from .stopping import Watch
@@ -56,10 +56,12 @@ class Run:
             parts = plan.early_stopping.split(len(dataset), labels_of(dataset, read=False), plan.seed)
             self.dataset, self.validation = (subset(dataset, rows) for rows in parts)
             self.kept = parts[0]
-        self.outcome = Outcome()
+        self.rows: list[dict[str, float]] = []  # of the history, one for each epoch
+        self.best_epoch: int | None = None
+        self.samples, self.stopped_early = 0, False
         self.nonfinite_labels: list[int] = []
 
-    def go(self) -> Outcome:
+    def go(self) -> TrainingHistory:
         """Train; on any failure the network has the weights of its last good epoch (or its first ones)."""
         plan, start = self.plan, time.perf_counter()
         with (
@@ -77,8 +79,8 @@ class Run:
             except BaseException:
                 self.last_good.restore()
                 raise
-        self.outcome.seconds = time.perf_counter() - start
-        return self.outcome
+        seconds = time.perf_counter() - start
+        return TrainingHistory(tuple(self.rows), self.best_epoch, self.stopped_early, self.samples, seconds)
 
     # ---- before the first epoch ----
 
@@ -191,7 +193,7 @@ class Run:
                 self.last_good.keep()
                 if self.recorder is not None:
                     self.recorder.end_epoch(epoch, self.model, row["lr"], self.processes.total)
-                self.outcome.epochs.append(row)
+                self.rows.append(row)
                 self._step_schedule(row)
                 bar.update()
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
@@ -201,11 +203,11 @@ class Run:
                     if best is not None:
                         best.keep()
                 elif watch.exhausted(epoch):
-                    self.outcome.stopped_early = epoch < plan.epochs
+                    self.stopped_early = epoch < plan.epochs
                     break
         if watch is not None and best is not None:
             best.restore()
-            self.outcome.best_epoch = watch.best_epoch
+            self.best_epoch = watch.best_epoch
 
     def _watched(self) -> tuple[Watch | None, Weights | None]:
         """Return who follows what early stopping goes by, and where the best weights are kept, if they are."""
@@ -230,7 +232,7 @@ class Run:
             losses.append(loss)
             hits.append(hit)
             sizes.append(len(rows))
-        self.outcome.samples += sum(sizes) * self.processes.count
+        self.samples += sum(sizes) * self.processes.count
         self.processes.align_buffers(self.model)
         return self._summary(epoch, torch.stack(losses), torch.stack(hits), sizes)
 
@@ -316,7 +318,7 @@ class Run:
         self._check_given(y)
         asked = self.objective.asked
         asked.check(y, rows, total)
-        if asked.kind == INDEPENDENT and self.recorder is not None and not bool(((y == 0) | (y == 1)).all()):
+        if asked.kind == INDEPENDENT and self.recorder is not None and not zeros_and_ones(y):
             raise InputError("training dynamics need labels of 0 or 1, and some lie between: train without a recorder")
         if asked.kind == OWN:  # which may leave such labels out, or not
             self.nonfinite_labels += rows[nonfinite_rows(y)].tolist()

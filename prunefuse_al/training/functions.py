@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from .. import checks
-from ..data import Collate, isolated_rng, split_row
+from ..data import Collate, isolated_rng, split_row, split_rows
 from ..errors import InputError
 from ..network import STATED, Transform, check_model, collect, home_device, of_trainer, seen_by_scorers
 from ..types import Signals
@@ -80,10 +79,10 @@ class FunctionTrainer:
         self.mc_samples: int = OPTIONS["mc_samples"]("mc_samples", mc_samples)
         self.collate: Collate | None = OPTIONS["collate"]("collate", collate)
         self.outputs: str | None = checks.maybe(checks.one_of, "outputs", outputs, STATED)
-        taken = _parameters(fit)
-        if "lr_scale" in taken:  # a selector sets what it finds: see `fine_tune_lr_scale` and `distillation` there
+        # A selector sets what it finds: see `fine_tune_lr_scale` and `distillation` there.
+        if checks.takes(fit, "lr_scale"):
             self.lr_scale = 1.0
-        if "teacher" in taken:
+        if checks.takes(fit, "teacher"):
             self.distillation: Any = True
 
     def fit(self, model: nn.Module, data: Any, *, teacher: nn.Module | None = None, seed: int | None = None) -> Any:
@@ -96,7 +95,7 @@ class FunctionTrainer:
         seed = checks.maybe(checks.whole, "seed", seed, least=0, most=2**64 - 1)
         home = home_device(model) or torch.device("cpu")
         offered = {"seed": seed, "teacher": teacher, "lr_scale": getattr(self, "lr_scale", 1.0)}
-        taken = {name: offered[name] for name in OFFERED if name in _parameters(self.fit_function)}
+        taken = {name: offered[name] for name in OFFERED if checks.takes(self.fit_function, name)}
         with isolated_rng(seed, home), in_training(model, home, channels_last=False):
             try:
                 return self.fit_function(model, data, **taken)
@@ -113,7 +112,7 @@ class FunctionTrainer:
         if self.infer_function is None:
             return self._collect(model, data, needs)
         with isolated_rng(0, home_device(model) or "cpu"):  # reading through a DataLoader draws a number already
-            if "needs" in _parameters(self.infer_function):
+            if checks.takes(self.infer_function, "needs"):
                 signals: Signals = self.infer_function(model, data, needs=frozenset(needs))
                 return seen_by_scorers(signals, of_trainer(self))
             if more := sorted(frozenset(needs) - {"logits"}):
@@ -154,17 +153,13 @@ class _Inputs(Dataset[Any]):
     def __getitem__(self, row: int) -> Any:
         return split_row(self.dataset, row)[0]
 
+    def __getitems__(self, rows: Sequence[int]) -> list[Any]:
+        """Return the inputs of several rows, read at once where the dataset can."""
+        return [x for x, _, _ in split_rows(self.dataset, rows)]
+
 
 def _as_signals(logits: Any, n: int) -> Signals:
     if not isinstance(logits, Tensor) or logits.ndim not in (1, 2) or len(logits) != n:
         found = f"shape {list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise InputError(f"infer(model, data) gave {found} for {n} rows; it must give a tensor of logits [n c]")
     return Signals(torch.arange(n), logits.detach().cpu())
-
-
-def _parameters(function: Callable[..., Any]) -> frozenset[str]:
-    """Return the names of what a function can be given by name; all that is offered if it takes ``**kwargs``."""
-    parameters = inspect.signature(function).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return frozenset({*parameters, *OFFERED, "needs"})
-    return frozenset(parameters)

@@ -141,7 +141,7 @@ class Asked:
             )
         found.refuse_nonfinite()
         off = (labels.double().sum(1) - 1).abs() > _SUM
-        if bool(((labels == 0) | (labels == 1)).all()):
+        if zeros_and_ones(labels):
             found.refuse(
                 off,
                 f"{self.loss} takes one class for each row, and rows of 0 and 1 that do not sum to 1",
@@ -228,6 +228,11 @@ class _Found:
         )
 
 
+def zeros_and_ones(labels: Tensor) -> bool:
+    """Tell whether all labels [n ...] are 0 or 1; on a device this waits for it."""
+    return bool(((labels == 0) | (labels == 1)).all())
+
+
 def class_numbers(labels: Tensor, *, independent: bool = False) -> Tensor | None:
     """Return the number of each row's class, int64 [n], in labels [n ...]; None where rows have none.
 
@@ -235,19 +240,19 @@ def class_numbers(labels: Tensor, *, independent: bool = False) -> Tensor | None
     classes, whatever its type and shape, and several are none.
     """
     if independent:
-        hard = labels.shape[1:].numel() == 1 and bool(((labels == 0) | (labels == 1)).all())
+        hard = labels.shape[1:].numel() == 1 and zeros_and_ones(labels)
         return labels.reshape(len(labels)).long() if hard else None
     if labels.is_floating_point() or labels.ndim > 2:
         return None
     if labels.shape[1:].numel() == 1:
         return labels.reshape(len(labels)).long()
-    one_hot = bool(((labels == 0) | (labels == 1)).all()) and bool((labels.sum(1) == 1).all())
+    one_hot = zeros_and_ones(labels) and bool((labels.sum(1) == 1).all())
     return labels.long().argmax(1) if one_hot else None
 
 
 def looks_independent(labels: Tensor) -> bool:
     """Tell whether labels [n c] are 0 and 1, two or more a row, with rows that do not sum to 1."""
-    if labels.ndim != 2 or labels.shape[1] < 2 or not bool(((labels == 0) | (labels == 1)).all()):
+    if labels.ndim != 2 or labels.shape[1] < 2 or not zeros_and_ones(labels):
         return False
     return bool((labels.sum(1) != 1).any())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -51,12 +51,23 @@ class Plan:
     collate: Collate | None
 
 
-@dataclass
-class Outcome:
-    """What a run leaves behind, besides the trained network."""
+@dataclass(frozen=True)
+class TrainingHistory:
+    """What happened in a training.
 
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int | None = None
-    stopped_early: bool = False
-    samples: int = 0
-    seconds: float = 0.0
+    Attributes:
+        epochs: one dict per epoch: "epoch" (from 1), "lr" (of the first parameter group), "loss" and "accuracy" while
+            training, and where rows are held out "val_loss", "val_accuracy". Accuracy is NaN for soft targets and
+            regression; of independent labels all must be right.
+        best_epoch: the epoch whose weights the network has, with early stopping on held-out rows; else None (it has the
+            last ones).
+        stopped_early: patience ended before the epochs did.
+        samples: rows presented in training, over all epochs and processes.
+        seconds: wall time.
+    """
+
+    epochs: tuple[dict[str, float], ...]
+    best_epoch: int | None
+    stopped_early: bool
+    samples: int
+    seconds: float

@@ -138,7 +138,9 @@ class Recorder:
 
         Raises:
             InputError: soft targets, or outputs that are not one row of classes per sample.
+            NotFittedError: `begin` was not called before.
         """
+        self._begun("see(rows, logits, labels)")
         if labels.ndim != 1 or labels.is_floating_point() or logits.ndim != 2 or logits.shape[1] < 2:
             raise InputError(
                 f"training dynamics compare logits [n c] with the number of a class, and here logits are "
@@ -158,8 +160,15 @@ class Recorder:
             model: the network as it is now.
             lr: learning rate of the epoch.
             total: returns the sum of a tensor over all processes that train together.
+
+        Raises:
+            InputError: there was nothing to `see` in the epoch.
+            NotFittedError: `begin` was not called before.
         """
-        tally, batches, self._batches = self._kept(), self._batches, []
+        tally = self._begun("end_epoch(epoch, model, lr)")
+        if not self._batches:
+            raise InputError(f"end_epoch: no batch was seen in epoch {epoch}: call see(rows, logits, labels) for each")
+        batches, self._batches = self._batches, []
         rows, columns = (torch.cat(parts, -1).cpu() for parts in zip(*batches, strict=True))
         sums = torch.zeros(4, len(tally.times), dtype=torch.float64).index_add_(1, rows, columns.double())  # [4 n]
         sums = total(sums)
@@ -170,6 +179,14 @@ class Recorder:
         if epoch in self._kept_epochs:
             weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
             self.snapshots += (Snapshot(epoch, lr, weights),)
+
+    def _begun(self, call: str) -> Tally:
+        if self._tally is None:
+            raise NotFittedError(
+                f"Recorder.{call} was called before begin(n, epochs), which says how many rows and epochs come: a "
+                "trainer calls it once, before its first epoch"
+            )
+        return self._tally
 
     def _kept(self) -> Tally:
         if self._tally is None:

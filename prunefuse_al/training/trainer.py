@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,33 +19,12 @@ from .checking import checked
 from .distillation import Distillation as Distillation
 from .fitting import Run
 from .plan import Plan
+from .plan import TrainingHistory as TrainingHistory
 from .progressive import OnEpoch
 from .recipes import preset
 from .recording import Recorder
 from .schedules import make_optimizer, make_schedule
 from .stopping import EarlyStopping as EarlyStopping
-
-
-@dataclass(frozen=True)
-class TrainingHistory:
-    """What happened in a training.
-
-    Attributes:
-        epochs: one dict per epoch: "epoch" (from 1), "lr" (of the first parameter group), "loss" and "accuracy" while
-            training, and where rows are held out "val_loss", "val_accuracy". Accuracy is NaN for soft targets and
-            regression; of independent labels all must be right.
-        best_epoch: the epoch whose weights the network has, with early stopping on held-out rows; else None (it has the
-            last ones).
-        stopped_early: patience ended before the epochs did.
-        samples: rows presented in training, over all epochs and processes.
-        seconds: wall time.
-    """
-
-    epochs: tuple[dict[str, float], ...]
-    best_epoch: int | None
-    stopped_early: bool
-    samples: int
-    seconds: float
 
 
 class TorchTrainer(BaseEstimator):
@@ -192,8 +170,7 @@ class TorchTrainer(BaseEstimator):
         checks.maybe(lambda name, network: check_model(network, name), "teacher", teacher)
         checks.maybe(checks.function, "on_epoch", on_epoch, "a function of (epoch, optimizer)")
         checks.maybe(checks.methods, "recorder", recorder, ("begin", "see", "end_epoch"), "a training.Recorder()")
-        outcome = Run(self._plan(seed), model, to_dataset(data), teacher, on_epoch, recorder).go()
-        return TrainingHistory(**{**vars(outcome), "epochs": tuple(outcome.epochs)})
+        return Run(self._plan(seed), model, to_dataset(data), teacher, on_epoch, recorder).go()
 
     def infer(self, model: nn.Module, data: Any, needs: Iterable[str] = ("logits",)) -> Signals:
         """Return the signals in `needs` for every row of `data`, in order; see `signals.collect`."""

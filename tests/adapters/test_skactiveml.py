@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from fakes import assert_same_picks, seeded
+from fakes import Spread, assert_same_picks, seeded
 from hosts import need_host
 from sklearn.base import clone
 from sklearn.datasets import load_digits
@@ -21,7 +21,7 @@ from skactiveml.classifier import ParzenWindowClassifier
 from skactiveml.pool import Badge, UncertaintySampling
 from skactiveml.utils import MISSING_LABEL, is_labeled
 
-from prunefuse_al import PruneFuseEstimator, Selection, TorchTrainer
+from prunefuse_al import PruneFuseEstimator, TorchTrainer
 from prunefuse_al.adapters.skactiveml import PruneFuseClassifier, PruneFuseQuery
 from prunefuse_al.errors import BudgetError, InputError
 
@@ -117,16 +117,6 @@ def test_candidates_and_utilities(y):
     assert int(np.isnan(qs.query(X, y, clf, return_utilities=True)[1]).sum()) == is_labeled(y).sum()
     with pytest.warns(UserWarning, match="'batch_size=9' is larger"):
         assert len(qs.query(X, y, clf, candidates=asked, batch_size=9)) == 4
-
-
-class Spread:
-    """A scorer of batches: it has no score for a sample by itself, and reads features."""
-
-    needs = frozenset({"features"})
-
-    def select(self, signals, k, *, rng=None):
-        distance = (signals.features - signals.features.mean(0)).norm(dim=1)
-        return Selection(signals.indices[distance.argsort(descending=True)[:k]])
 
 
 def test_a_scorer_of_batches_marks_its_picks_and_needs_the_network(y):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from fakes import assert_same_picks, seeded
+from fakes import Spread, assert_same_picks, seeded
 from hosts import need_host
 from sklearn.linear_model import LogisticRegression
 
@@ -62,16 +62,6 @@ def learner(strategy: Any, factory: Any = None) -> Any:
     made = PoolBasedActiveLearner(factory or PruneFuseClassifierFactory(estimator(), 3), strategy, dataset())
     made.initialize_data(np.arange(30), Y[:30])
     return made
-
-
-class Spread:
-    """Picks the candidates whose features are farthest from the mean one."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"features"})
-
-    def select(self, signals: Any, k: int, *, rng: Any = None) -> Selection:
-        far = (signals.features - signals.features.mean(0)).norm(dim=1)
-        return Selection(signals.indices[far.argsort(descending=True)[:k]])
 
 
 def test_the_loop_picks_what_the_core_picks_and_ends_in_a_target() -> None:

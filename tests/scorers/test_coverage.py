@@ -13,8 +13,8 @@ from oracles import ccs as ccs_oracle
 from oracles import d2 as d2_oracle
 from oracles import moderate as moderate_oracle
 
-from prunefuse_al.scorers import AUM, CCS, D2, Margin, Moderate, ccs, d2, get_scorer, moderate
-from prunefuse_al.scorers._ccs import budgets, strata_of
+from prunefuse_al.scorers import AUM, CCS, D2, Margin, Moderate, ccs, class_budgets, d2, get_scorer, moderate
+from prunefuse_al.scorers._ccs import strata_of
 from prunefuse_al.scorers._neighbours import knn
 from prunefuse_al.testing.contracts import example_signals
 
@@ -102,7 +102,7 @@ def test_ccs_gives_every_stratum_its_share(values, strata, mislabelled, seed, da
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any), data=st.data())
 def test_shares_add_up_and_none_exceeds_its_stratum(sizes, data):
     k = data.draw(st.integers(1, sum(sizes)))
-    given_ = budgets(torch.tensor(sizes), k).tolist()
+    given_ = class_budgets(torch.tensor(sizes), k).tolist()
     assert given_ == ccs_oracle.shares(sizes, k)
     assert sum(given_) == k
 

@@ -114,7 +114,7 @@ def test_k_center_does_not_depend_on_how_short_torch_may_multiply(monkeypatch):
     want = k_center(features, 60)
     monkeypatch.setattr(distances, "matmul_roundoff", lambda device: 2.0**-8)
     real = distances.lower_bounds
-    short = lambda a, b: real(*(distances.Rows(r.raw, r.factors.bfloat16().float()) for r in (a, b)))  # noqa: E731
+    short = lambda a, b: real(*(distances.Points(r.raw, r.factors.bfloat16().float()) for r in (a, b)))  # noqa: E731
     monkeypatch.setattr(distances, "lower_bounds", short)
     assert k_center(features, 60).tolist() == want.tolist()
 

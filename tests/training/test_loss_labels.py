@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import fakes
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fakes import mlp, seeded
+from fakes import mlp, seeded, weights
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from torchvision.ops import sigmoid_focal_loss
@@ -30,8 +32,7 @@ VALUES = (X @ W[:, :1]).tanh()
 ROWS = r"rows 0, 1, 2, 3, 4, \.\.\. \(120 of 120\)"
 
 
-def trainer(epochs: int = 3, **options: Any) -> TorchTrainer:
-    return TorchTrainer(epochs, 32, **{"device": "cpu", "progress": False, **options})
+trainer = partial(fakes.trainer, batch_size=32)
 
 
 def trained(y: Any, width: int = 4, *, network: nn.Module | None = None, **options: Any) -> nn.Module:
@@ -40,12 +41,8 @@ def trained(y: Any, width: int = 4, *, network: nn.Module | None = None, **optio
     return model
 
 
-def state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
 def close(one: nn.Module, other: nn.Module) -> None:
-    torch.testing.assert_close(state(one), state(other), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weights(one), weights(other), rtol=1e-5, atol=1e-6)
 
 
 class Flat(nn.Module):
@@ -151,7 +148,7 @@ def test_weights_of_the_two_classes_of_one_output_are_those_of_two_outputs() -> 
     for weight in ("balanced", {1: 3.0}, [1.0, 0.5]):
         one = trained(ONE, network=mlp(6, 16, 1), loss=nn.BCEWithLogitsLoss(), class_weight=weight)
         two = trained(ONE, network=Two(), class_weight=weight)
-        torch.testing.assert_close(state(one), {k.removeprefix("body."): v for k, v in state(two).items()})
+        torch.testing.assert_close(weights(one), {k.removeprefix("body."): v for k, v in weights(two).items()})
 
 
 def test_rows_count_by_their_weights() -> None:
@@ -331,13 +328,13 @@ def test_what_a_loss_cannot_take_is_refused_and_nothing_is_changed(name: str, it
     y, options, says = REFUSED[name]
     options = dict(options)
     network = options.pop("network", None) or mlp(6, 16, options.pop("outputs_", 4))
-    before = state(network)
+    before = weights(network)
     data = TensorDataset(X, torch.as_tensor(y)) if items else (X, y)
     if items:  # only the rows of a batch are known then
         says = says.replace(ROWS, "rows .*").replace("120 of 120", r"\d+ of 120").replace(", the first in row 0", "")
     with pytest.raises(InputError, match=says):
         trainer(**options).fit(network, data, seed=0)
-    assert all(torch.equal(value, before[name]) for name, value in state(network).items())
+    assert all(torch.equal(value, before[name]) for name, value in weights(network).items())
 
 
 def test_rows_are_those_of_the_data_also_where_some_are_held_out() -> None:

@@ -165,5 +165,15 @@ def test_what_cannot_be_recorded_is_refused_and_changes_nothing() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with pytest.raises(NotFittedError, match="nothing has been trained with this Recorder"):
         _ = Recorder().dynamics
+    with pytest.raises(
+        NotFittedError, match=r"Recorder.see\(rows, logits, labels\) was called before begin\(n, epochs\)"
+    ):
+        Recorder().see(torch.arange(2), torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(NotFittedError, match=r"Recorder.end_epoch\(epoch, model, lr\) was called before begin"):
+        Recorder().end_epoch(1, model, 0.1)
+    begun = Recorder()
+    begun.begin(3, 2)
+    with pytest.raises(ValueError, match=r"end_epoch: no batch was seen in epoch 1: call see"):
+        begun.end_epoch(1, model, 0.1)
     with pytest.raises(ValueError, match="snapshots=-1; pass how many"):
         Recorder(snapshots=-1)

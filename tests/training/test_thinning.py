@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import fakes
 import pytest
 import torch
 from fakes import blobs, mlp, seeded
 from torch import Tensor, nn
 
-from prunefuse_al import ProgressivePruning, TorchTrainer, prune
+from prunefuse_al import ProgressivePruning, prune
 from prunefuse_al.errors import InputError
 from prunefuse_al.fusing.channel_map import ChannelMap
 from prunefuse_al.network.states import named_tensors
@@ -174,8 +176,7 @@ class Recorder:
         return epoch <= self.until
 
 
-def quick(**options: Any) -> TorchTrainer:
-    return TorchTrainer(**{"epochs": 6, "batch_size": 16, "progress": False, "device": "cpu", **options})
+quick = partial(fakes.trainer, epochs=6)
 
 
 def test_the_trainer_tells_before_every_epoch_and_its_schedule_goes_on() -> None:

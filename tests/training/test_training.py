@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fakes import same, trainer, weights
 from sklearn.base import clone
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -41,22 +42,10 @@ def conv() -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
 
 
-def trainer(epochs: int = 3, batch_size: int = 16, **options: Any) -> TorchTrainer:
-    return TorchTrainer(epochs, batch_size, **{"device": "cpu", "progress": False, **options})
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return all(torch.equal(value, second[name]) for name, value in first.items())
-
-
 def fitted(data: Any = (X, Y), seed: int = 0, model: nn.Module | None = None, **options: Any) -> dict[str, Tensor]:
     model = network() if model is None else model
     trainer(**options).fit(model, data, seed=seed)
-    return state(model)
+    return weights(model)
 
 
 # ---- training as such ----
@@ -86,7 +75,7 @@ def test_it_equals_a_hand_written_loop_bit_for_bit() -> None:
             optimizer.zero_grad()
             F.cross_entropy(theirs(torch.as_tensor(X)[rows]), torch.as_tensor(Y)[rows]).backward()
             optimizer.step()
-    assert same(state(ours), state(theirs))
+    assert same(weights(ours), weights(theirs))
 
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit() -> None:
@@ -171,9 +160,9 @@ def test_frozen_parameters_stay_and_flags_come_back() -> None:
     model = network()
     model[0].requires_grad_(False)
     model[1].eval()
-    before = state(model)
+    before = weights(model)
     trainer().fit(model, (X, Y), seed=0)
-    after = state(model)
+    after = weights(model)
     assert torch.equal(before["0.weight"], after["0.weight"])
     assert not torch.equal(before["4.weight"], after["4.weight"])
     assert [m.training for m in model] == [True, False, True, True, True]
@@ -209,7 +198,7 @@ def test_channels_last_and_compile_are_undone() -> None:
     trainer(2, channels_last=True).fit(model, data, seed=0)
     assert all(p.is_contiguous() for p in model.parameters())
     expected = fitted(data, model=conv(), epochs=2)
-    for name, value in state(model).items():
+    for name, value in weights(model).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
 
 
@@ -308,7 +297,7 @@ def test_on_a_plateau_of_the_training_loss_it_stops_with_its_last_weights_and_no
         best, waited = (loss, 0) if loss < best - 0.01 else (best, waited + 1)
         stopped = stopped or epoch * (waited == 2)
     assert stopped == len(losses) < 60
-    assert same(state(model), fitted(epochs=len(losses), **options))  # as if that many epochs had been asked for
+    assert same(weights(model), fitted(epochs=len(losses), **options))  # as if that many epochs had been asked for
     patient = EarlyStopping(patience=60, monitor="train_loss")
     assert same(fitted(early_stopping=patient), fitted())
     one_row = trainer(2, early_stopping=rule).fit(network()[:1], (X[:1], Y[:1]), seed=0)  # there is none to spare
@@ -376,11 +365,11 @@ def test_a_failed_training_says_why_and_changes_nothing(
     data: Any, options: dict[str, Any], error: type[Exception], says: str
 ) -> None:
     model = network()
-    before = state(model)
+    before = weights(model)
     model[2].eval()
     with pytest.raises(error, match=says):
         trainer(**options).fit(model, data, seed=0)
-    assert same(before, state(model))
+    assert same(before, weights(model))
     assert [m.training for m in model] == [True, True, False, True, True]
 
 
@@ -408,7 +397,7 @@ def test_when_the_loss_diverges_later_the_last_good_epoch_stays() -> None:
     model = network()
     with pytest.raises(NonFiniteError, match=r"in epoch 3 of 4.*end of epoch 2"):
         trainer(4, scheduler=explode).fit(model, (X, Y), seed=0)
-    assert same(state(model), fitted(epochs=2, scheduler="constant"))
+    assert same(weights(model), fitted(epochs=2, scheduler="constant"))
 
 
 def test_a_mask_of_minus_infinity_is_no_divergence() -> None:
@@ -428,7 +417,7 @@ def test_an_interrupted_training_keeps_the_last_epoch() -> None:
     model = network()
     with pytest.raises(KeyboardInterrupt):
         trainer(3, scheduler="constant", transform=interrupt).fit(model, (X, Y), seed=0)
-    assert same(state(model), fitted(epochs=1, scheduler="constant"))
+    assert same(weights(model), fitted(epochs=1, scheduler="constant"))
 
 
 # ---- precision ----
