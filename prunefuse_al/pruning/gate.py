@@ -142,7 +142,7 @@ class _Comparison:
         def fits(found: ChannelMap, distance: float, exact: bool) -> Verdict:
             return Verdict("", found, distance, exact, self.macs)
 
-        replay = KeptStatistics(structure.trace.statistics, lambda labels: kept[structure.components[labels]])
+        replay = KeptStatistics(structure.trace.statistics, lambda marks: kept[structure.components[marks]])
         shown = False
         if channel_map.copies:
             target = self._target(plain)

@@ -29,7 +29,7 @@ class KeptStatistics(TorchDispatchMode):
 
     Args:
         statistics: those of the trace of the same forward pass.
-        alive: tells which labels, an int64 array, belong to kept channels.
+        alive: tells which marks, an int64 array, belong to kept channels.
     """
 
     def __init__(self, statistics: Sequence[Statistic], alive: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -66,7 +66,7 @@ class KeptStatistics(TorchDispatchMode):
 
 
 def _mask(statistic: Statistic, alive: Callable[[np.ndarray], np.ndarray]) -> Tensor:
-    """Return which positions of the input count: those that are kept along every labelled dimension."""
+    """Return which positions of the input count: those that are kept along every marked dimension."""
     masks = [torch.from_numpy(alive(plane.numpy())) for plane in statistic.planes]
     together = torch.tensor(True)
     for mask in masks:

@@ -1,7 +1,7 @@
-"""What each operation does to labels: a table from operation names to rules.
+"""What each operation does to marks: a table from operation names to rules.
 
 To teach the tracer a new operation, add its name to one of the sets below or write a rule and enter it in `RULES`.
-A rule receives a `Call` and returns the labels of each result. An operation in no table is not understood: its labels
+A rule receives a `Call` and returns the marks of each result. An operation in no table is not understood: its marks
 are frozen (kept whole) and the report says so.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .atoms import FROZEN, NEUTRAL, Atoms, varying
-from .labels import Labels, merge, positions, restructure, shared_stretches
+from .marks import Marks, merge, positions, restructure, shared_stretches
 from .shuffles import tie_shuffled
 
 
@@ -27,7 +27,7 @@ class Statistic:
     Attributes:
         operation: bare name of the operation.
         module: name of the module that ran it.
-        planes: label planes of the input along which the statistic is taken; none where that does not change by
+        planes: mark planes of the input along which the statistic is taken; none where that does not change by
             pruning.
         scale: name of the scale of a LayerNorm; GroupNorm has none here, as centring is not neutral for it.
         operand: not a statistic but a sum: the number of the tensor argument, computed from parameters, whose planes
@@ -43,18 +43,18 @@ class Statistic:
 
 @dataclass
 class Call:
-    """One operation: its arguments, results and the labels known of them."""
+    """One operation: its arguments, results and the marks known of them."""
 
     atoms: Atoms
     func: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     results: list[Tensor]
-    labels_of: Callable[[Tensor], Labels]
+    marks_of: Callable[[Tensor], Marks]
     name_of: Callable[[Tensor | None], str | None]
     module: str
     statistics: list[Statistic]
-    relabel: Callable[[Tensor, Labels], None]
+    restate: Callable[[Tensor, Marks], None]
     new_debts: set[int] = field(default_factory=set)
 
     @property
@@ -70,14 +70,14 @@ class Call:
                 return given
         return None
 
-    def debt(self, labels: Tensor, reason: str) -> int:
-        """Return the number of a new debt: labels to freeze if what owes it is ever used in an output."""
-        self.atoms.debts.append((labels, reason))
+    def debt(self, marks: Tensor, reason: str) -> int:
+        """Return the number of a new debt: marks to freeze if what owes it is ever used in an output."""
+        self.atoms.debts.append((marks, reason))
         return len(self.atoms.debts) - 1
 
-    def owe(self, labels: Tensor, reason: str) -> None:
-        """Freeze labels if a result of this operation is ever used in an output of the network."""
-        self.new_debts.add(self.debt(labels, reason))
+    def owe(self, marks: Tensor, reason: str) -> None:
+        """Freeze marks if a result of this operation is ever used in an output of the network."""
+        self.new_debts.add(self.debt(marks, reason))
 
     def tensors(self) -> list[Tensor]:
         """Return all tensor arguments, lists of tensors opened."""
@@ -90,7 +90,7 @@ class Call:
         return [d % ndim for d in dims]
 
 
-Rule = Callable[[Call], list[Labels]]
+Rule = Callable[[Call], list[Marks]]
 
 VIEWS = {
     "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "expand", "unsqueeze", "squeeze",
@@ -125,9 +125,9 @@ REDUCTIONS = STATISTICS | {
 }  # fmt: skip
 
 
-def structural(call: Call) -> list[Labels]:
+def structural(call: Call) -> list[Marks]:
     """View, permute, slice, ...: executed on the planes themselves."""
-    source = call.labels_of(call.tensors()[0])
+    source = call.marks_of(call.tensors()[0])
     if call.func._overloadname == "dtype":
         return unknown(call)
     stand_in = call.tensors()[0]
@@ -151,28 +151,28 @@ def _copies(old: Sequence[int], new: Sequence[int]) -> tuple[Tensor, ...]:
     return tuple(positions(new, dim) // old[dim] for dim in grown)
 
 
-def same(call: Call) -> list[Labels]:
-    """Copies and casts: every result has the labels of the first tensor."""
-    source = call.labels_of(call.tensors()[0])
+def same(call: Call) -> list[Marks]:
+    """Copies and casts: every result has the marks of the first tensor."""
+    source = call.marks_of(call.tensors()[0])
     return [like(result, list(source.planes), source, source.stretched) for result in call.results]
 
 
-def pointwise(call: Call) -> list[Labels]:
-    """Arithmetic and activations: aligned labels are tied."""
-    operands = [call.labels_of(t) for t in call.tensors()]
+def pointwise(call: Call) -> list[Marks]:
+    """Arithmetic and activations: aligned marks are tied."""
+    operands = [call.marks_of(t) for t in call.tensors()]
     if call.name.endswith("_") and call.tensors()[0]._is_view() and operands[0].free:
-        # The tensor that is written through the view does not learn of these labels.
+        # The tensor that is written through the view does not learn of these marks.
         return unknown(call)
     layer = _scaled_layer(call, operands) if call.name.rstrip("_") == "mul" else frozenset()
     found = [merge(call.atoms, operands, tuple(result.shape), call.name) for result in call.results]
-    for labels in found:
-        labels.layer = layer
+    for marks in found:
+        marks.layer = layer
     return found
 
 
-def _scaled_layer(call: Call, operands: Sequence[Labels]) -> frozenset[str]:
+def _scaled_layer(call: Call, operands: Sequence[Marks]) -> frozenset[str]:
     """Return what layer gave the tensor that is scaled here, having noted which parameter scales it."""
-    layers = [labels for labels in operands if labels.layer]
+    layers = [marks for marks in operands if marks.layer]
     if len(layers) != 1:
         return frozenset()
     for scale in operands:
@@ -184,23 +184,23 @@ def _scaled_layer(call: Call, operands: Sequence[Labels]) -> frozenset[str]:
     return layers[0].layer
 
 
-def gated(call: Call) -> list[Labels]:
+def gated(call: Call) -> list[Marks]:
     """`glu`: one half of a dimension times the sigmoid of the other."""
-    source, result = call.labels_of(call.args[0]), call.results[0]
+    source, result = call.marks_of(call.args[0]), call.results[0]
     halves = restructure(lambda plane: plane.chunk(2, call.argument("dim")), source, [result, result])
     return [merge(call.atoms, halves, tuple(result.shape), call.name)]
 
 
-def restrided(call: Call) -> list[Labels]:
+def restrided(call: Call) -> list[Marks]:
     """`as_strided_` at the same shape only changes the memory layout; anything else is not understood."""
     source = call.tensors()[0]
     return same(call) if list(source.shape) == list(call.argument("size")) else unknown(call)
 
 
-def joined(call: Call) -> list[Labels]:
+def joined(call: Call) -> list[Marks]:
     """`cat` and `stack`: planes of the same other dimensions are joined; a fixed size counts as frozen."""
     given = [t for t in call.tensors() if t.numel() or t.ndim > 1]
-    sources = [call.labels_of(t) for t in given]
+    sources = [call.marks_of(t) for t in given]
     result, dim = call.results[0], (call.argument("dim") or 0) % call.results[0].ndim
     own = {dim} if call.name == "cat" else set()
     systems = sorted({varying(p) - own for s in sources for p in s.planes}, key=sorted)
@@ -209,10 +209,10 @@ def joined(call: Call) -> list[Labels]:
     stretched = [n for n in shared_stretches(sources) if n.shape[dim] == 1] if call.name == "cat" else []
     if len({id(t) for t in given}) == 1 and result.numel():  # one tensor again and again
         stretched.append(positions(result.shape, dim) // (result.shape[dim] // len(given)))
-    return [Labels(tuple(result.shape), planes, parameter, free, tuple(stretched))]
+    return [Marks(tuple(result.shape), planes, parameter, free, tuple(stretched))]
 
 
-def _join(call: Call, sources: list[Labels], system: frozenset[int], dim: int) -> Tensor:
+def _join(call: Call, sources: list[Marks], system: frozenset[int], dim: int) -> Tensor:
     parts, uneven = [], False
     for source in sources:
         own = [p for p in source.planes if (varying(p) - {dim} if call.name == "cat" else varying(p)) == system]
@@ -224,19 +224,19 @@ def _join(call: Call, sources: list[Labels], system: frozenset[int], dim: int) -
     if call.name == "stack":
         return torch.stack(parts, dim)
     plane = torch.cat(parts, dim)
-    # Tokens joined to tokens: their widths shrink together, so one label for all of them.
+    # Tokens joined to tokens: their widths shrink together, so one mark for all of them.
     return plane if uneven or not system else call.atoms.tie_along(plane, dim)
 
 
-def reduction(call: Call) -> list[Labels]:
-    """Sums, means, softmax, ...: labels of other dimensions pass, those of a reduced one meet their end.
+def reduction(call: Call) -> list[Marks]:
+    """Sums, means, softmax, ...: marks of other dimensions pass, those of a reduced one meet their end.
 
     A statistic over channels (their mean, their norm) is taken over fewer channels in the proxy, which is noted. A
     softmax over channels, or the number of the largest, means something else with fewer: then they are frozen if the
     result is ever used. Where a reduced dimension is one of several that a channel spans (the width of a head), the
     channel leaves as a whole.
     """
-    source = call.labels_of(call.tensors()[0])
+    source = call.marks_of(call.tensors()[0])
     ndim = len(source.shape)
     dims = call.dims(ndim) if ndim else []
     passed, over = [], []
@@ -267,17 +267,17 @@ def reduction(call: Call) -> list[Labels]:
     return results
 
 
-def spatial(call: Call) -> list[Labels]:
+def spatial(call: Call) -> list[Marks]:
     """Pooling and resizing: only the trailing dimensions change."""
-    source = call.labels_of(call.tensors()[0])
+    source = call.marks_of(call.tensors()[0])
     trailing = {len(source.shape) - 1 - i for i in range(SPATIAL[call.name])}
     freeze_planes(call, source, trailing, "is resized by")
     return [like(result, list(source.planes), source) for result in call.results]
 
 
-def pad(call: Call) -> list[Labels]:
-    """Constant padding: padded positions along a labelled dimension have a fixed place, so they are frozen."""
-    source = call.labels_of(call.tensors()[0])
+def pad(call: Call) -> list[Marks]:
+    """Constant padding: padded positions along a marked dimension have a fixed place, so they are frozen."""
+    source = call.marks_of(call.tensors()[0])
     amounts, ndim = call.argument("pad"), len(source.shape)
     planes = []
     for plane in source.planes:
@@ -287,20 +287,20 @@ def pad(call: Call) -> list[Labels]:
     return [like(call.results[0], planes, source)]
 
 
-def factory(call: Call) -> list[Labels]:
+def factory(call: Call) -> list[Marks]:
     """zeros, ones, arange, rand, ...: made from sizes alone."""
-    return [Labels(tuple(result.shape), free=True) for result in call.results]
+    return [Marks(tuple(result.shape), free=True) for result in call.results]
 
 
-def unknown(call: Call) -> list[Labels]:
+def unknown(call: Call) -> list[Marks]:
     """Not understood: everything that goes in is kept whole."""
     for tensor in call.tensors():
-        for plane in call.labels_of(tensor).planes:
+        for plane in call.marks_of(tensor).planes:
             call.atoms.freeze(plane, f"goes through {call.name}, which is not understood")
-    return [Labels(tuple(result.shape)) for result in call.results]
+    return [Marks(tuple(result.shape)) for result in call.results]
 
 
-def freeze_planes(call: Call, source: Labels, dims: set[int], what: str) -> None:
+def freeze_planes(call: Call, source: Marks, dims: set[int], what: str) -> None:
     """Freeze and drop the planes of `source` that vary along any of `dims`."""
     for plane in source.planes:
         if varying(plane) & dims:
@@ -308,6 +308,6 @@ def freeze_planes(call: Call, source: Labels, dims: set[int], what: str) -> None
     source.planes = [plane for plane in source.planes if not varying(plane) & dims]
 
 
-def like(result: Tensor, planes: list[Tensor], source: Labels, stretched: tuple[Tensor, ...] = ()) -> Labels:
-    """Return the labels of a result: new planes, and what else is known of where it came from."""
-    return Labels(tuple(result.shape), planes, source.parameter, source.free, stretched, layer=source.layer)
+def like(result: Tensor, planes: list[Tensor], source: Marks, stretched: tuple[Tensor, ...] = ()) -> Marks:
+    """Return the marks of a result: new planes, and what else is known of where it came from."""
+    return Marks(tuple(result.shape), planes, source.parameter, source.free, stretched, layer=source.layer)

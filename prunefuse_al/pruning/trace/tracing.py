@@ -19,7 +19,7 @@ from ...costs import operation_flops
 from ...network import answers, copied, named_tensors, output_shapes
 from . import contractions, lookups, rules
 from .atoms import Atoms
-from .labels import Labels
+from .marks import Marks
 from .rules import Call, Rule, Statistic
 
 RULES: dict[str, Rule] = {
@@ -53,7 +53,7 @@ RULES: dict[str, Rule] = {
 
 @dataclass(frozen=True)
 class Sighting:
-    """A labelled dimension of known size that a module owns or saw: evidence for what its width attributes mean."""
+    """A marked dimension of known size that a module owns or saw: evidence for what its width attributes mean."""
 
     module: str
     dim: int
@@ -82,7 +82,7 @@ class Trace:
 
 
 class Tracer(TorchDispatchMode):
-    """Carries labels through every operation below autograd."""
+    """Carries marks through every operation below autograd."""
 
     def __init__(self, trace: Trace, tensors: dict[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -94,17 +94,17 @@ class Tracer(TorchDispatchMode):
         self._seen = WeakIdKeyDictionary()
         for name, tensor in tensors.items():
             planes = trace.atoms.planes(trace.atoms.registered[name], tensor.ndim)
-            self._seen[tensor] = Labels(tuple(tensor.shape), planes, parameter=True)
+            self._seen[tensor] = Marks(tuple(tensor.shape), planes, parameter=True)
             self._sight(self._seen[tensor], name.rpartition(".")[0])
 
-    def labels_of(self, tensor: Tensor) -> Labels:
+    def marks_of(self, tensor: Tensor) -> Marks:
         """Return a copy of what is known of a tensor; one never seen has a fixed size."""
-        found: Labels | None = self._seen.get(tensor)
-        return Labels(tuple(tensor.shape)) if found is None else found.copy()
+        found: Marks | None = self._seen.get(tensor)
+        return Marks(tuple(tensor.shape)) if found is None else found.copy()
 
-    def relabel(self, tensor: Tensor, labels: Labels) -> None:
+    def restate(self, tensor: Tensor, marks: Marks) -> None:
         """Replace what is known of a tensor that was written to."""
-        self._seen[tensor] = labels
+        self._seen[tensor] = marks
 
     def name_of(self, tensor: Tensor | None) -> str | None:
         """Return the name of a parameter or buffer, None for any other tensor."""
@@ -117,20 +117,20 @@ class Tracer(TorchDispatchMode):
         out = func(*args, **kwargs)
         results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         call = Call(
-            self.trace.atoms, func, args, kwargs, results, self.labels_of, self.name_of, self.modules[-1],
-            self.trace.statistics, self.relabel,
+            self.trace.atoms, func, args, kwargs, results, self.marks_of, self.name_of, self.modules[-1],
+            self.trace.statistics, self.restate,
         )  # fmt: skip
         self.trace.flops += operation_flops(func, args, kwargs, out)
         found = rule_for(call)(call)
         debts = frozenset(call.new_debts).union(*(self._seen[t].debts for t in call.tensors() if t in self._seen))
-        for result, labels in zip(results, found, strict=True):
-            labels.debts |= debts
-            self._seen[result] = labels
-            self._sight(labels, self.modules[-1])
+        for result, marks in zip(results, found, strict=True):
+            marks.debts |= debts
+            self._seen[result] = marks
+            self._sight(marks, self.modules[-1])
         return out
 
-    def _sight(self, labels: Labels, module: str) -> None:
-        for plane in labels.planes:
+    def _sight(self, marks: Marks, module: str) -> None:
+        for plane in marks.planes:
             for dim in range(plane.ndim):
                 if plane.shape[dim] > 1:
                     self.trace.sightings.append(Sighting(module, dim, plane))
@@ -138,9 +138,9 @@ class Tracer(TorchDispatchMode):
     def freeze_output(self, output: Any) -> None:
         """Keep whatever the network answers with."""
         for leaf in answers(output):
-            for plane in self.labels_of(leaf).planes:
+            for plane in self.marks_of(leaf).planes:
                 self.trace.atoms.freeze(plane, None)
-            for debt in self.labels_of(leaf).debts:
+            for debt in self.marks_of(leaf).debts:
                 self.trace.atoms.freeze(*self.trace.atoms.debts[debt])
 
 
