@@ -7,6 +7,13 @@ from .report import LayerWidth as LayerWidth
 from .report import PruningReport as PruningReport
 from .sensitivity import Hessian as Hessian
 from .sensitivity import Taylor as Taylor
+from .trace import Marks as Marks
+from .trace import Mixes as Mixes
+from .trace import Normalises as Normalises
+from .trace import OperationCall as OperationCall
+from .trace import Reduces as Reduces
+from .trace import RegisteredRule as RegisteredRule
+from .trace import register_rule as register_rule
 from .widths import GlobalScope as GlobalScope
 
 # What other rooms of the package use of this one.
@@ -18,4 +25,7 @@ from .widths import check_ratio as check_ratio
 from .widths import check_round_to as check_round_to
 from .widths import check_scope as check_scope
 
-__all__ = ["GlobalScope", "Hessian", "LayerWidth", "Proxy", "PruningReport", "Taylor", "prune", "rebuild"]
+__all__ = [
+    "GlobalScope", "Hessian", "LayerWidth", "Marks", "Mixes", "Normalises", "OperationCall", "Proxy", "PruningReport",
+    "Reduces", "RegisteredRule", "Taylor", "prune", "rebuild", "register_rule",
+]  # fmt: skip

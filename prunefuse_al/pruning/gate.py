@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..costs import batch_rows, operation_flops
+from ..errors import PruningError
 from ..fusing import ChannelMap, copy_channels, put_back
 from ..network import (
     Arguments,
@@ -59,7 +61,12 @@ class Verdict:
 
 
 def inspect(
-    model: nn.Module, proxy: nn.Module, channel_map: ChannelMap, structure: Structure, arguments: Arguments, kept: Any
+    model: nn.Module,
+    proxy: nn.Module,
+    channel_map: ChannelMap,
+    structure: Structure,
+    arguments: Arguments,
+    kept: np.ndarray,
 ) -> Verdict:
     """Run every check; the first that fails gives the reason. Neither network is changed.
 
@@ -131,7 +138,7 @@ class _Comparison:
             self.expected = _run(self.thin, self.inputs)
         self.macs = round(counter.flops / 2 / batch_rows(*self.inputs))
 
-    def verdict(self, channel_map: ChannelMap, structure: Structure, kept: Any) -> Verdict:
+    def verdict(self, channel_map: ChannelMap, structure: Structure, kept: np.ndarray) -> Verdict:
         """Show that the proxy is a sub-network, and find what makes the preserving fusion exact.
 
         Copies cannot show the first, because a copy of the right channel would hide that the wrong one is read.
@@ -142,24 +149,34 @@ class _Comparison:
         def fits(found: ChannelMap, distance: float, exact: bool) -> Verdict:
             return Verdict("", found, distance, exact, self.macs)
 
-        replay = KeptStatistics(structure.trace.statistics, lambda marks: kept[structure.components[marks]])
-        shown = False
+        replay = KeptStatistics(structure.trace, lambda marks: kept[structure.components[marks]])
+        refused: str | None = None  # None: not asked yet
         if channel_map.copies:
             target = self._target(plain)
-            shown = self._distance(target, replay) < self.tolerance
+            refused = self._refused(target, replay)
             copy_channels(target, channel_map)
-            if shown and (distance := self._distance(target)) < self.tolerance:
+            if not refused and (distance := self._distance(target)) < self.tolerance:
                 return fits(copied, distance, True)
             del target
         for candidate in (streamed, plain) if channel_map.streams else (plain,):
             distance = self.distance(candidate)
             if distance < self.tolerance:
                 return fits(candidate, distance, True)
-        if shown or self._distance(self._target(plain), replay) < self.tolerance:
+        if refused is None:
+            refused = self._refused(self._target(plain), replay)
+        if not refused:
             return fits(plain, math.inf if math.isnan(distance) else distance, False)
         if math.isnan(distance):
             return Verdict("the proxy cannot be checked: with generic weights answers are NaN or infinite", plain)
-        return Verdict(f"the proxy is not a sub-network: relative distance {distance:.2g} with generic weights", plain)
+        return Verdict(f"{refused}: relative distance {distance:.2g} with generic weights", plain)
+
+    def _refused(self, target: nn.Module, replay: KeptStatistics) -> str:
+        """Return why a target that looks at the proxy's channels only does not give what the proxy does, or ""."""
+        try:
+            distance = self._distance(target, replay)
+        except PruningError as error:
+            return f"the proxy cannot be checked, {error}"
+        return "" if distance < self.tolerance else "the proxy is not a sub-network"
 
     def distance(self, channel_map: ChannelMap) -> float:
         """Return the relative distance between the preserving fusion and the proxy."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .. import checks
 from ..errors import InputError
 from ..fusing import ChannelMap, Stream, TensorMap
-from .trace import FROZEN, STATISTICS, Axis, Trace
+from .trace import FROZEN, Axis, Trace
 
 Keep = str | type[nn.Module] | nn.Module
 
@@ -215,14 +215,12 @@ def _streams(structure: Structure) -> tuple[Stream, ...]:
     }
     norms: dict[tuple[int, ...], dict[tuple[str, str], int]] = defaultdict(lambda: defaultdict(int))
     for statistic in structure.trace.statistics:
-        if len(statistic.planes) != 1:
+        planes, scale = statistic.noted.planes, statistic.noted.scale
+        if len(planes) != 1 or scale not in atoms.registered:
             continue
-        key = tuple(components[statistic.planes[0].reshape(-1).numpy()].tolist())
-        # RMSNorm, and hand-written norms, are plain means in a module that owns a scale.
-        scale = f"{statistic.module}.weight" if statistic.operation in STATISTICS else statistic.scale
-        if scale in atoms.registered and any(component != components[0] for component in key):
-            centring = 2 if statistic.operation in ("native_layer_norm", "var", "var_mean") else 1
-            norms[key][statistic.module, atoms.registered[scale]] += centring
+        key = tuple(components[planes[0].reshape(-1).numpy()].tolist())
+        if any(component != components[0] for component in key):
+            norms[key][statistic.module, atoms.registered[scale]] += 2 if statistic.op.centres else 1
     streams = []
     for key, readers in norms.items():
         scales = {scale for _, scale in readers}

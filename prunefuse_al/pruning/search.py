@@ -132,6 +132,8 @@ def _readings(
     for train_mode in (False, True):
         try:
             watched = trace(model, *arguments, train_mode=train_mode)
+        except PruningError:  # a rule that was registered does not fit
+            raise
         except Exception as error:
             if train_mode:
                 return

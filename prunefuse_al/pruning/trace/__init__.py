@@ -2,8 +2,14 @@
 
 from .atoms import FROZEN as FROZEN
 from .atoms import Axis as Axis
+from .calls import OperationCall as OperationCall
+from .marks import Marks as Marks
+from .registered import Mixes as Mixes
+from .registered import Normalises as Normalises
+from .registered import Reduces as Reduces
+from .registered import RegisteredRule as RegisteredRule
+from .registered import register_rule as register_rule
 from .replay import KeptStatistics as KeptStatistics
-from .rules import STATISTICS as STATISTICS
 from .tracing import Trace as Trace
 from .tracing import trace as trace
 from .tracing import visible_operations as visible_operations

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from .atoms import FROZEN, varying
+from .calls import OperationCall
 from .marks import Marks, merge, partners
-from .rules import Call, Statistic
 
 
-def matmul(call: Call) -> list[Marks]:
+def matmul(call: OperationCall) -> list[Marks]:
     """mm, bmm, mv, dot and their `add...` forms: [.. n k] x [.. k m] -> [.. n m]."""
     tensors = call.tensors()
     left, right = (call.marks_of(t) for t in tensors[-2:])
@@ -33,8 +33,17 @@ def matmul(call: Call) -> list[Marks]:
     return [given]
 
 
-def _note_sum(call: Call, summed: Mapping[int, int]) -> None:
-    """Record the planes of a computed weight that are summed over.
+def linear(call: OperationCall) -> list[Marks]:
+    """`torch.nn.functional.linear` in one operation: [.. k], [m k] and maybe [m] -> [.. m]."""
+    x, weight, *bias = call.marks()
+    columns = call.moved(lambda t: t.transpose(-1, -2), weight)
+    _note_sum(call, {1: 1})
+    out = contract(call, x, columns, (*x.shape[:-1], weight.shape[0]))
+    return [call.together(out, *bias)]
+
+
+def _note_sum(call: OperationCall, summed: Mapping[int, int]) -> None:
+    """Note the planes of a computed weight that are summed over.
 
     Args:
         call: the operation.
@@ -45,10 +54,8 @@ def _note_sum(call: Call, summed: Mapping[int, int]) -> None:
         marks = call.marks_of(call.args[operand])
         if marks.parameter:
             dim = dim % len(marks.shape) if len(marks.shape) > 1 else 0
-            planes = tuple(p for p in marks.planes if dim in varying(p))
-            call.statistics.append(Statistic(call.name, call.module, planes, operand=operand))
+            call.note([p for p in marks.planes if dim in varying(p)], operand=operand)
             return
-    call.statistics.append(Statistic(call.name, call.module, (), operand=min(summed)))
 
 
 def _as_matrix(marks: Marks, *, row: bool) -> Marks:
@@ -69,7 +76,7 @@ def _match(plane_shape: Sequence[int], shape: Sequence[int], result: Tensor) -> 
     return sizes
 
 
-def contract(call: Call, left: Marks, right: Marks, shape: tuple[int, ...]) -> Marks:
+def contract(call: OperationCall, left: Marks, right: Marks, shape: tuple[int, ...]) -> Marks:
     """Tie the summed dimension of both operands and pass the outer ones on."""
     k_left, k_right = len(left.shape) - 1, len(right.shape) - 2
     summed_left = _summed(call, left, k_left, outer=k_left - 1)
@@ -92,7 +99,7 @@ def contract(call: Call, left: Marks, right: Marks, shape: tuple[int, ...]) -> M
     return merge(call.atoms, operands, shape, call.name)
 
 
-def _summed(call: Call, marks: Marks, k: int, outer: int) -> list[Tensor]:
+def _summed(call: OperationCall, marks: Marks, k: int, outer: int) -> list[Tensor]:
     """Return the planes along the summed dimension, made constant along the operand's own outer dimension."""
     planes = [call.atoms.tie_along(p, outer) if outer in varying(p) else p for p in marks.planes if k in varying(p)]
     if marks.parameter:
@@ -101,7 +108,7 @@ def _summed(call: Call, marks: Marks, k: int, outer: int) -> list[Tensor]:
     return planes
 
 
-def _meet(call: Call, left: list[Tensor], right: list[Tensor], reads_data: bool) -> None:
+def _meet(call: OperationCall, left: list[Tensor], right: list[Tensor], reads_data: bool) -> None:
     """Tie the marks of a summed dimension [.. 1 k] of two operands; with nothing to meet they are frozen."""
     for a, b in partners(left, right):
         call.atoms.tie(a, b)
@@ -113,7 +120,7 @@ def _meet(call: Call, left: list[Tensor], right: list[Tensor], reads_data: bool)
             call.atoms.freeze(plane, reason)
 
 
-def trilinear(call: Call) -> list[Marks]:
+def trilinear(call: OperationCall) -> list[Marks]:
     """`nn.Bilinear`: three tensors stretched to a common shape, multiplied, and summed over some of its dimensions."""
     operands = []
     for tensor, stretched in zip(call.args[:3], call.args[3:6], strict=True):
@@ -138,7 +145,7 @@ def trilinear(call: Call) -> list[Marks]:
     return [Marks(tuple(call.results[0].shape), passed)]
 
 
-def convolution(call: Call) -> list[Marks]:
+def convolution(call: OperationCall) -> list[Marks]:
     """Plain, grouped, depthwise and transposed convolutions of any number of spatial dimensions."""
     x, weight = call.marks_of(call.args[0]), call.marks_of(call.args[1])
     groups, transposed = call.argument("groups"), call.argument("transposed")
@@ -165,7 +172,7 @@ def convolution(call: Call) -> list[Marks]:
     return [Marks(marks.shape, marks.planes, layer=names)]
 
 
-def _settle_positions(call: Call, marks: Marks, channels: set[int]) -> None:
+def _settle_positions(call: OperationCall, marks: Marks, channels: set[int]) -> None:
     """Keep pixels and kernel positions; a channel that has marks of its own at each of them leaves as a whole."""
     settled = []
     for plane in marks.planes:
@@ -187,7 +194,7 @@ def _channels(marks: Marks, dim: int) -> Tensor | None:
     return None
 
 
-def _enter(call: Call, entering: Tensor | None, inner: Tensor | None, free: bool) -> None:
+def _enter(call: OperationCall, entering: Tensor | None, inner: Tensor | None, free: bool) -> None:
     if inner is not None:
         call.atoms.contract(inner)
         if entering is not None:
@@ -199,7 +206,7 @@ def _enter(call: Call, entering: Tensor | None, inner: Tensor | None, free: bool
 
 
 def _grouped(
-    call: Call, x: Marks, weight: Marks, entering: Tensor | None, groups: int, transposed: bool
+    call: OperationCall, x: Marks, weight: Marks, entering: Tensor | None, groups: int, transposed: bool
 ) -> Tensor | None:
     """Return the marks of the output channels of a grouped convolution.
 
@@ -241,7 +248,7 @@ def _channel_vector(marks: Marks, ndim: int, dim: int = 1) -> Marks:
     return Marks(tuple(shape), [p.reshape(shape) for p in marks.planes], marks.parameter, marks.free)
 
 
-def batch_norm(call: Call) -> list[Marks]:
+def batch_norm(call: OperationCall) -> list[Marks]:
     """Batch and instance normalisation: statistics and affine belong to the channels."""
     tensors = call.tensors()
     x = call.marks_of(tensors[0])
@@ -252,7 +259,7 @@ def batch_norm(call: Call) -> list[Marks]:
     return [out] + [Marks(tuple(r.shape), free=True) for r in call.results[1:]]
 
 
-def weight_norm(call: Call) -> list[Marks]:
+def weight_norm(call: OperationCall) -> list[Marks]:
     """Direction and length of each row (`torch.nn.utils.parametrizations.weight_norm`).
 
     The length of a row does not change by columns that are zero, so what fusing switches off leaves it alone.
@@ -263,7 +270,7 @@ def weight_norm(call: Call) -> list[Marks]:
     return [out, Marks(tuple(lengths.shape), list(length.planes), parameter=True)]
 
 
-def layer_norm(call: Call) -> list[Marks]:
+def layer_norm(call: OperationCall) -> list[Marks]:
     """Layer normalisation over the trailing dimensions."""
     tensors = call.tensors()
     x = call.marks_of(tensors[0])
@@ -274,7 +281,7 @@ def layer_norm(call: Call) -> list[Marks]:
     return [out] + [Marks(tuple(r.shape), free=True) for r in call.results[1:]]
 
 
-def group_norm(call: Call) -> list[Marks]:
+def group_norm(call: OperationCall) -> list[Marks]:
     """Group normalisation: the same positions leave in every group."""
     tensors, groups = call.tensors(), call.argument("group")
     x = call.marks_of(tensors[0])
@@ -289,13 +296,12 @@ def group_norm(call: Call) -> list[Marks]:
     return [out] + [Marks(tuple(r.shape), free=True) for r in call.results[1:]]
 
 
-def _note_affine(call: Call, vectors: Sequence[Tensor]) -> None:
+def _note_affine(call: OperationCall, vectors: Sequence[Tensor]) -> None:
     for tensor in vectors:
         for plane in call.marks_of(tensor).planes:
             call.atoms.affine.update(call.atoms.owners(plane))
 
 
-def _note_norm(call: Call, x: Marks, dims: set[int], scale: str | None) -> None:
-    """Record the marks that are normalised together (none where the width is fixed)."""
-    planes = tuple(p for p in x.planes if varying(p) & dims)
-    call.statistics.append(Statistic(call.name, call.module, planes, scale))
+def _note_norm(call: OperationCall, x: Marks, dims: set[int], scale: str | None) -> None:
+    """Note the marks that are normalised together (none where the width is fixed)."""
+    call.note([p for p in x.planes if varying(p) & dims], scale=scale)

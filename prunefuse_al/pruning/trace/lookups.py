@@ -7,11 +7,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from .atoms import varying
+from .calls import OperationCall, freeze_planes, like
 from .marks import Marks, restructure
-from .rules import Call, freeze_planes, like, pointwise
+from .rules import pointwise
 
 
-def embedding(call: Call) -> list[Marks]:
+def embedding(call: OperationCall) -> list[Marks]:
     """Table look-up, also of whole bags: the vocabulary stays, the width passes on."""
     table = call.marks_of(call.args[0])
     for plane in table.planes:
@@ -23,13 +24,13 @@ def embedding(call: Call) -> list[Marks]:
     return [found] + [Marks(tuple(r.shape), free=True) for r in call.results[1:]]
 
 
-def indexed(call: Call) -> list[Marks]:
+def indexed(call: OperationCall) -> list[Marks]:
     """Look-ups by integer tensors: marks along an indexed dimension are frozen."""
     source = call.marks_of(call.args[0])
-    if call.name == "index":
-        dims = {d for d, index in enumerate(call.args[1]) if index is not None}
-    else:
+    if isinstance(call.args[1], int):  # of `index_select`, one dimension
         dims = {call.args[1] % len(source.shape)}
+    else:
+        dims = {d for d, index in enumerate(call.args[1]) if index is not None}
     indices = [t for t in call.tensors()[1:] if len(dims) == 1]
     freeze_planes(call, source, dims, "is looked up by fixed positions in")
     to_cpu = lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf  # noqa: E731
@@ -42,14 +43,14 @@ def indexed(call: Call) -> list[Marks]:
     return found
 
 
-def repeated(call: Call) -> list[Marks]:
+def repeated(call: OperationCall) -> list[Marks]:
     """`repeat_interleave` by a tensor of repeats: the numbers by which rows are looked up, each several times."""
     repeats, result = call.tensors()[0], call.results[0]
     times = repeats.unique().tolist()
     return [Marks(tuple(result.shape), stretched=(torch.arange(len(result)) % times[0],) if len(times) == 1 else ())]
 
 
-def written(call: Call) -> list[Marks]:
+def written(call: OperationCall) -> list[Marks]:
     """`copy_`: point by point; into a part of a tensor of zeros, the whole of it has the marks from then on.
 
     So are rows that were packed by their lengths put back. The marks have to run along dimensions of which the part
@@ -66,7 +67,7 @@ def written(call: Call) -> list[Marks]:
     return [like(call.results[0], list(marks.planes), marks)]
 
 
-def packed(call: Call) -> list[Marks]:
+def packed(call: OperationCall) -> list[Marks]:
     """`pack_padded_sequence`: rows of all times, one after the other."""
     source = call.marks_of(call.tensors()[0])
     freeze_planes(call, source, {0, 1}, "is packed by")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -17,38 +18,31 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ...costs import operation_flops
 from ...network import answers, copied, named_tensors, output_shapes
-from . import contractions, lookups, rules
 from .atoms import Atoms
+from .calls import Noted, OperationCall
 from .marks import Marks
-from .rules import Call, Rule, Statistic
+from .operations import Op, Table, name_of, understood
+from .registered import known_operations
 
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(rules.VIEWS, rules.structural),
-    **dict.fromkeys(rules.SAME, rules.same),
-    **dict.fromkeys(rules.REDUCTIONS, rules.reduction),
-    **dict.fromkeys(rules.SPATIAL, rules.spatial),
-    **dict.fromkeys(rules.FILLS, rules.same),
-    **dict.fromkeys(("cat", "stack"), rules.joined),
-    **dict.fromkeys(rules.POINTWISE, rules.pointwise),
-    "copy_": lookups.written,
-    "_pack_padded_sequence": lookups.packed,
-    "as_strided_": rules.restrided,
-    **dict.fromkeys(("index", "index_select"), lookups.indexed),
-    "repeat_interleave": lookups.repeated,
-    **dict.fromkeys(("mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm"), contractions.matmul),
-    **dict.fromkeys(("convolution", "_convolution"), contractions.convolution),
-    **dict.fromkeys(
-        ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"),
-        contractions.batch_norm,
-    ),
-    "_weight_norm_interface": contractions.weight_norm,
-    "native_layer_norm": contractions.layer_norm,
-    "native_group_norm": contractions.group_norm,
-    "constant_pad_nd": rules.pad,
-    **dict.fromkeys(("embedding", "_embedding_bag"), lookups.embedding),
-    "glu": rules.gated,
-    "_trilinear": contractions.trilinear,
-}
+
+@dataclass(frozen=True)
+class Statistic:
+    """One call of an operation that takes a statistic or a sum over channels.
+
+    Attributes:
+        op: what is known of the operation.
+        name: which of its names it ran under.
+        module: name of the module that ran it.
+        noted: what it was taken over.
+    """
+
+    op: Op
+    name: str
+    module: str
+    noted: Noted
+
+    def __str__(self) -> str:
+        return f"{self.name} in {self.module or 'the network itself'}"
 
 
 @dataclass(frozen=True)
@@ -71,6 +65,7 @@ class Trace:
         answers: shapes of what the network answered with, in eval mode.
         finite: none of that was NaN or infinite.
         flops: operations counted by torch's formulas, in eval mode.
+        table: what was known of each operation.
     """
 
     atoms: Atoms
@@ -79,6 +74,7 @@ class Trace:
     answers: list[tuple[int, ...]] = field(default_factory=list)
     finite: bool = True
     flops: int = 0
+    table: Table = field(default_factory=known_operations)
 
 
 class Tracer(TorchDispatchMode):
@@ -111,22 +107,23 @@ class Tracer(TorchDispatchMode):
         return self._named.get(id(tensor)) if tensor is not None else None
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-        call = Call(
-            self.trace.atoms, func, args, kwargs, results, self.marks_of, self.name_of, self.modules[-1],
-            self.trace.statistics, self.restate,
-        )  # fmt: skip
+        call = OperationCall(name_of(func), func, args, kwargs, results, self.trace.atoms, self.modules[-1], self)
         self.trace.flops += operation_flops(func, args, kwargs, out)
-        found = rule_for(call)(call)
-        debts = frozenset(call.new_debts).union(*(self._seen[t].debts for t in call.tensors() if t in self._seen))
+        read = call.tensors()
+        op = understood(self.trace.table, func, reads_tensors=bool(read))
+        found = op.rule(call)
+        if op.over_kept is not None:
+            self.trace.statistics.append(Statistic(op, call.name, call.module, call.noted or Noted()))
+        debts = frozenset(call.new_debts).union(*(self._seen[t].debts for t in read if t in self._seen))
         for result, marks in zip(results, found, strict=True):
             marks.debts |= debts
             self._seen[result] = marks
-            self._sight(marks, self.modules[-1])
+            self._sight(marks, call.module)
         return out
 
     def _sight(self, marks: Marks, module: str) -> None:
@@ -142,19 +139,6 @@ class Tracer(TorchDispatchMode):
                 self.trace.atoms.freeze(plane, None)
             for debt in self.marks_of(leaf).debts:
                 self.trace.atoms.freeze(*self.trace.atoms.debts[debt])
-
-
-def rule_for(call: Call) -> Rule:
-    """Return the rule of an operation: by name, else by torch's own tag, else the one that freezes."""
-    name = call.name.rstrip("_")  # an in-place form has the rule of the other, whose tag torch may give to that alone
-    for known in (call.name, name):
-        if known in RULES:
-            return RULES[known]
-    forms = getattr(getattr(torch.ops, call.func.namespace), name, None)
-    plain = getattr(forms, call.func._overloadname, call.func)
-    if torch.Tag.pointwise in {*call.func.tags, *plain.tags}:
-        return rules.pointwise
-    return rules.factory if not call.tensors() or name.startswith("new_") or name.endswith("_like") else rules.unknown
 
 
 def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, train_mode: bool = False) -> Trace:
