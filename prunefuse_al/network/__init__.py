@@ -1,5 +1,6 @@
 """One network, asked once: how it is called, what it answers, where it lies."""
 
+from .batchnorm import estimating as estimating
 from .batchnorm import fold_batchnorm as fold_batchnorm
 from .batchnorm import recalibrate_batchnorm as recalibrate_batchnorm
 from .copying import WithoutHistory as WithoutHistory

@@ -93,7 +93,7 @@ def recalibrate_batchnorm(
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:max_rows]
     if len(order) > batch_size:
         order = order[: len(order) // batch_size * batch_size]
-    with isolated_rng(seed, place), settled(model, device=place), _estimating(layers), torch.no_grad():
+    with isolated_rng(seed, place), settled(model, device=place), estimating(layers), torch.no_grad():
         forward = forward_for(model, place, transform=transform)
         reading: dict[str, Any] = {"num_workers": num_workers, "collate": collate, "device": place}
         loader = BatchLoader(dataset, batch_size, network=model, labelled=False, **reading)
@@ -111,7 +111,7 @@ def recalibrate_batchnorm(
 
 
 @contextmanager
-def _estimating(layers: list[_BatchNorm]) -> Iterator[None]:
+def estimating(layers: list[_BatchNorm]) -> Iterator[None]:
     """Have batch norms average from nothing; put momentum back, and on failure the statistics too."""
     before = [(layer.momentum, copy.deepcopy(list(layer.buffers()))) for layer in layers]
     try:

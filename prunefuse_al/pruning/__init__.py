@@ -1,4 +1,10 @@
-"""Structured pruning of any torch network: which axes live or die together, which stay, and the thin module."""
+"""Cut a small dense proxy out of any torch network.
+
+`prune` tells the story: the network is watched while it runs (`trace/`), what lives or dies together becomes groups of
+channels (`groups.py`), each channel is scored (`importance.py`), so many of each group stay (`widths.py`), the thin
+module is built (`build.py`), and no proxy leaves before it has shown to be a sub-network (`gate.py`); where it has not,
+less is thinned (`search.py`). `register_rule` teaches an operation that the tracer does not understand.
+"""
 
 from .build import rebuild as rebuild
 from .proxy import Proxy as Proxy

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -34,6 +35,7 @@ from ..network import (
     with_rows,
 )
 from .groups import Structure
+from .quietly import answer_of, first_line
 from .trace import KeptStatistics, visible_operations
 
 # (precision, relative distance that is rounding): single precision settles nearly all; what it cannot, double does.
@@ -90,7 +92,7 @@ def inspect(
         try:
             verdict = _Comparison(model, thin, inputs, dtype, tolerance).verdict(channel_map, structure, kept)
         except Exception as error:
-            what = f"cannot be checked in {str(dtype).removeprefix('torch.')}: {_first_line(error)}"
+            what = f"cannot be checked in {str(dtype).removeprefix('torch.')}: {first_line(error)}"
             verdict = Verdict(f"the proxy {what}", channel_map)
         if not verdict.reason:
             break
@@ -204,13 +206,10 @@ class _Comparison:
 
 def _runs(thin: nn.Module, answers: list[tuple[int, ...]], arguments: Arguments) -> str:
     """Return why the proxy does not run, as a user runs it, like the dense network did, or ""."""
-    thin.eval()
-    args, kwargs = arguments
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
-        try:
-            found = output_shapes(thin(*args, **kwargs))
-        except Exception as error:
-            return f"the proxy does not run: {_first_line(error)}"
+    try:
+        found = output_shapes(answer_of(thin.eval(), arguments))
+    except Exception as error:  # whatever a user's code raises
+        return f"the proxy does not run: {first_line(error)}"
     return "" if found == answers else f"the proxy gives {found} where the network gives {answers}"
 
 
@@ -223,7 +222,7 @@ def _trains(model: nn.Module, thin: nn.Module, arguments: Arguments) -> str:
             _backward(copied(model), arguments)
         except Exception:  # not on these inputs, which may be too small for an auxiliary head
             return ""
-        return f"the proxy does not run in train mode: {_first_line(error)}"
+        return f"the proxy does not run in train mode: {first_line(error)}"
     return ""
 
 
@@ -244,7 +243,9 @@ class _FlopCounter(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         self.flops += operation_flops(func, args, kwargs or {}, out)
         return out
@@ -329,7 +330,3 @@ def _run(module: nn.Module, inputs: Arguments) -> Tensor:
     args, kwargs = inputs
     with visible_operations(module), torch.no_grad():
         return first_output(module(*args, **kwargs))
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

@@ -7,7 +7,7 @@ import glob
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,17 +21,24 @@ from .trace import FROZEN, Axis, Trace
 Keep = str | type[nn.Module] | nn.Module
 
 
+class Owned(NamedTuple):
+    """An axis, and how many positions of it each channel of a group owns."""
+
+    axis: Axis
+    positions: int
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
     """Channels of the same kind, which compete with one another.
 
     Attributes:
-        axes: the axes each channel owns positions of, with how many.
+        axes: those that each channel owns positions of.
         channels: int64 [n], component of each channel, in order of position.
         read: numbers of those of the axes that are summed over; none where that is not known.
     """
 
-    axes: tuple[tuple[Axis, int], ...]
+    axes: tuple[Owned, ...]
     channels: np.ndarray
     read: tuple[int, ...] = ()
 
@@ -99,7 +106,7 @@ def structure(trace: Trace, protected: Mapping[int, str]) -> Structure:
         elif len(channels) == 1:
             reasons.update({n: reasons.get(n, "has a single channel that can leave only as a whole") for n in numbers})
         else:
-            groups.append(Group(tuple((atoms.axes[n], c) for n, c in signature), np.array(channels), read))
+            groups.append(Group(tuple(Owned(atoms.axes[n], c) for n, c in signature), np.array(channels), read))
     return Structure(trace, components, groups, reasons)
 
 
@@ -132,7 +139,7 @@ def check_keep(keep: Keep | Iterable[Keep], model: nn.Module) -> Keep | tuple[Ke
     """
     what = "names or patterns, module types or modules of this model"
     if isinstance(keep, str | type):
-        entries: Iterable[Any] = [keep]
+        entries: Iterable[object] = [keep]
     elif isinstance(keep, nn.Module) or not isinstance(keep, Iterable):
         entries = [keep]
     else:

@@ -18,11 +18,11 @@ from ..errors import InputError, NoEffectWarning, PruningError
 from ..fusing import ChannelMap, TensorMap
 from ..network import Arguments, as_arguments, check_model, frozen_tensors, named_tensors, with_rows
 from ..types import RngLike, as_rng
-from .groups import Keep, Structure, check_keep, outside
+from .groups import Keep, check_keep, outside
 from .importance import Importance, channel_scores, check_importance, measured
 from .refusals import CURES, NOT_UNDERSTOOD, nothing_prunable
 from .report import LayerWidth, PruningReport
-from .search import Choice, Found, widest
+from .search import Attempt, Choice, Found, widest
 from .widths import (
     GlobalScope,
     asked_sizes,
@@ -127,14 +127,15 @@ def prune(
     with alone(), torch.inference_mode(False):  # tensors made in it could not be trained
         measure = measured(importance, model) if pruning_ratio else "random"  # with nothing to choose, none is measured
 
-    def choose(reading: Structure, equal_widths: bool, careful: bool) -> Choice:
+    def choose(attempt: Attempt) -> Choice:
+        reading = attempt.structure
         scores = channel_scores(measure, model, reading, np.random.default_rng(seed))
         if within is not None:
             scores[outside(reading, within)] = np.nextafter(scores.min(), -np.inf)
         # The careful readings take the plain widths: whatever stood in the way, rounding is not part of it.
-        rounding = 1 if careful and round_to is None else round_to
+        rounding = 1 if attempt.careful and round_to is None else round_to
         widths = choose_widths(
-            reading.groups, scores, pruning_ratio, scope=scope, round_to=rounding, equal_widths=equal_widths
+            reading.groups, scores, pruning_ratio, scope=scope, round_to=rounding, equal_widths=attempt.equal_widths
         )
         return Choice(kept_channels(reading, scores, widths.taken), widths.asked)
 

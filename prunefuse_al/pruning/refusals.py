@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..network import Arguments, copied
 from .groups import Structure
+from .quietly import answer_of
 
 NATURAL = ("reads an input", "is not both written")  # what no pruning removes: inputs, kernel positions, tables
 NOT_UNDERSTOOD = "is not understood"
@@ -92,10 +93,8 @@ def shapes(arguments: Arguments) -> list[list[int]]:
 
 
 def _runs(model: nn.Module, arguments: Arguments) -> bool:
-    args, kwargs = arguments
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
-            copied(model).eval()(*args, **kwargs)
+        answer_of(copied(model).eval(), arguments)
     except Exception:  # whatever a user's code raises
         return False
     return True

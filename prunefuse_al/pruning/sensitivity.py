@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from .. import checks
 from ..data import BatchLoader, as_dataset, check_finite, has_labels, isolated_rng
 from ..errors import InputError, NonFiniteError
-from ..network import Forward, copied, explained, forward_for, logits_of
+from ..network import Forward, copied, estimating, explained, forward_for, logits_of
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 BATCH = 64  # rows of a pass
@@ -159,16 +159,11 @@ def _estimate_statistics(network: nn.Module, forward: Forward, data: Any) -> Non
     fresh = [m for m in norms if m.num_batches_tracked is not None and not m.num_batches_tracked]
     if not fresh:
         return
-    momenta = [norm.momentum for norm in fresh]
-    for norm in fresh:
-        norm.momentum = None  # the plain average
-        norm.train()
-    with torch.no_grad():
+    with estimating(fresh), torch.no_grad():
         for _, x, _, _ in BatchLoader(data, BATCH, network=network, labelled=False).batches(merge_single=True):
             with explained(network, x):
                 forward(network, forward.inputs(x))
-    for norm, momentum in zip(fresh, momenta, strict=True):
-        norm.momentum = momentum
+    for norm in fresh:
         norm.eval()
 
 

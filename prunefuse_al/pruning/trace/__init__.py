@@ -1,4 +1,10 @@
-"""Which axes of which tensors live or die together, found by watching one pass."""
+"""Which axes of which tensors live or die together, found by watching one pass.
+
+Every position of every parameter and buffer has a number, its atom (`atoms.py`). While the network runs, each tensor
+carries marks: which atoms its positions belong to (`marks.py`). What an operation does to marks is its rule, and all
+that is known of operations stands in one table (`operations.py`), which the watcher (`tracing.py`) and the replay
+(`replay.py`) both read. Users enter operations by `register_rule` (`registered.py`).
+"""
 
 from .atoms import FROZEN as FROZEN
 from .atoms import Axis as Axis

@@ -29,6 +29,14 @@ class Axis:
     size: int
 
 
+@dataclass(frozen=True, eq=False)
+class Freeze:
+    """Marks that are kept whole, and why; None where that is in the nature of the axis."""
+
+    marks: Tensor
+    reason: str | None
+
+
 class Atoms:
     """The atoms of a network, the ties among them, and why some are frozen."""
 
@@ -38,10 +46,10 @@ class Atoms:
         self._of_tensor: dict[str, list[Axis]] = {}
         self._pairs: list[np.ndarray] = []
         self._shared: list[tuple[Tensor, Tensor]] = []  # marks [lines, m] and [m], see tie_if_free
-        self._frozen: list[tuple[np.ndarray, str | None]] = []  # marks, and why (None: it is their nature)
+        self._frozen: list[Freeze] = []
         self.contracted: set[int] = set()  # axis numbers that are summed over
         self.written: set[int] = set()  # axis numbers along which a layer gives out
-        self.debts: list[tuple[Tensor, str]] = []  # marks to freeze if what was computed from them is used
+        self.debts: list[Freeze] = []  # due if what was computed from them is used
         self.scaled: dict[str, set[str]] = {}  # a tensor that scales what a layer gives -> weight and bias of the layer
         self.affine: set[int] = set()  # axis numbers of the scale and shift of a normalisation
         self.total = 1
@@ -101,7 +109,7 @@ class Atoms:
         """Keep marks whole; `reason` None means that this is in the nature of the axis."""
         marks = torch.unique(marks[marks > FROZEN])
         if len(marks):
-            self._frozen.append((marks.numpy(), reason))
+            self._frozen.append(Freeze(marks, reason))
 
     def contract(self, marks: Tensor) -> None:
         """Note that the axes these marks belong to are summed over."""
@@ -136,12 +144,12 @@ class Atoms:
         self._settle_shared()
         components = self._resolve()
         reasons: dict[int, str] = {}
-        for marks, reason in self._frozen:
-            if reason is not None:
-                tied = np.flatnonzero(np.isin(components, components[marks]))
+        for freeze in self._frozen:
+            if freeze.reason is not None:
+                tied = np.flatnonzero(np.isin(components, components[freeze.marks.numpy()]))
                 for number in self.owners(torch.from_numpy(tied)):
-                    reasons.setdefault(number, reason)
-        frozen = [components[marks] for marks, _ in self._frozen]
+                    reasons.setdefault(number, freeze.reason)
+        frozen = [components[freeze.marks.numpy()] for freeze in self._frozen]
         if frozen:
             components[np.isin(components, np.concatenate(frozen))] = components[FROZEN]
         return components, reasons

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
-from .atoms import Atoms, varying
+from .atoms import Atoms, Freeze, varying
 from .marks import Marks, merge, restructure
 
 
@@ -156,7 +156,7 @@ class OperationCall:
 
     def debt(self, marks: Tensor, reason: str) -> int:
         """Return the number of a new debt: marks to freeze if what owes it is ever used in an output."""
-        self.atoms.debts.append((marks, reason))
+        self.atoms.debts.append(Freeze(marks, reason))
         return len(self.atoms.debts) - 1
 
     def owe(self, marks: Tensor, reason: str) -> None:

@@ -18,6 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ...costs import operation_flops
 from ...network import answers, copied, named_tensors, output_shapes
+from ..quietly import draws_put_back
 from .atoms import Atoms
 from .calls import Noted, OperationCall
 from .marks import Marks
@@ -138,7 +139,8 @@ class Tracer(TorchDispatchMode):
             for plane in self.marks_of(leaf).planes:
                 self.trace.atoms.freeze(plane, None)
             for debt in self.marks_of(leaf).debts:
-                self.trace.atoms.freeze(*self.trace.atoms.debts[debt])
+                due = self.trace.atoms.debts[debt]
+                self.trace.atoms.freeze(due.marks, due.reason)
 
 
 def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, train_mode: bool = False) -> Trace:
@@ -179,7 +181,7 @@ def visible_operations(model: nn.Module | None = None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
         torch.backends.mha.set_fastpath_enabled(False)
-        stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+        stack.enter_context(draws_put_back())
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(warnings.catch_warnings())
