@@ -107,6 +107,7 @@ CASES: dict[str, tuple[Callable[[Any, Tensor], Tensor], str, Any]] = {
         lambda m, x: m.b(torch.relu(own.dense(torch.relu(m.a(x)), m.square, None))), "own::dense", "linear",
     ),
     "a mean": (lambda m, x: m.b(m.a(x) - own.centre(m.a(x), [1], True)), "own::centre", "mean"),
+    "a mean, by defaults": (lambda m, x: m.b(m.a(x) - own.centre(m.a(x), [1])[:, None]), "own::centre", "aten::mean"),
     "a statistic": (lambda m, x: m.b(m.a(x) / (1 + own.power(m.a(x))[:, None])), "own::power", Reduces(1)),
     "a norm": (lambda m, x: m.b(own.rms(m.a(x), m.scale)), "own::rms", Normalises(-1)),
     "along rows": (lambda m, x: m.b(own.smooth(m.a(x).t()).t()), "own::smooth", Mixes((-1,))),
@@ -169,6 +170,9 @@ MISFITS: dict[str, tuple[Any, str]] = {
     "a reduction along another": (Reduces(0), "own::power returned marks of"),
     "nothing": (lambda call: None, "own::power returned None, which are no marks"),
     "numbers": (lambda call: [3], r"own::power returned \[3\], which are no marks"),
+    "a statistic that cannot be replayed": (
+        lambda call: (call.note(()), call.moved(lambda t: t[:, 0], *call.marks()))[1:], "notes a statistic, and has no",
+    ),
     "too many": (lambda call: 2 * call.marks(), r"returned marks of \[\[2, 16\], \[2, 16\]\]"),
     "an error": (lambda call: {}["x"], r"own::power failed: KeyError: 'x'; correct it, or remove\(\) it"),
     "shapes that do not go together": (

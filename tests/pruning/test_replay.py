@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from prunefuse_al import prune
 from prunefuse_al.errors import PruningError
 from prunefuse_al.pruning.groups import structure
-from prunefuse_al.pruning.trace import KeptStatistics, trace
-from prunefuse_al.pruning.trace.operations import OPERATIONS
+from prunefuse_al.pruning.trace import KeptStatistics, over_kept, trace
+from prunefuse_al.pruning.trace.operations import OPERATIONS, Op
 from tests.pruning.test_breadth import assert_exact
 from tests.pruning.test_prune import Wrapped
 
@@ -129,6 +129,22 @@ def test_a_network_that_goes_row_by_row_is_told_so() -> None:
         PruningError, match=r"out of step .* amax was met where mean .*To have it thinned, let which op"
     ):
         prune(network, X, 0.3)
+
+
+LAST = {over_kept.layer_norm: 5, over_kept.group_norm: 8, over_kept.batch_norm: None}
+
+
+@pytest.mark.parametrize("op", [op for op in OPERATIONS if op.over_kept in LAST], ids=lambda op: op.names[0])
+def test_what_normalises_has_its_arguments_where_they_are_looked_for(op: Op) -> None:
+    """Under every name, also those that only other devices pick."""
+    for name in op.names:
+        packet = getattr(torch.ops.aten, name)
+        forms = [getattr(packet, each)._schema for each in packet.overloads()]
+        for arguments in ([a.name for a in form.arguments if not a.is_out] for form in forms):
+            assert arguments[0] == "input"
+            assert arguments[-1] in ("eps", "epsilon")
+            assert len(arguments) == (LAST[op.over_kept] or len(arguments))
+            assert {"weight", "bias"} <= {*arguments[1:4]}
 
 
 def test_no_operation_is_in_the_table_twice() -> None:

@@ -23,7 +23,7 @@ from . import contractions, over_kept, rules
 from .atoms import varying
 from .calls import OperationCall, Rule
 from .marks import Marks
-from .operations import OPERATIONS, POINTWISE, Op, Table, is_pointwise
+from .operations import OPERATIONS, Op, Table, is_pointwise
 from .over_kept import OverKept
 
 OwnRule = Callable[[OperationCall], Marks | Sequence[Marks]]
@@ -252,7 +252,7 @@ def register_rule(operation: str, rule: str | ReadyRule | OwnRule, *, replace: b
             raise checks.refused(
                 "operation", operation, "an operation that has no rule yet; pass replace=True to replace that"
             )
-        op = Op((name,), _checked(made.rule), made.over_kept, made.centres)
+        op = Op((name,), _checked(made), made.over_kept, made.centres)
         _REGISTERED.append(op)
     return RegisteredRule(op)
 
@@ -262,11 +262,9 @@ def _named(operation: object) -> tuple[str, list[OpOverload]]:
     what = 'the name of an operation of torch, for example "mylib::scaled_swish", defined before its rule'
     if not isinstance(operation, str):
         raise checks.refused("operation", operation, what)
-    namespace, _, name = operation.rpartition("::")
-    packet = getattr(getattr(torch.ops, namespace or "aten"), name, None) if name.isidentifier() else None
-    if not isinstance(packet, OpOverloadPacket):
+    every = _overloads(operation)
+    if not every:
         raise checks.refused("operation", operation, what)
-    every = [getattr(packet, each) for each in packet.overloads()]
     overloads = [each for each in every if not each._schema.is_mutable]  # without the forms that are given `out=`
     if not overloads:
         raise checks.refused("operation", operation, "one that returns new tensors: this one writes into its arguments")
@@ -275,6 +273,13 @@ def _named(operation: object) -> tuple[str, list[OpOverload]]:
             "operation", operation, "one that torch runs as a whole: give rules to those that it breaks this one into"
         )
     return operation.removeprefix("aten::"), overloads
+
+
+def _overloads(operation: str) -> list[OpOverload]:
+    """Return the forms of an operation, none where torch has none of that name."""
+    namespace, _, name = operation.rpartition("::")
+    packet = getattr(getattr(torch.ops, namespace or "aten"), name, None) if name.isidentifier() else None
+    return [getattr(packet, each) for each in packet.overloads()] if isinstance(packet, OpOverloadPacket) else []
 
 
 def _made(rule: object, overloads: Sequence[OpOverload], known: Table) -> Op:
@@ -290,15 +295,10 @@ def _made(rule: object, overloads: Sequence[OpOverload], known: Table) -> Op:
 
 def _same_as(other: str, overloads: Sequence[OpOverload], known: Table) -> Op:
     """Return the entry of another operation, which takes and returns the same types."""
-    namespace, _, name = other.rpartition("::")
-    packet = getattr(getattr(torch.ops, namespace or "aten"), name, None) if name.isidentifier() else None
-    op = known.get(other.removeprefix("aten::"))
-    if not isinstance(packet, OpOverloadPacket):
-        raise checks.refused("rule", other, WHAT)
-    theirs = [getattr(packet, each) for each in packet.overloads()]
-    if op is None:
-        if any(is_pointwise(each) for each in theirs):
-            return POINTWISE
+    op, theirs = known.get(other.removeprefix("aten::")), _overloads(other)
+    if op is None and any(is_pointwise(each) for each in theirs):
+        return READY["elementwise"]
+    if op is None or not theirs:
         raise checks.refused("rule", other, WHAT)
     fitting = {own: next((each for each in theirs if _types(each) == _types(own)), None) for own in overloads}
     for own, their in fitting.items():
@@ -340,12 +340,12 @@ def _filled(func: OpOverload, args: Sequence[Any]) -> tuple[Any, ...]:
     return (*args, *(spec.default_value for spec in specs[len(args) :]))
 
 
-def _checked(rule: Callable[[OperationCall], Marks | Sequence[Marks]]) -> Rule:
-    """Return the rule that runs a registered one, and says by name what is wrong with what it returns."""
+def _checked(op: Op) -> Rule:
+    """Return the rule that runs that of an entry, and says by name what is wrong with what it returns."""
 
     def run(call: OperationCall) -> list[Marks]:
         try:
-            given = rule(call)
+            given: Marks | Sequence[Marks] = op.rule(call)
         except PruneFuseError:
             raise
         except Exception as error:  # whatever a user's code raises
@@ -359,6 +359,8 @@ def _checked(rule: Callable[[OperationCall], Marks | Sequence[Marks]]) -> Rule:
             raise _misfit(call, f"returned {checks.shown(given)}, which are no marks", shapes)
         if [marks.shape for marks in found] != shapes or not all(_broadcasts(marks) for marks in found):
             raise _misfit(call, f"returned marks of {[list(marks.shape) for marks in found]}", shapes)
+        if call.noted is not None and op.over_kept is None:
+            raise _misfit(call, "notes a statistic, and has no `over_kept` that takes it over fewer channels", shapes)
         return list(found)
 
     return run
