@@ -37,7 +37,7 @@ MOVED = {
     "pruning.atoms": "pruning.trace.atoms",
     "pruning.contractions": "pruning.trace.contractions",
     "pruning.example": "network.example",
-    "pruning.labels": "pruning.trace.labels",
+    "pruning.labels": "pruning.trace.marks",
     "pruning.lookups": "pruning.trace.lookups",
     "pruning.plan": "pruning.groups",
     "pruning.rules": "pruning.trace.rules",

@@ -1,4 +1,10 @@
-"""Structured pruning of any torch network: which axes live or die together, which stay, and the thin module."""
+"""Cut a small dense proxy out of any torch network.
+
+`prune` tells the story: the network is watched while it runs (`trace/`), what lives or dies together becomes groups of
+channels (`groups.py`), each channel is scored (`importance.py`), so many of each group stay (`widths.py`), the thin
+module is built (`build.py`), and no proxy leaves before it has shown to be a sub-network (`gate.py`); where it has not,
+less is thinned (`search.py`). `register_rule` teaches an operation that the tracer does not understand.
+"""
 
 from .build import rebuild as rebuild
 from .proxy import Proxy as Proxy
@@ -7,6 +13,13 @@ from .report import LayerWidth as LayerWidth
 from .report import PruningReport as PruningReport
 from .sensitivity import Hessian as Hessian
 from .sensitivity import Taylor as Taylor
+from .trace import Marks as Marks
+from .trace import Mixes as Mixes
+from .trace import Normalises as Normalises
+from .trace import OperationCall as OperationCall
+from .trace import Reduces as Reduces
+from .trace import RegisteredRule as RegisteredRule
+from .trace import register_rule as register_rule
 from .widths import GlobalScope as GlobalScope
 
 # What other rooms of the package use of this one.
@@ -18,4 +31,7 @@ from .widths import check_ratio as check_ratio
 from .widths import check_round_to as check_round_to
 from .widths import check_scope as check_scope
 
-__all__ = ["GlobalScope", "Hessian", "LayerWidth", "Proxy", "PruningReport", "Taylor", "prune", "rebuild"]
+__all__ = [
+    "GlobalScope", "Hessian", "LayerWidth", "Marks", "Mixes", "Normalises", "OperationCall", "Proxy", "PruningReport",
+    "Reduces", "RegisteredRule", "Taylor", "prune", "rebuild", "register_rule",
+]  # fmt: skip

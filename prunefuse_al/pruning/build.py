@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -71,9 +72,9 @@ def _like(tensor: Tensor, value: Tensor) -> Tensor:
 def known_attributes(model: nn.Module, channel_map: ChannelMap) -> dict[str, Any]:
     """Return "module:attribute" -> value in the proxy, for every width of a layer of torch that changed."""
     attributes: dict[str, Any] = {}
-    for path, _, known in _layers(model, channel_map):
-        if known is not None:
-            attributes.update(_changed(model, path, known))
+    for layer in _layers(model, channel_map):
+        if layer.widths is not None:
+            attributes.update(layer.changed(layer.widths))
     return attributes
 
 
@@ -90,23 +91,31 @@ def guessed_attributes(
     if freely:
         seen = _seen_within(seen)
     attributes: dict[str, Any] = {}
-    for path, module, known in _layers(model, channel_map):
-        if known is None:
-            attributes.update(_changed(model, path, dict(_guessed(module, seen.get(path, {}), freely))))
+    for layer in _layers(model, channel_map):
+        if layer.widths is None:
+            attributes.update(layer.changed(dict(_guessed(layer.module, seen.get(layer.path, {}), freely))))
     return attributes
 
 
-def _layers(model: nn.Module, channel_map: ChannelMap) -> Iterator[tuple[str, nn.Module, dict[str, Any] | None]]:
-    """Yield the path of every module, the module, and its widths in the proxy if it is a layer of torch."""
+@dataclass(frozen=True)
+class _Layer:
+    """A module, where it stands, and its widths in the proxy if it is a layer of torch."""
+
+    path: str
+    module: nn.Module
+    widths: dict[str, Any] | None
+
+    def changed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return "module:attribute" -> value of those of its attributes that are to change."""
+        return {f"{self.path}:{name}": v for name, v in values.items() if getattr(self.module, name) != v}
+
+
+def _layers(model: nn.Module, channel_map: ChannelMap) -> Iterator[_Layer]:
+    """Yield every module of a network."""
     shapes = {name: t.proxy_shape for name, t in channel_map.tensors.items()}
     for path, module in model.named_modules():
         own = {_plain_name(n): shapes[f"{path}.{n}" if path else n] for n, _ in _own_tensors(module)}
-        yield path, module, _known(module, own)
-
-
-def _changed(model: nn.Module, path: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    module = model.get_submodule(path)
-    return {f"{path}:{name}": value for name, value in values.items() if getattr(module, name) != value}
+        yield _Layer(path, module, _known(module, own))
 
 
 def _plain_name(name: str) -> str:

@@ -14,12 +14,15 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..costs import batch_rows, operation_flops
+from ..errors import PruningError
 from ..fusing import ChannelMap, copy_channels, put_back
 from ..network import (
     Arguments,
@@ -32,6 +35,7 @@ from ..network import (
     with_rows,
 )
 from .groups import Structure
+from .quietly import answer_of, first_line
 from .trace import KeptStatistics, visible_operations
 
 # (precision, relative distance that is rounding): single precision settles nearly all; what it cannot, double does.
@@ -59,7 +63,12 @@ class Verdict:
 
 
 def inspect(
-    model: nn.Module, proxy: nn.Module, channel_map: ChannelMap, structure: Structure, arguments: Arguments, kept: Any
+    model: nn.Module,
+    proxy: nn.Module,
+    channel_map: ChannelMap,
+    structure: Structure,
+    arguments: Arguments,
+    kept: np.ndarray,
 ) -> Verdict:
     """Run every check; the first that fails gives the reason. Neither network is changed.
 
@@ -83,7 +92,7 @@ def inspect(
         try:
             verdict = _Comparison(model, thin, inputs, dtype, tolerance).verdict(channel_map, structure, kept)
         except Exception as error:
-            what = f"cannot be checked in {str(dtype).removeprefix('torch.')}: {_first_line(error)}"
+            what = f"cannot be checked in {str(dtype).removeprefix('torch.')}: {first_line(error)}"
             verdict = Verdict(f"the proxy {what}", channel_map)
         if not verdict.reason:
             break
@@ -131,7 +140,7 @@ class _Comparison:
             self.expected = _run(self.thin, self.inputs)
         self.macs = round(counter.flops / 2 / batch_rows(*self.inputs))
 
-    def verdict(self, channel_map: ChannelMap, structure: Structure, kept: Any) -> Verdict:
+    def verdict(self, channel_map: ChannelMap, structure: Structure, kept: np.ndarray) -> Verdict:
         """Show that the proxy is a sub-network, and find what makes the preserving fusion exact.
 
         Copies cannot show the first, because a copy of the right channel would hide that the wrong one is read.
@@ -142,24 +151,34 @@ class _Comparison:
         def fits(found: ChannelMap, distance: float, exact: bool) -> Verdict:
             return Verdict("", found, distance, exact, self.macs)
 
-        replay = KeptStatistics(structure.trace.statistics, lambda labels: kept[structure.components[labels]])
-        shown = False
+        replay = KeptStatistics(structure.trace, lambda marks: kept[structure.components[marks]])
+        refused: str | None = None  # None: not asked yet
         if channel_map.copies:
             target = self._target(plain)
-            shown = self._distance(target, replay) < self.tolerance
+            refused = self._refused(target, replay)
             copy_channels(target, channel_map)
-            if shown and (distance := self._distance(target)) < self.tolerance:
+            if not refused and (distance := self._distance(target)) < self.tolerance:
                 return fits(copied, distance, True)
             del target
         for candidate in (streamed, plain) if channel_map.streams else (plain,):
             distance = self.distance(candidate)
             if distance < self.tolerance:
                 return fits(candidate, distance, True)
-        if shown or self._distance(self._target(plain), replay) < self.tolerance:
+        if refused is None:
+            refused = self._refused(self._target(plain), replay)
+        if not refused:
             return fits(plain, math.inf if math.isnan(distance) else distance, False)
         if math.isnan(distance):
             return Verdict("the proxy cannot be checked: with generic weights answers are NaN or infinite", plain)
-        return Verdict(f"the proxy is not a sub-network: relative distance {distance:.2g} with generic weights", plain)
+        return Verdict(f"{refused}: relative distance {distance:.2g} with generic weights", plain)
+
+    def _refused(self, target: nn.Module, replay: KeptStatistics) -> str:
+        """Return why a target that looks at the proxy's channels only does not give what the proxy does, or ""."""
+        try:
+            distance = self._distance(target, replay)
+        except PruningError as error:
+            return f"the proxy cannot be checked, {error}"
+        return "" if distance < self.tolerance else "the proxy is not a sub-network"
 
     def distance(self, channel_map: ChannelMap) -> float:
         """Return the relative distance between the preserving fusion and the proxy."""
@@ -187,13 +206,10 @@ class _Comparison:
 
 def _runs(thin: nn.Module, answers: list[tuple[int, ...]], arguments: Arguments) -> str:
     """Return why the proxy does not run, as a user runs it, like the dense network did, or ""."""
-    thin.eval()
-    args, kwargs = arguments
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
-        try:
-            found = output_shapes(thin(*args, **kwargs))
-        except Exception as error:
-            return f"the proxy does not run: {_first_line(error)}"
+    try:
+        found = output_shapes(answer_of(thin.eval(), arguments))
+    except Exception as error:  # whatever a user's code raises
+        return f"the proxy does not run: {first_line(error)}"
     return "" if found == answers else f"the proxy gives {found} where the network gives {answers}"
 
 
@@ -206,7 +222,7 @@ def _trains(model: nn.Module, thin: nn.Module, arguments: Arguments) -> str:
             _backward(copied(model), arguments)
         except Exception:  # not on these inputs, which may be too small for an auxiliary head
             return ""
-        return f"the proxy does not run in train mode: {_first_line(error)}"
+        return f"the proxy does not run in train mode: {first_line(error)}"
     return ""
 
 
@@ -227,7 +243,9 @@ class _FlopCounter(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         self.flops += operation_flops(func, args, kwargs or {}, out)
         return out
@@ -312,7 +330,3 @@ def _run(module: nn.Module, inputs: Arguments) -> Tensor:
     args, kwargs = inputs
     with visible_operations(module), torch.no_grad():
         return first_output(module(*args, **kwargs))
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

@@ -7,7 +7,7 @@ import glob
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +16,16 @@ from torch import Tensor, nn
 from .. import checks
 from ..errors import InputError
 from ..fusing import ChannelMap, Stream, TensorMap
-from .trace import FROZEN, STATISTICS, Axis, Trace
+from .trace import FROZEN, Axis, Trace
 
 Keep = str | type[nn.Module] | nn.Module
+
+
+class Owned(NamedTuple):
+    """An axis, and how many positions of it each channel of a group owns."""
+
+    axis: Axis
+    positions: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +33,12 @@ class Group:
     """Channels of the same kind, which compete with one another.
 
     Attributes:
-        axes: the axes each channel owns positions of, with how many.
+        axes: those that each channel owns positions of.
         channels: int64 [n], component of each channel, in order of position.
         read: numbers of those of the axes that are summed over; none where that is not known.
     """
 
-    axes: tuple[tuple[Axis, int], ...]
+    axes: tuple[Owned, ...]
     channels: np.ndarray
     read: tuple[int, ...] = ()
 
@@ -99,7 +106,7 @@ def structure(trace: Trace, protected: Mapping[int, str]) -> Structure:
         elif len(channels) == 1:
             reasons.update({n: reasons.get(n, "has a single channel that can leave only as a whole") for n in numbers})
         else:
-            groups.append(Group(tuple((atoms.axes[n], c) for n, c in signature), np.array(channels), read))
+            groups.append(Group(tuple(Owned(atoms.axes[n], c) for n, c in signature), np.array(channels), read))
     return Structure(trace, components, groups, reasons)
 
 
@@ -132,7 +139,7 @@ def check_keep(keep: Keep | Iterable[Keep], model: nn.Module) -> Keep | tuple[Ke
     """
     what = "names or patterns, module types or modules of this model"
     if isinstance(keep, str | type):
-        entries: Iterable[Any] = [keep]
+        entries: Iterable[object] = [keep]
     elif isinstance(keep, nn.Module) or not isinstance(keep, Iterable):
         entries = [keep]
     else:
@@ -215,14 +222,12 @@ def _streams(structure: Structure) -> tuple[Stream, ...]:
     }
     norms: dict[tuple[int, ...], dict[tuple[str, str], int]] = defaultdict(lambda: defaultdict(int))
     for statistic in structure.trace.statistics:
-        if len(statistic.planes) != 1:
+        planes, scale = statistic.noted.planes, statistic.noted.scale
+        if len(planes) != 1 or scale not in atoms.registered:
             continue
-        key = tuple(components[statistic.planes[0].reshape(-1).numpy()].tolist())
-        # RMSNorm, and hand-written norms, are plain means in a module that owns a scale.
-        scale = f"{statistic.module}.weight" if statistic.operation in STATISTICS else statistic.scale
-        if scale in atoms.registered and any(component != components[0] for component in key):
-            centring = 2 if statistic.operation in ("native_layer_norm", "var", "var_mean") else 1
-            norms[key][statistic.module, atoms.registered[scale]] += centring
+        key = tuple(components[planes[0].reshape(-1).numpy()].tolist())
+        if any(component != components[0] for component in key):
+            norms[key][statistic.module, atoms.registered[scale]] += 2 if statistic.op.centres else 1
     streams = []
     for key, readers in norms.items():
         scales = {scale for _, scale in readers}

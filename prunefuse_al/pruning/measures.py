@@ -124,7 +124,7 @@ def bn_scale(subject: Subject) -> np.ndarray:
         )
     scores = total / np.maximum(positions, 1)
     if without:
-        names = ", ".join(g.axes[0][0].name for g in without[:3])
+        names = ", ".join(g.axes[0].axis.name for g in without[:3])
         warnings.warn(
             f"importance='bn_scale': {len(without)} of {len(groups)} groups of channels go through no norm with a "
             f"scale ({names}); they are measured by l2",

@@ -10,12 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..fusing import put_attributes
 from ..network import Arguments, copied
+from .quietly import answer_of
 
 
 def needed(model: nn.Module, proxy: nn.Module, guessed: Mapping[str, Any], arguments: Arguments) -> dict[str, Any]:
@@ -62,14 +62,13 @@ def _value(model: nn.Module, place: str) -> Any:
 
 def _answers(module: nn.Module, arguments: Arguments) -> Iterator[list[Tensor] | None]:
     """Yield what a network answers in eval and in train mode; None where it fails."""
-    args, kwargs = arguments
     for training in (False, True):
-        run = copied(module).train(training)
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
-            try:
-                yield [leaf for leaf in tree_leaves(run(*args, **kwargs)) if isinstance(leaf, Tensor)]
-            except Exception:  # whatever a user's code raises at a size that does not fit
-                yield None
+        try:
+            answer = answer_of(copied(module).train(training), arguments)
+        except Exception:  # whatever a user's code raises at a size that does not fit
+            yield None
+        else:
+            yield [leaf for leaf in tree_leaves(answer) if isinstance(leaf, Tensor)]
 
 
 def _equal(one: list[list[Tensor] | None], other: list[list[Tensor] | None]) -> bool:

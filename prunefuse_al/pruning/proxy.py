@@ -18,11 +18,11 @@ from ..errors import InputError, NoEffectWarning, PruningError
 from ..fusing import ChannelMap, TensorMap
 from ..network import Arguments, as_arguments, check_model, frozen_tensors, named_tensors, with_rows
 from ..types import RngLike, as_rng
-from .groups import Keep, Structure, check_keep, outside
+from .groups import Keep, check_keep, outside
 from .importance import Importance, channel_scores, check_importance, measured
-from .refusals import nothing_prunable
+from .refusals import CURES, NOT_UNDERSTOOD, nothing_prunable
 from .report import LayerWidth, PruningReport
-from .search import Choice, Found, widest
+from .search import Attempt, Choice, Found, widest
 from .widths import (
     GlobalScope,
     asked_sizes,
@@ -77,9 +77,10 @@ def prune(
     """Thin a network: remove whole channels, heads and widths, leaving a smaller dense network.
 
     The channels that must leave together are found by watching one forward pass, so any architecture can be given.
-    What is not understood is kept whole and reported. Every proxy has passed a gate before it is returned: it runs
-    and trains, and with generic weights it is exactly a sub-network of `model`. This is step 2 of PruneFuse
-    (arXiv 2603.26138): the same fraction leaves every layer, by the L2 norm of a channel's whole group.
+    What is not understood is kept whole and reported; `register_rule` teaches an operation. Every proxy has passed a
+    gate before it is returned: it runs and trains, and with generic weights it is exactly a sub-network of `model`.
+    This is step 2 of PruneFuse (arXiv 2603.26138): the same fraction leaves every layer, by the L2 norm of a channel's
+    whole group.
 
     Args:
         model: the dense network, at initialisation or trained; not touched (values, mode, hooks, gradients).
@@ -130,14 +131,15 @@ def prune(
     with alone(), torch.inference_mode(False):  # tensors made in it could not be trained
         measure = measured(importance, model) if pruning_ratio else "random"  # with nothing to choose, none is measured
 
-    def choose(reading: Structure, equal_widths: bool, careful: bool) -> Choice:
+    def choose(attempt: Attempt) -> Choice:
+        reading = attempt.structure
         scores = channel_scores(measure, model, reading, np.random.default_rng(seed))
         if within is not None:
             scores[outside(reading, within)] = np.nextafter(scores.min(), -np.inf)
         # The careful readings take the plain widths: whatever stood in the way, rounding is not part of it.
-        rounding = 1 if careful and round_to is None else round_to
+        rounding = 1 if attempt.careful and round_to is None else round_to
         widths = choose_widths(
-            reading.groups, scores, pruning_ratio, scope=scope, round_to=rounding, equal_widths=equal_widths
+            reading.groups, scores, pruning_ratio, scope=scope, round_to=rounding, equal_widths=attempt.equal_widths
         )
         return Choice(kept_channels(reading, scores, widths.taken), widths.asked)
 
@@ -211,9 +213,11 @@ def _warn(report: PruningReport) -> None:
     dense, asked, proxy = (sum(getattr(w, name) for w in counted) for name in ("dense", "asked", "proxy"))
     if dense - proxy < 0.7 * (dense - asked):
         reasons = "; ".join(f"{name}: {reason}" for reason, name in list(first.items())[:3])
+        taught = f"; {CURES[NOT_UNDERSTOOD]}" if any(NOT_UNDERSTOOD in reason for reason in first) else ""
+        reasons = reasons or "widths were rounded, or layers have few channels or heads"
         warnings.warn(
             f"pruning_ratio={report.pruning_ratio:g} was asked, but only {1 - proxy / dense:.2f} of the channels could "
-            f"leave ({reasons or 'widths were rounded, or layers have few channels or heads'}); see proxy.report()",
+            f"leave ({reasons}); see proxy.report(){taught}",
             NoEffectWarning,
             stacklevel=3,
         )

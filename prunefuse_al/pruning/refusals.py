@@ -10,13 +10,16 @@ from torch.utils._pytree import tree_leaves
 
 from ..network import Arguments, copied
 from .groups import Structure
+from .quietly import answer_of
 
 NATURAL = ("reads an input", "is not both written")  # what no pruning removes: inputs, kernel positions, tables
+NOT_UNDERSTOOD = "is not understood"
 CURES = {  # a word of the reason -> what helps; of several the first, as what is kept whole makes what reads it fail
-    "is not understood": "compute that with other operations",
+    NOT_UNDERSTOOD: "say what that does with prunefuse_al.pruning.register_rule, or compute it with others",
     "fixed size": "expand what is the same for all channels or heads, such as a mask, from size 1 inside forward",
     "does not run": "take widths in forward from the shapes of tensors or from attributes, not from numbers",
     "not a sub-network": "let no result depend on how many channels there are",
+    "out of step": "let which operations run depend neither on values nor on the number of rows",
     "cannot be checked": "keep answers finite whatever the weights are",
     "answers with": "answer with the logits alone",
     "kept on request": "name fewer layers in keep=",
@@ -90,10 +93,8 @@ def shapes(arguments: Arguments) -> list[list[int]]:
 
 
 def _runs(model: nn.Module, arguments: Arguments) -> bool:
-    args, kwargs = arguments
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
-            copied(model).eval()(*args, **kwargs)
+        answer_of(copied(model).eval(), arguments)
     except Exception:  # whatever a user's code raises
         return False
     return True

@@ -35,8 +35,22 @@ class Choice:
     asked: Sequence[float]
 
 
-Choose = Callable[[Structure, bool, bool], Choice]
-"""From a reading, whether equal widths must stay equal, and whether something has failed already."""
+@dataclass(frozen=True)
+class Attempt:
+    """A reading of a network, and how it is to be thinned.
+
+    Attributes:
+        structure: the reading.
+        equal_widths: dimensions of equal size stay equal.
+        careful: something has failed already.
+    """
+
+    structure: Structure
+    equal_widths: bool
+    careful: bool
+
+
+Choose = Callable[[Attempt], Choice]
 
 
 @dataclass(frozen=True)
@@ -57,13 +71,13 @@ class _Trial:
     arguments: Arguments
     choose: Choose
 
-    def __call__(self, reading: Structure, equal_widths: bool, careful: bool) -> Found:
-        choice = self.choose(reading, equal_widths, careful)
+    def __call__(self, attempt: Attempt) -> Found:
+        choice, reading = self.choose(attempt), attempt.structure
         kept = choice.kept
         cut = channel_map(reading, kept, named_tensors(self.model))
         cut = replace(cut, copies=copies(reading, kept))
         guessed = guessed_attributes(self.model, cut, reading, kept)
-        if careful:  # a width may stand under any name, such as `self.h = heads`
+        if attempt.careful:  # a width may stand under any name, such as `self.h = heads`
             readings = [guessed, guessed_attributes(self.model, cut, reading, kept, freely=True)]
         else:  # what was taken for a width may be none
             readings = [self._needed(cut, guessed), guessed, {}]
@@ -115,30 +129,32 @@ def widest(model: nn.Module, given: Arguments, keep: Keep | Iterable[Keep], choo
         PruningError: the network does not run on the inputs given or on two rows of them, or answers with NaN.
     """
     trial, found = _Trial(model, with_rows(given, 2), choose), None
-    for reading, equal_widths, careful in _readings(model, trial.arguments, given, keep):
-        found = trial(reading, equal_widths, careful)
+    for attempt in _attempts(model, trial.arguments, given, keep):
+        found = trial(attempt)
         if not found.verdict.reason:
-            return trial.leanest(found) if careful else found
-        if not reading.trace.finite:
+            return trial.leanest(found) if attempt.careful else found
+        if not attempt.structure.trace.finite:
             raise PruningError(not_finite(given))
     assert found is not None  # the first reading raises where there is none
     largest = _by_halving(trial, found)
     return trial.leanest(largest) if largest.structure.groups else largest
 
 
-def _readings(
-    model: nn.Module, arguments: Arguments, given: Arguments, keep: Any
-) -> Iterator[tuple[Structure, bool, bool]]:
+def _attempts(
+    model: nn.Module, arguments: Arguments, given: Arguments, keep: Keep | Iterable[Keep]
+) -> Iterator[Attempt]:
     for train_mode in (False, True):
         try:
             watched = trace(model, *arguments, train_mode=train_mode)
+        except PruningError:  # a rule that was registered does not fit
+            raise
         except Exception as error:
             if train_mode:
                 return
             raise PruningError(does_not_run(model, arguments, given, error)) from error
         reading = structure(watched, protected_axes(watched, model, keep))
         for equal_widths in (True,) if train_mode else (False, True):
-            yield reading, equal_widths, train_mode
+            yield Attempt(reading, equal_widths, careful=train_mode)
 
 
 def _by_halving(trial: _Trial, refused: Found) -> Found:
@@ -156,7 +172,8 @@ def _by_halving(trial: _Trial, refused: Found) -> Found:
             best = _without(best, part, f"was not tried, after {MOST_TRIALS} others")
             continue
         trials += 1
-        found = trial(replace(best.structure, groups=[*best.structure.groups, *part]), True, True)
+        reading = replace(best.structure, groups=[*best.structure.groups, *part])
+        found = trial(Attempt(reading, equal_widths=True, careful=True))
         if not found.verdict.reason:
             best = found
         elif len(part) == 1:

@@ -31,8 +31,8 @@ def copies(structure: Structure, kept: np.ndarray) -> Mapping[str, Tensor]:
     touched = {
         int(component)
         for statistic in structure.trace.statistics
-        if statistic.operand is None
-        for plane in statistic.planes
+        if statistic.noted.operand is None
+        for plane in statistic.noted.planes
         for component in np.unique(components[plane.clamp(min=0).numpy()])
     }
     found: dict[str, list[np.ndarray]] = {}

@@ -60,6 +60,15 @@ class _Ladder:
         return np.unique([rounded(width, self.steps, round_to) for width in whole[:-1]] + [self.steps])
 
 
+@dataclass(frozen=True)
+class _Demand:
+    """What is asked of all groups together: the share to remove, the share of each that stays, see `rounded`."""
+
+    ratio: float
+    floor: float
+    round_to: int | None
+
+
 def check_ratio(name: str, ratio: float) -> float:
     """Return a pruning ratio, or raise `InputError` unless it is a number, 0 <= p < 1."""
     what = "the share of channels removed, 0 <= p < 1, for example 0.5"
@@ -109,9 +118,10 @@ def choose_widths(
         taken = [_local(ladder, ratio, round_to) * n // ladder.steps for ladder, n in zip(ladders, full, strict=True)]
         return Widths(asked, taken)
     floor = scope.floor if isinstance(scope, GlobalScope) else GlobalScope().floor
-    plain = _compete(groups, _ladders(groups, False), scores, (ratio, floor, 1))
+    demand = _Demand(ratio, floor, 1)
+    plain = _compete(groups, _ladders(groups, False), scores, demand)
     joined = _joined(groups, _ladders(groups, equal_widths)) if equal_widths else _ladders(groups, False)
-    return Widths([*map(float, plain)], _compete(groups, joined, scores, (ratio, floor, round_to)))
+    return Widths([*map(float, plain)], _compete(groups, joined, scores, replace(demand, round_to=round_to)))
 
 
 def kept_channels(structure: Structure, scores: np.ndarray, widths: Sequence[int]) -> np.ndarray:
@@ -181,15 +191,13 @@ def _local(ladder: _Ladder, ratio: float, round_to: int | None) -> int:
     return rounded(max(1, _floor(share)), ladder.steps, round_to)
 
 
-def _compete(
-    groups: Sequence[Group], ladders: Sequence[_Ladder], scores: np.ndarray, rule: tuple[float, float, int | None]
-) -> list[int]:
-    """Return the width of each group when all compete, `rule` being (ratio, floor, round_to).
+def _compete(groups: Sequence[Group], ladders: Sequence[_Ladder], scores: np.ndarray, demand: _Demand) -> list[int]:
+    """Return the width of each group when all compete.
 
     What competes are rungs: the channels by which a ladder's next width exceeds the one below. They are taken best
     first until what stays is nearest to what was asked.
     """
-    ratio, floor, round_to = rule
+    ratio, floor, round_to = demand.ratio, demand.floor, demand.round_to
     ranked = [np.sort(scores[group.channels])[::-1] * group.positions for group in groups]
     columns = []
     for number, ladder in enumerate(ladders):

@@ -8,7 +8,6 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
-from typing import Any
 
 from torch import nn
 
@@ -52,7 +51,7 @@ def _numbers(module: nn.Module) -> Iterator[tuple[int, str]]:
                 yield value, f"{kind.__name__}.{method.name} ({file}, line {start + node.lineno - 1}: `{line}`)"
 
 
-def _value(node: ast.AST, module: nn.Module) -> Any:
+def _value(node: ast.AST, module: nn.Module) -> object:
     """Return what an expression of a method stands for: a number, a name of its file, or an attribute of no module."""
     if isinstance(node, ast.Constant):
         return node.value
@@ -64,7 +63,7 @@ def _value(node: ast.AST, module: nn.Module) -> Any:
     return None if isinstance(owner, nn.Module) else getattr(owner, node.attr, None)
 
 
-def _owner(node: ast.AST, module: nn.Module) -> Any:
+def _owner(node: ast.AST, module: nn.Module) -> object:
     """Return the object that an attribute is read from, which may be a module."""
     if isinstance(node, ast.Attribute):
         return getattr(_owner(node.value, module), node.attr, None)

@@ -323,6 +323,17 @@ TABLE = [
     line(prunefuse_al.fuse, proxy=(None, 3, CUT.module, Proxy)),
     line(pruning.rebuild),
     line(pruning.GlobalScope),
+    line(
+        pruning.register_rule,
+        {"operation": "aten::sort", "rule": "elementwise"},
+        operation=(None, 3, WORD, "mm", "aten::layer_norm", "mylib::no_such", ["aten::sort"]),
+        rule=(None, 3, WORD, ["elementwise"], "sort", CLASS, pruning.Mixes),
+        replace="flag",
+    ),
+    *(
+        line(each, dims=(None, (), WORD, 1.5, True, Bad([0, WORD], WORD), NAN))
+        for each in (pruning.Mixes, pruning.Reduces, pruning.Normalises)
+    ),
     *(
         line(data, {"labels": Y}, labels=(Bad(None, "no labels"),), loss="maybe function")
         for data in (pruning.Taylor, pruning.Hessian)
@@ -602,6 +613,9 @@ EXEMPT: dict[str, str] = {
     **dict.fromkeys(("PruneFuseEstimator.fit", "PruneFuseEstimator.predict", "PruneFuseEstimator.embed"), SKLEARN),
     **dict.fromkeys(("CostAware.select", "CostAware.score"), "as every other scorer's"),
     "Snapshot": "made by a Recorder",
+    "OperationCall": "made by prune for a rule; see tests/pruning/test_register_rule.py",
+    "Marks": "made by prune for a rule; see tests/pruning/test_register_rule.py",
+    "RegisteredRule": "made by register_rule",
     "TrainingHistory": "made by TorchTrainer.fit",
     "CostLedger": "written by the library; files are looked at when they are read",
     "read_batch": "called by adapters for every batch",

@@ -29,6 +29,14 @@ class Axis:
     size: int
 
 
+@dataclass(frozen=True, eq=False)
+class Freeze:
+    """Marks that are kept whole, and why; None where that is in the nature of the axis."""
+
+    marks: Tensor
+    reason: str | None
+
+
 class Atoms:
     """The atoms of a network, the ties among them, and why some are frozen."""
 
@@ -37,11 +45,11 @@ class Atoms:
         self.registered: dict[str, str] = {}  # name -> the first name of the same tensor, which owns the atoms
         self._of_tensor: dict[str, list[Axis]] = {}
         self._pairs: list[np.ndarray] = []
-        self._shared: list[tuple[Tensor, Tensor]] = []  # labels [lines, m] and [m], see tie_if_free
-        self._frozen: list[tuple[np.ndarray, str | None]] = []  # labels, and why (None: it is their nature)
+        self._shared: list[tuple[Tensor, Tensor]] = []  # marks [lines, m] and [m], see tie_if_free
+        self._frozen: list[Freeze] = []
         self.contracted: set[int] = set()  # axis numbers that are summed over
         self.written: set[int] = set()  # axis numbers along which a layer gives out
-        self.debts: list[tuple[Tensor, str]] = []  # labels to freeze if what was computed from them is used
+        self.debts: list[Freeze] = []  # due if what was computed from them is used
         self.scaled: dict[str, set[str]] = {}  # a tensor that scales what a layer gives -> weight and bias of the layer
         self.affine: set[int] = set()  # axis numbers of the scale and shift of a normalisation
         self.total = 1
@@ -63,14 +71,14 @@ class Atoms:
         self.total += axis.size
 
     def planes(self, name: str, ndim: int) -> list[Tensor]:
-        """Return one label plane for each axis of a tensor, broadcastable to its shape."""
+        """Return one mark plane for each axis of a tensor, broadcastable to its shape."""
         return [
             torch.arange(axis.start, axis.start + axis.size).view([-1 if d == axis.dim else 1 for d in range(ndim)])
             for axis in self._of_tensor[name]
         ]
 
     def tie(self, a: Tensor, b: Tensor) -> None:
-        """Tie two broadcastable label tensors position by position; neutral positions tie to nothing."""
+        """Tie two broadcastable mark tensors position by position; neutral positions tie to nothing."""
         a, b = torch.broadcast_tensors(a, b)
         fixed = ((a == FROZEN) & (b > FROZEN)) | ((b == FROZEN) & (a > FROZEN))
         if bool(fixed.any()):
@@ -80,7 +88,7 @@ class Atoms:
             self._pairs.append(torch.stack([a[mask], b[mask]]).numpy())
 
     def tie_if_free(self, plane: Tensor, shared: Tensor) -> None:
-        """Tie a plane to one that varies along fewer dimensions, so that every line of `plane` shares its labels.
+        """Tie a plane to one that varies along fewer dimensions, so that every line of `plane` shares its marks.
 
         Where it turns out that each line leaves as a whole (the width of an attention head, scaled or rotated by what
         all heads share), tying would make all lines one: then what is shared is kept whole instead.
@@ -92,37 +100,37 @@ class Atoms:
         self._shared.append((a.permute(order).reshape(-1, m), b.permute(order).reshape(-1, m)[0]))
 
     def tie_along(self, plane: Tensor, dim: int) -> Tensor:
-        """Tie all labels along `dim` and return one representative of each line (size 1 along `dim`)."""
+        """Tie all marks along `dim` and return one representative of each line (size 1 along `dim`)."""
         first = plane.narrow(dim, 0, 1)
         self.tie(plane, first)
         return first
 
-    def freeze(self, labels: Tensor, reason: str | None) -> None:
-        """Keep labels whole; `reason` None means that this is in the nature of the axis."""
-        labels = torch.unique(labels[labels > FROZEN])
-        if len(labels):
-            self._frozen.append((labels.numpy(), reason))
+    def freeze(self, marks: Tensor, reason: str | None) -> None:
+        """Keep marks whole; `reason` None means that this is in the nature of the axis."""
+        marks = torch.unique(marks[marks > FROZEN])
+        if len(marks):
+            self._frozen.append(Freeze(marks, reason))
 
-    def contract(self, labels: Tensor) -> None:
-        """Note that the axes these labels belong to are summed over."""
-        self.contracted.update(self.owners(labels))
+    def contract(self, marks: Tensor) -> None:
+        """Note that the axes these marks belong to are summed over."""
+        self.contracted.update(self.owners(marks))
 
-    def write(self, labels: Tensor) -> None:
-        """Note that the axes these labels belong to are given out by a layer."""
-        self.written.update(self.owners(labels))
+    def write(self, marks: Tensor) -> None:
+        """Note that the axes these marks belong to are given out by a layer."""
+        self.written.update(self.owners(marks))
 
     def names(self, planes: Iterable[Tensor]) -> frozenset[str]:
-        """Return the names of the tensors that labels belong to."""
+        """Return the names of the tensors that marks belong to."""
         return frozenset(self.axes[number].name for plane in planes for number in self.owners(plane))
 
-    def owners(self, labels: Tensor) -> set[int]:
-        """Return the numbers of the axes that positive labels belong to."""
-        flat = labels.numpy()
+    def owners(self, marks: Tensor) -> set[int]:
+        """Return the numbers of the axes that positive marks belong to."""
+        flat = marks.numpy()
         flat = flat[flat > FROZEN]
         if not flat.size:
             return set()
         first, last = (int(np.searchsorted(self._starts, end, side="right")) - 1 for end in (flat.min(), flat.max()))
-        if first == last:  # as mostly: a look at every label takes long
+        if first == last:  # as mostly: a look at every mark takes long
             return {first}
         return set((np.searchsorted(self._starts, np.unique(flat), side="right") - 1).tolist())
 
@@ -136,12 +144,12 @@ class Atoms:
         self._settle_shared()
         components = self._resolve()
         reasons: dict[int, str] = {}
-        for labels, reason in self._frozen:
-            if reason is not None:
-                tied = np.flatnonzero(np.isin(components, components[labels]))
+        for freeze in self._frozen:
+            if freeze.reason is not None:
+                tied = np.flatnonzero(np.isin(components, components[freeze.marks.numpy()]))
                 for number in self.owners(torch.from_numpy(tied)):
-                    reasons.setdefault(number, reason)
-        frozen = [components[labels] for labels, _ in self._frozen]
+                    reasons.setdefault(number, freeze.reason)
+        frozen = [components[freeze.marks.numpy()] for freeze in self._frozen]
         if frozen:
             components[np.isin(components, np.concatenate(frozen))] = components[FROZEN]
         return components, reasons
@@ -165,12 +173,12 @@ class Atoms:
 
 
 def varying(plane: Tensor) -> frozenset[int]:
-    """Return the dimensions along which a label plane differs."""
+    """Return the dimensions along which a mark plane differs."""
     return frozenset(d for d, size in enumerate(plane.shape) if size > 1)
 
 
 def narrowed(plane: Tensor, dims: Iterable[int] | None = None) -> Tensor:
-    """Shrink a plane to size 1 along every dimension on which all its labels agree."""
+    """Shrink a plane to size 1 along every dimension on which all its marks agree."""
     for dim in range(plane.ndim) if dims is None else dims:
         if plane.shape[dim] > 1:
             first = plane.narrow(dim, 0, 1)

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from .atoms import FROZEN, varying
-from .labels import Labels, merge, partners
-from .rules import Call, Statistic
+from .calls import OperationCall
+from .marks import Marks, merge, partners
 
 
-def matmul(call: Call) -> list[Labels]:
+def matmul(call: OperationCall) -> list[Marks]:
     """mm, bmm, mv, dot and their `add...` forms: [.. n k] x [.. k m] -> [.. n m]."""
     tensors = call.tensors()
-    left, right = (call.labels_of(t) for t in tensors[-2:])
+    left, right = (call.marks_of(t) for t in tensors[-2:])
     result = call.results[0]
     if len(left.shape) == 1 or len(right.shape) == 1:
         left, right = _as_matrix(left, row=True), _as_matrix(right, row=False)
@@ -23,18 +23,27 @@ def matmul(call: Call) -> list[Labels]:
     _note_sum(call, {-2: -1, -1: -2})
     out = contract(call, left, right, shape)
     planes = [p.reshape(_match(p.shape, shape, result)) for p in out.planes]
-    given = Labels(tuple(result.shape), planes, out.parameter, out.free)
-    added = [call.labels_of(tensors[0])] if len(tensors) == 3 else []  # addmm, baddbmm: the first tensor is added
+    given = Marks(tuple(result.shape), planes, out.parameter, out.free)
+    added = [call.marks_of(tensors[0])] if len(tensors) == 3 else []  # addmm, baddbmm: the first tensor is added
     if added:
         given = merge(call.atoms, [*added, given], tuple(result.shape), call.name)
-    if left.parameter != right.parameter and all(labels.parameter for labels in added):
+    if left.parameter != right.parameter and all(marks.parameter for marks in added):
         weight = left if left.parameter else right
-        given.layer = call.atoms.names([p for labels in (weight, *added) for p in labels.planes])
+        given.layer = call.atoms.names([p for marks in (weight, *added) for p in marks.planes])
     return [given]
 
 
-def _note_sum(call: Call, summed: Mapping[int, int]) -> None:
-    """Record the planes of a computed weight that are summed over.
+def linear(call: OperationCall) -> list[Marks]:
+    """`torch.nn.functional.linear` in one operation: [.. k], [m k] and maybe [m] -> [.. m]."""
+    x, weight, *bias = call.marks()
+    columns = call.moved(lambda t: t.transpose(-1, -2), weight)
+    _note_sum(call, {1: 1})
+    out = contract(call, x, columns, (*x.shape[:-1], weight.shape[0]))
+    return [call.together(out, *bias)]
+
+
+def _note_sum(call: OperationCall, summed: Mapping[int, int]) -> None:
+    """Note the planes of a computed weight that are summed over.
 
     Args:
         call: the operation.
@@ -42,21 +51,19 @@ def _note_sum(call: Call, summed: Mapping[int, int]) -> None:
             arguments from the end, because one with a bias may stand for one without.
     """
     for operand, dim in summed.items():
-        labels = call.labels_of(call.args[operand])
-        if labels.parameter:
-            dim = dim % len(labels.shape) if len(labels.shape) > 1 else 0
-            planes = tuple(p for p in labels.planes if dim in varying(p))
-            call.statistics.append(Statistic(call.name, call.module, planes, operand=operand))
+        marks = call.marks_of(call.args[operand])
+        if marks.parameter:
+            dim = dim % len(marks.shape) if len(marks.shape) > 1 else 0
+            call.note([p for p in marks.planes if dim in varying(p)], operand=operand)
             return
-    call.statistics.append(Statistic(call.name, call.module, (), operand=min(summed)))
 
 
-def _as_matrix(labels: Labels, *, row: bool) -> Labels:
-    if len(labels.shape) > 1:
-        return labels
-    planes = [p[None, :] if row else p[:, None] for p in labels.planes]
-    shape = (1, *labels.shape) if row else (*labels.shape, 1)
-    return Labels(shape, planes, labels.parameter, labels.free)
+def _as_matrix(marks: Marks, *, row: bool) -> Marks:
+    if len(marks.shape) > 1:
+        return marks
+    planes = [p[None, :] if row else p[:, None] for p in marks.planes]
+    shape = (1, *marks.shape) if row else (*marks.shape, 1)
+    return Marks(shape, planes, marks.parameter, marks.free)
 
 
 def _match(plane_shape: Sequence[int], shape: Sequence[int], result: Tensor) -> list[int]:
@@ -69,7 +76,7 @@ def _match(plane_shape: Sequence[int], shape: Sequence[int], result: Tensor) -> 
     return sizes
 
 
-def contract(call: Call, left: Labels, right: Labels, shape: tuple[int, ...]) -> Labels:
+def contract(call: OperationCall, left: Marks, right: Marks, shape: tuple[int, ...]) -> Marks:
     """Tie the summed dimension of both operands and pass the outer ones on."""
     k_left, k_right = len(left.shape) - 1, len(right.shape) - 2
     summed_left = _summed(call, left, k_left, outer=k_left - 1)
@@ -78,31 +85,31 @@ def contract(call: Call, left: Labels, right: Labels, shape: tuple[int, ...]) ->
         reads_data = left.parameter != right.parameter
         _meet(call, summed_left, [p.transpose(-1, -2) for p in summed_right], reads_data)
     operands = []
-    for labels, k, summed in ((left, k_left, summed_left), (right, k_right, summed_right)):
-        # A label that varies over batch and summed dimension (a head and its width) stands for the batch entry.
-        passed = [p for p in labels.planes if k not in varying(p)]
+    for marks, k, summed in ((left, k_left, summed_left), (right, k_right, summed_right)):
+        # A mark that varies over batch and summed dimension (a head and its width) stands for the batch entry.
+        passed = [p for p in marks.planes if k not in varying(p)]
         passed += [call.atoms.tie_along(p, k) for p in summed if len(varying(p)) > 1]
-        sizes = list(labels.shape)
+        sizes = list(marks.shape)
         sizes[k] = 1
-        stretched = tuple(n for n in labels.stretched if k not in varying(n))
-        operands.append(Labels(tuple(sizes), passed, labels.parameter, labels.free, stretched))
-        if labels.parameter and left.parameter != right.parameter:
+        stretched = tuple(n for n in marks.stretched if k not in varying(n))
+        operands.append(Marks(tuple(sizes), passed, marks.parameter, marks.free, stretched))
+        if marks.parameter and left.parameter != right.parameter:
             for plane in passed:
                 call.atoms.write(plane)
     return merge(call.atoms, operands, shape, call.name)
 
 
-def _summed(call: Call, labels: Labels, k: int, outer: int) -> list[Tensor]:
+def _summed(call: OperationCall, marks: Marks, k: int, outer: int) -> list[Tensor]:
     """Return the planes along the summed dimension, made constant along the operand's own outer dimension."""
-    planes = [call.atoms.tie_along(p, outer) if outer in varying(p) else p for p in labels.planes if k in varying(p)]
-    if labels.parameter:
+    planes = [call.atoms.tie_along(p, outer) if outer in varying(p) else p for p in marks.planes if k in varying(p)]
+    if marks.parameter:
         for plane in planes:
             call.atoms.contract(plane)
     return planes
 
 
-def _meet(call: Call, left: list[Tensor], right: list[Tensor], reads_data: bool) -> None:
-    """Tie the labels of a summed dimension [.. 1 k] of two operands; with nothing to meet they are frozen."""
+def _meet(call: OperationCall, left: list[Tensor], right: list[Tensor], reads_data: bool) -> None:
+    """Tie the marks of a summed dimension [.. 1 k] of two operands; with nothing to meet they are frozen."""
     for a, b in partners(left, right):
         call.atoms.tie(a, b)
     reason = "reads an input of fixed size" if reads_data else f"is summed with a tensor of fixed size in {call.name}"
@@ -113,35 +120,34 @@ def _meet(call: Call, left: list[Tensor], right: list[Tensor], reads_data: bool)
             call.atoms.freeze(plane, reason)
 
 
-def trilinear(call: Call) -> list[Labels]:
+def trilinear(call: OperationCall) -> list[Marks]:
     """`nn.Bilinear`: three tensors stretched to a common shape, multiplied, and summed over some of its dimensions."""
     operands = []
     for tensor, stretched in zip(call.args[:3], call.args[3:6], strict=True):
-        labels, shape = call.labels_of(tensor), list(tensor.shape)
+        marks, shape = call.marks_of(tensor), list(tensor.shape)
         for dim in sorted(stretched):
             shape.insert(dim, 1)
         places = [d for d in range(len(shape)) if d not in stretched]
         planes = [
-            p.reshape([p.shape[places.index(d)] if d in places else 1 for d in range(len(shape))])
-            for p in labels.planes
+            p.reshape([p.shape[places.index(d)] if d in places else 1 for d in range(len(shape))]) for p in marks.planes
         ]
-        operands.append(Labels(tuple(shape), planes, labels.parameter, labels.free))
+        operands.append(Marks(tuple(shape), planes, marks.parameter, marks.free))
     summed = set(call.argument("sumdim"))
-    weights = [plane for labels in operands if labels.parameter for plane in labels.planes if varying(plane) & summed]
+    weights = [plane for marks in operands if marks.parameter for plane in marks.planes if varying(plane) & summed]
     for plane in weights:
         call.atoms.contract(plane)
-        if any(labels.fixed(d) for labels in operands if not labels.parameter for d in varying(plane) & summed):
+        if any(marks.fixed(d) for marks in operands if not marks.parameter for d in varying(plane) & summed):
             call.atoms.freeze(plane, "reads an input of fixed size")
-    shape = torch.broadcast_shapes(*(labels.shape for labels in operands))
+    shape = torch.broadcast_shapes(*(marks.shape for marks in operands))
     found = merge(call.atoms, operands, shape, call.name)
     rest = [d for d in range(len(shape)) if d not in summed]
     passed = [p.reshape([p.shape[d] for d in rest]) for p in found.planes if not varying(p) & summed]
-    return [Labels(tuple(call.results[0].shape), passed)]
+    return [Marks(tuple(call.results[0].shape), passed)]
 
 
-def convolution(call: Call) -> list[Labels]:
+def convolution(call: OperationCall) -> list[Marks]:
     """Plain, grouped, depthwise and transposed convolutions of any number of spatial dimensions."""
-    x, weight = call.labels_of(call.args[0]), call.labels_of(call.args[1])
+    x, weight = call.marks_of(call.args[0]), call.marks_of(call.args[1])
     groups, transposed = call.argument("groups"), call.argument("transposed")
     _settle_positions(call, x, {1})
     _settle_positions(call, weight, {0, 1})
@@ -158,20 +164,18 @@ def convolution(call: Call) -> list[Labels]:
     bias = call.argument("bias")
     result = call.results[0]
     shaped = [out.reshape([-1 if d == 1 else 1 for d in range(result.ndim)])] if out is not None else []
-    labels = Labels(tuple(result.shape), shaped)
+    marks = Marks(tuple(result.shape), shaped)
     if bias is not None:
-        labels = merge(
-            call.atoms, [labels, _channel_vector(call.labels_of(bias), result.ndim)], labels.shape, call.name
-        )
-    weights = [weight, *([call.labels_of(bias)] if bias is not None else [])]
+        marks = merge(call.atoms, [marks, _channel_vector(call.marks_of(bias), result.ndim)], marks.shape, call.name)
+    weights = [weight, *([call.marks_of(bias)] if bias is not None else [])]
     names = call.atoms.names([p for given in weights for p in given.planes])
-    return [Labels(labels.shape, labels.planes, layer=names)]
+    return [Marks(marks.shape, marks.planes, layer=names)]
 
 
-def _settle_positions(call: Call, labels: Labels, channels: set[int]) -> None:
-    """Keep pixels and kernel positions; a channel that has labels of its own at each of them leaves as a whole."""
+def _settle_positions(call: OperationCall, marks: Marks, channels: set[int]) -> None:
+    """Keep pixels and kernel positions; a channel that has marks of its own at each of them leaves as a whole."""
     settled = []
-    for plane in labels.planes:
+    for plane in marks.planes:
         positions = varying(plane) - channels
         if positions == varying(plane):
             call.atoms.freeze(plane, None)
@@ -179,18 +183,18 @@ def _settle_positions(call: Call, labels: Labels, channels: set[int]) -> None:
         for dim in positions:
             plane = call.atoms.tie_along(plane, dim)
         settled.append(plane)
-    labels.planes = settled
+    marks.planes = settled
 
 
-def _channels(labels: Labels, dim: int) -> Tensor | None:
-    """Return the labels [n] along one dimension, or None where it has a fixed size."""
-    for plane in labels.planes:
+def _channels(marks: Marks, dim: int) -> Tensor | None:
+    """Return the marks [n] along one dimension, or None where it has a fixed size."""
+    for plane in marks.planes:
         if varying(plane) == {dim}:
             return plane.reshape(-1)
     return None
 
 
-def _enter(call: Call, entering: Tensor | None, inner: Tensor | None, free: bool) -> None:
+def _enter(call: OperationCall, entering: Tensor | None, inner: Tensor | None, free: bool) -> None:
     if inner is not None:
         call.atoms.contract(inner)
         if entering is not None:
@@ -202,9 +206,9 @@ def _enter(call: Call, entering: Tensor | None, inner: Tensor | None, free: bool
 
 
 def _grouped(
-    call: Call, x: Labels, weight: Labels, entering: Tensor | None, groups: int, transposed: bool
+    call: OperationCall, x: Marks, weight: Marks, entering: Tensor | None, groups: int, transposed: bool
 ) -> Tensor | None:
-    """Return the labels of the output channels of a grouped convolution.
+    """Return the marks of the output channels of a grouped convolution.
 
     With one input channel per group (depthwise) whole groups leave. Otherwise the same positions leave in every
     group, so that the number of groups stays.
@@ -237,68 +241,67 @@ def _grouped(
     return rows
 
 
-def _channel_vector(labels: Labels, ndim: int, dim: int = 1) -> Labels:
-    """View the labels of a vector [c] as those of a tensor of `ndim` dimensions with c along `dim`."""
+def _channel_vector(marks: Marks, ndim: int, dim: int = 1) -> Marks:
+    """View the marks of a vector [c] as those of a tensor of `ndim` dimensions with c along `dim`."""
     shape = [1] * ndim
-    shape[dim] = labels.shape[0]
-    return Labels(tuple(shape), [p.reshape(shape) for p in labels.planes], labels.parameter, labels.free)
+    shape[dim] = marks.shape[0]
+    return Marks(tuple(shape), [p.reshape(shape) for p in marks.planes], marks.parameter, marks.free)
 
 
-def batch_norm(call: Call) -> list[Labels]:
+def batch_norm(call: OperationCall) -> list[Marks]:
     """Batch and instance normalisation: statistics and affine belong to the channels."""
     tensors = call.tensors()
-    x = call.labels_of(tensors[0])
-    vectors = [_channel_vector(call.labels_of(t), len(x.shape)) for t in tensors[1:]]
+    x = call.marks_of(tensors[0])
+    vectors = [_channel_vector(call.marks_of(t), len(x.shape)) for t in tensors[1:]]
     out = merge(call.atoms, [x, *vectors], x.shape, call.name)
     # Standardised weights go through here as [1, rows, columns], so that a statistic is taken over channels.
     _note_norm(call, x, set(range(len(x.shape))) - {1} if call.argument("training") else set(), None)
-    return [out] + [Labels(tuple(r.shape), free=True) for r in call.results[1:]]
+    return [out] + [Marks(tuple(r.shape), free=True) for r in call.results[1:]]
 
 
-def weight_norm(call: Call) -> list[Labels]:
+def weight_norm(call: OperationCall) -> list[Marks]:
     """Direction and length of each row (`torch.nn.utils.parametrizations.weight_norm`).
 
     The length of a row does not change by columns that are zero, so what fusing switches off leaves it alone.
     """
-    direction, length = (call.labels_of(t) for t in call.tensors())
+    direction, length = (call.marks_of(t) for t in call.tensors())
     weight, lengths = call.results
     out = merge(call.atoms, [direction, length], tuple(weight.shape), call.name)
-    return [out, Labels(tuple(lengths.shape), list(length.planes), parameter=True)]
+    return [out, Marks(tuple(lengths.shape), list(length.planes), parameter=True)]
 
 
-def layer_norm(call: Call) -> list[Labels]:
+def layer_norm(call: OperationCall) -> list[Marks]:
     """Layer normalisation over the trailing dimensions."""
     tensors = call.tensors()
-    x = call.labels_of(tensors[0])
-    out = merge(call.atoms, [x, *(call.labels_of(t) for t in tensors[1:])], x.shape, call.name)
+    x = call.marks_of(tensors[0])
+    out = merge(call.atoms, [x, *(call.marks_of(t) for t in tensors[1:])], x.shape, call.name)
     first = len(x.shape) - len(call.argument("normalized_shape"))
     _note_affine(call, tensors[1:])
     _note_norm(call, x, set(range(first, len(x.shape))), call.name_of(call.argument("weight")))
-    return [out] + [Labels(tuple(r.shape), free=True) for r in call.results[1:]]
+    return [out] + [Marks(tuple(r.shape), free=True) for r in call.results[1:]]
 
 
-def group_norm(call: Call) -> list[Labels]:
+def group_norm(call: OperationCall) -> list[Marks]:
     """Group normalisation: the same positions leave in every group."""
     tensors, groups = call.tensors(), call.argument("group")
-    x = call.labels_of(tensors[0])
+    x = call.marks_of(tensors[0])
     _settle_positions(call, x, {0, 1})
     for plane in x.planes:
         if varying(plane) == {1} and len(plane.flatten()) > groups:
             call.atoms.tie_along(plane.reshape(groups, -1), 0)
-    vectors = [_channel_vector(call.labels_of(t), len(x.shape)) for t in tensors[1:]]
+    vectors = [_channel_vector(call.marks_of(t), len(x.shape)) for t in tensors[1:]]
     out = merge(call.atoms, [x, *vectors], x.shape, call.name)
     _note_affine(call, tensors[1:])
     _note_norm(call, x, {1}, None)
-    return [out] + [Labels(tuple(r.shape), free=True) for r in call.results[1:]]
+    return [out] + [Marks(tuple(r.shape), free=True) for r in call.results[1:]]
 
 
-def _note_affine(call: Call, vectors: Sequence[Tensor]) -> None:
+def _note_affine(call: OperationCall, vectors: Sequence[Tensor]) -> None:
     for tensor in vectors:
-        for plane in call.labels_of(tensor).planes:
+        for plane in call.marks_of(tensor).planes:
             call.atoms.affine.update(call.atoms.owners(plane))
 
 
-def _note_norm(call: Call, x: Labels, dims: set[int], scale: str | None) -> None:
-    """Record the labels that are normalised together (none where the width is fixed)."""
-    planes = tuple(p for p in x.planes if varying(p) & dims)
-    call.statistics.append(Statistic(call.name, call.module, planes, scale))
+def _note_norm(call: OperationCall, x: Marks, dims: set[int], scale: str | None) -> None:
+    """Note the marks that are normalised together (none where the width is fixed)."""
+    call.note([p for p in x.planes if varying(p) & dims], scale=scale)

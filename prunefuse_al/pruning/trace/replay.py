@@ -6,114 +6,85 @@ the two differ even where each channel sits in its right place. Run this way the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .atoms import narrowed, varying
-from .rules import STATISTICS, Statistic
+from ...errors import PruningError
+from .atoms import narrowed
+from .operations import Op, name_of, op_of
+from .over_kept import MaskedCall
+from .tracing import Statistic, Trace
 
-BATCH_NORMS = {
-    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
-}  # fmt: skip
-SUMS = {"mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm", "convolution", "_convolution"}
-NORMS = {"native_layer_norm", "native_group_norm"} | BATCH_NORMS
+OUT_OF_STEP = "is out of step with what was watched"
 
 
 class KeptStatistics(TorchDispatchMode):
     """Replays the statistics of a trace, in the order they were seen, over kept channels.
 
+    Every time it is entered it starts again from the first one.
+
     Args:
-        statistics: those of the trace of the same forward pass.
-        alive: tells which labels, an int64 array, belong to kept channels.
+        trace: of the same forward pass.
+        alive: tells which marks, an int64 array, belong to kept channels.
+
+    Raises:
+        PruningError: where a statistic is met that is not the next one of the trace: another operation, another shape,
+            or one more than there were.
     """
 
-    def __init__(self, statistics: Sequence[Statistic], alive: Callable[[np.ndarray], np.ndarray]) -> None:
+    def __init__(self, trace: Trace, alive: Callable[[np.ndarray], np.ndarray]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.masks = [_mask(s, alive) for s in statistics]
-        self.operands = [s.operand for s in statistics]
-        self.position = 0
+        self._table = trace.table
+        self._statistics = trace.statistics
+        self._masks = [_mask(statistic.noted.planes, alive) for statistic in trace.statistics]
+        self._position = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = func._schema.name.split("::")[-1]
-        if name not in STATISTICS | NORMS | SUMS:
-            return func(*args, **kwargs)
-        operand = self.operands[self.position % len(self.masks)]
-        mask = self.masks[self.position % len(self.masks)].to(args[0].device)
-        self.position += 1
+    def __enter__(self) -> KeptStatistics:
+        self._position = 0
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        op = op_of(self._table, func)
+        if op is None or op.over_kept is None:
+            return func(*args, **(kwargs or {}))
+        statistic, mask = self._next(op, func)
         if bool(mask.all()):
-            return func(*args, **kwargs)
-        if operand is not None:
-            masked = list(args)
-            masked[operand] = args[operand] * mask
-            return func(*masked, **kwargs)
-        if name == "native_layer_norm":
-            return (_layer_norm(mask, *args).contiguous(), *func(*args)[1:])
-        if name == "native_group_norm":
-            return (_group_norm(mask, *args).contiguous(), *func(*args)[1:])
-        if name in BATCH_NORMS:
-            return (_batch_norm(mask, func, args).contiguous(), *func(*args)[1:])
-        x = args[0]
-        for dim in varying(mask):
-            alive = mask.movedim(dim, 0).flatten(1).any(1)
-            x = x.index_select(dim, alive.nonzero().flatten())
-        return func(x, *args[1:], **kwargs)
+            return func(*args, **(kwargs or {}))
+        operand = statistic.noted.operand or 0
+        x = args[operand]
+        if mask.ndim != x.ndim or any(m not in (1, n) for m, n in zip(mask.shape, x.shape, strict=True)):
+            raise self._out_of_step(f"{name_of(func)} of {list(x.shape)}", f"{statistic} of {list(mask.shape)}")
+        return op.over_kept(MaskedCall(func, args, kwargs or {}, mask.to(x.device), operand))
+
+    def _next(self, op: Op, func: OpOverload) -> tuple[Statistic, Tensor]:
+        """Return the next statistic of the trace and what counts of it, if it is one of this operation."""
+        if self._position == len(self._statistics):
+            raise self._out_of_step(name_of(func), "the end")
+        statistic, mask = self._statistics[self._position], self._masks[self._position]
+        if statistic.op is not op:
+            raise self._out_of_step(name_of(func), str(statistic))
+        self._position += 1
+        return statistic, mask
+
+    def _out_of_step(self, found: str, expected: str) -> PruningError:
+        return PruningError(
+            f"a replay of the network {OUT_OF_STEP}: {found} was met where {expected} was watched, number "
+            f"{self._position + 1} of {len(self._statistics)}"
+        )
 
 
-def _mask(statistic: Statistic, alive: Callable[[np.ndarray], np.ndarray]) -> Tensor:
-    """Return which positions of the input count: those that are kept along every labelled dimension."""
-    masks = [torch.from_numpy(alive(plane.numpy())) for plane in statistic.planes]
+def _mask(planes: Sequence[Tensor], alive: Callable[[np.ndarray], np.ndarray]) -> Tensor:
+    """Return which positions of the input count: those that are kept along every marked dimension."""
     together = torch.tensor(True)
-    for mask in masks:
-        together = together & mask
+    for plane in planes:
+        together = together & torch.from_numpy(alive(plane.numpy()))
     return narrowed(together)
-
-
-def _batch_norm(mask: Tensor, func: Any, args: Sequence[Any]) -> Tensor:
-    x, weight, bias = args[:3]
-    eps = args[[a.name for a in func._schema.arguments].index("eps")]
-    out = _standardised(x, mask, tuple(d for d in range(x.ndim) if d != 1), eps)
-    vector = (1, -1, *[1] * (x.ndim - 2))
-    out = out if weight is None else out * weight.view(vector)
-    return out if bias is None else out + bias.view(vector)
-
-
-def _layer_norm(
-    mask: Tensor, x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Tensor:
-    out = _standardised(x, mask, tuple(range(x.ndim - len(shape), x.ndim)), eps)
-    out = out if weight is None else out * weight
-    return out if bias is None else out + bias
-
-
-def _group_norm(
-    mask: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    n: int,
-    c: int,
-    size: int,
-    groups: int,
-    eps: float,
-) -> Tensor:
-    parts = x.reshape(n, groups, c // groups, size)
-    own = mask.flatten().reshape(1, groups, c // groups, 1)
-    out = _standardised(parts, own, (2, 3), eps).reshape(x.shape)
-    vector = (1, -1, *[1] * (x.ndim - 2))
-    out = out if weight is None else out * weight.view(vector)
-    return out if bias is None else out + bias.view(vector)
-
-
-def _standardised(x: Tensor, mask: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
-    """Subtract the mean and divide by the deviation of the entries where `mask` is true."""
-    keep = mask.expand(x.shape).to(x)
-    count = keep.sum(dims, keepdim=True)
-    mean = (x * keep).sum(dims, keepdim=True) / count
-    variance = ((x - mean).square() * keep).sum(dims, keepdim=True) / count
-    return (x - mean) / torch.sqrt(variance + eps)

@@ -1,135 +1,42 @@
-"""What each operation does to labels: a table from operation names to rules.
-
-To teach the tracer a new operation, add its name to one of the sets below or write a rule and enter it in `RULES`.
-A rule receives a `Call` and returns the labels of each result. An operation in no table is not understood: its labels
-are frozen (kept whole) and the report says so.
-"""
+"""Rules: what each operation does to marks. Which operation has which rule stands in the table (`operations.py`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
-from .atoms import FROZEN, NEUTRAL, Atoms, varying
-from .labels import Labels, merge, positions, restructure, shared_stretches
+from .atoms import FROZEN, NEUTRAL, varying
+from .calls import OperationCall, freeze_planes, like
+from .marks import Marks, merge, positions, restructure, shared_stretches
 from .shuffles import tie_shuffled
 
 
-@dataclass
-class Statistic:
-    """One call that takes a statistic over channels: LayerNorm, GroupNorm, or a plain mean, sum, variance, ...
-
-    Attributes:
-        operation: bare name of the operation.
-        module: name of the module that ran it.
-        planes: label planes of the input along which the statistic is taken; none where that does not change by
-            pruning.
-        scale: name of the scale of a LayerNorm; GroupNorm has none here, as centring is not neutral for it.
-        operand: not a statistic but a sum: the number of the tensor argument, computed from parameters, whose planes
-            are summed over. What is removed of it has to be switched off there, if it is not stored as zeros.
-    """
-
-    operation: str
-    module: str
-    planes: tuple[Tensor, ...]
-    scale: str | None = None
-    operand: int | None = None
-
-
-@dataclass
-class Call:
-    """One operation: its arguments, results and the labels known of them."""
-
-    atoms: Atoms
-    func: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    results: list[Tensor]
-    labels_of: Callable[[Tensor], Labels]
-    name_of: Callable[[Tensor | None], str | None]
-    module: str
-    statistics: list[Statistic]
-    relabel: Callable[[Tensor, Labels], None]
-    new_debts: set[int] = field(default_factory=set)
-
-    @property
-    def name(self) -> str:
-        """Bare name of the operation, for example "convolution"."""
-        return str(self.func._schema.name.split("::")[-1])
-
-    def argument(self, name: str) -> Any:
-        """Return an argument by its name in the operation's schema."""
-        for position, spec in enumerate(self.func._schema.arguments):
-            if spec.name == name:
-                given = self.args[position] if position < len(self.args) else self.kwargs.get(name, spec.default_value)
-                return given
-        return None
-
-    def debt(self, labels: Tensor, reason: str) -> int:
-        """Return the number of a new debt: labels to freeze if what owes it is ever used in an output."""
-        self.atoms.debts.append((labels, reason))
-        return len(self.atoms.debts) - 1
-
-    def owe(self, labels: Tensor, reason: str) -> None:
-        """Freeze labels if a result of this operation is ever used in an output of the network."""
-        self.new_debts.add(self.debt(labels, reason))
-
-    def tensors(self) -> list[Tensor]:
-        """Return all tensor arguments, lists of tensors opened."""
-        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
-
-    def dims(self, ndim: int) -> list[int]:
-        """Return the `dim` argument as a list of non-negative dimensions (all of them when it is not given)."""
-        dim = self.argument("dim")
-        dims = range(ndim) if dim is None or dim == [] else ([dim] if isinstance(dim, int) else dim)
-        return [d % ndim for d in dims]
-
-
-Rule = Callable[[Call], list[Labels]]
-
-VIEWS = {
-    "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "expand", "unsqueeze", "squeeze",
-    "slice", "select", "narrow", "split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "chunk",
-    "unsafe_chunk", "unbind", "roll", "flip", "repeat", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold",
-    "movedim", "diagonal", "tril", "triu", "alias",
-}  # fmt: skip
-RESHAPES = {"view", "_unsafe_view", "reshape", "_reshape_alias"}
-SAME = {
-    "clone", "detach", "contiguous", "_to_copy", "lift_fresh", "lift_fresh_copy", "view_as", "native_dropout",
-    "to", "type_as", "_conj", "alias_copy",
-}  # fmt: skip
-SPATIAL = {
-    "max_pool2d_with_indices": 2, "max_pool1d": 1, "max_pool2d": 2, "max_pool3d_with_indices": 3, "avg_pool1d": 1,
-    "avg_pool2d": 2, "avg_pool3d": 3, "_adaptive_avg_pool2d": 2, "_adaptive_avg_pool3d": 3, "adaptive_avg_pool1d": 1,
-    "adaptive_max_pool1d": 1, "adaptive_max_pool2d": 2, "adaptive_max_pool3d": 3, "mkldnn_max_pool2d": 2,
-    "upsample_nearest1d": 1, "upsample_nearest2d": 2, "upsample_bilinear2d": 2, "upsample_bicubic2d": 2,
-    "upsample_linear1d": 1, "_upsample_bilinear2d_aa": 2, "_upsample_bicubic2d_aa": 2, "upsample_nearest3d": 3,
-    "upsample_trilinear3d": 3, "reflection_pad1d": 1, "reflection_pad2d": 2, "replication_pad1d": 1,
-    "replication_pad2d": 2, "im2col": 2,
-}  # fmt: skip
-POINTWISE = {  # not tagged as such by torch
-    "hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_", "hardtanh", "hardtanh_", "_prelu_kernel",
-}  # fmt: skip
-FILLS = {"bernoulli_", "uniform_", "normal_", "random_", "zero_", "fill_", "exponential_"}
-STATISTICS = {
-    "mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod", "logsumexp", "norm",
-    "linalg_vector_norm",
-}  # fmt: skip
-REDUCTIONS = STATISTICS | {
-    "argmax", "argmin", "any", "all", "_softmax", "_log_softmax", "_safe_softmax", "cumsum",
-}  # fmt: skip
-
-
-def structural(call: Call) -> list[Labels]:
+def structural(call: OperationCall) -> list[Marks]:
     """View, permute, slice, ...: executed on the planes themselves."""
-    source = call.labels_of(call.tensors()[0])
-    if call.func._overloadname == "dtype":
+    return _restructured(call, call.marks_of(call.tensors()[0]))
+
+
+def reshaped(call: OperationCall) -> list[Marks]:
+    """View and reshape, which may merge dimensions in another order than they were split."""
+    source = call.marks_of(call.tensors()[0])
+    if call.func._overloadname == "dtype":  # the same memory, read as other numbers
         return unknown(call)
+    source.planes = [tie_shuffled(call.atoms, p, source.shape, call.results[0].shape) for p in source.planes]
+    return _restructured(call, source)
+
+
+def expanded(call: OperationCall) -> list[Marks]:
+    """Expand and repeat: positions that are copies of one."""
+    source, result = call.marks_of(call.tensors()[0]), call.results[0]
+    (found,) = _restructured(call, source)
+    found.stretched += _copies(source.aligned(result.ndim).shape, result.shape)
+    return [found]
+
+
+def _restructured(call: OperationCall, source: Marks) -> list[Marks]:
     stand_in = call.tensors()[0]
 
     def run(plane: Tensor) -> Tensor | Sequence[Tensor]:
@@ -137,12 +44,7 @@ def structural(call: Call) -> list[Labels]:
         out: Tensor | Sequence[Tensor] = call.func(*tree_map(swap, call.args), **call.kwargs)
         return out
 
-    if call.name in RESHAPES:
-        source.planes = [tie_shuffled(call.atoms, p, source.shape, call.results[0].shape) for p in source.planes]
-    found = restructure(run, source, call.results)
-    if call.name in ("expand", "repeat"):
-        found[0].stretched += _copies(source.aligned(call.results[0].ndim).shape, call.results[0].shape)
-    return found
+    return restructure(run, source, call.results)
 
 
 def _copies(old: Sequence[int], new: Sequence[int]) -> tuple[Tensor, ...]:
@@ -151,28 +53,32 @@ def _copies(old: Sequence[int], new: Sequence[int]) -> tuple[Tensor, ...]:
     return tuple(positions(new, dim) // old[dim] for dim in grown)
 
 
-def same(call: Call) -> list[Labels]:
-    """Copies and casts: every result has the labels of the first tensor."""
-    source = call.labels_of(call.tensors()[0])
+def same(call: OperationCall) -> list[Marks]:
+    """Copies and casts: every result has the marks of the first tensor."""
+    source = call.marks_of(call.tensors()[0])
     return [like(result, list(source.planes), source, source.stretched) for result in call.results]
 
 
-def pointwise(call: Call) -> list[Labels]:
-    """Arithmetic and activations: aligned labels are tied."""
-    operands = [call.labels_of(t) for t in call.tensors()]
-    if call.name.endswith("_") and call.tensors()[0]._is_view() and operands[0].free:
-        # The tensor that is written through the view does not learn of these labels.
+def pointwise(call: OperationCall) -> list[Marks]:
+    """Arithmetic and activations: aligned marks are tied."""
+    operands = call.marks()
+    if call.in_place and call.tensors()[0]._is_view() and operands[0].free:
+        # The tensor that is written through the view does not learn of these marks.
         return unknown(call)
-    layer = _scaled_layer(call, operands) if call.name.rstrip("_") == "mul" else frozenset()
-    found = [merge(call.atoms, operands, tuple(result.shape), call.name) for result in call.results]
-    for labels in found:
-        labels.layer = layer
+    return [merge(call.atoms, operands, tuple(result.shape), call.name) for result in call.results]
+
+
+def scaled(call: OperationCall) -> list[Marks]:
+    """`mul`: what scales each channel of a layer's output is noted."""
+    layer, found = _scaled_layer(call, call.marks()), pointwise(call)
+    for marks in found:
+        marks.layer = layer
     return found
 
 
-def _scaled_layer(call: Call, operands: Sequence[Labels]) -> frozenset[str]:
+def _scaled_layer(call: OperationCall, operands: Sequence[Marks]) -> frozenset[str]:
     """Return what layer gave the tensor that is scaled here, having noted which parameter scales it."""
-    layers = [labels for labels in operands if labels.layer]
+    layers = [marks for marks in operands if marks.layer]
     if len(layers) != 1:
         return frozenset()
     for scale in operands:
@@ -184,100 +90,151 @@ def _scaled_layer(call: Call, operands: Sequence[Labels]) -> frozenset[str]:
     return layers[0].layer
 
 
-def gated(call: Call) -> list[Labels]:
+def gated(call: OperationCall) -> list[Marks]:
     """`glu`: one half of a dimension times the sigmoid of the other."""
-    source, result = call.labels_of(call.args[0]), call.results[0]
+    source, result = call.marks_of(call.args[0]), call.results[0]
     halves = restructure(lambda plane: plane.chunk(2, call.argument("dim")), source, [result, result])
     return [merge(call.atoms, halves, tuple(result.shape), call.name)]
 
 
-def restrided(call: Call) -> list[Labels]:
+def restrided(call: OperationCall) -> list[Marks]:
     """`as_strided_` at the same shape only changes the memory layout; anything else is not understood."""
     source = call.tensors()[0]
     return same(call) if list(source.shape) == list(call.argument("size")) else unknown(call)
 
 
-def joined(call: Call) -> list[Labels]:
-    """`cat` and `stack`: planes of the same other dimensions are joined; a fixed size counts as frozen."""
-    given = [t for t in call.tensors() if t.numel() or t.ndim > 1]
-    sources = [call.labels_of(t) for t in given]
-    result, dim = call.results[0], (call.argument("dim") or 0) % call.results[0].ndim
-    own = {dim} if call.name == "cat" else set()
-    systems = sorted({varying(p) - own for s in sources for p in s.planes}, key=sorted)
-    planes = [_join(call, sources, frozenset(system), dim) for system in systems]
+def joined(call: OperationCall) -> list[Marks]:
+    """`cat`: planes of the same other dimensions are joined; a fixed size counts as frozen."""
+    sources, dim = _given(call), _along(call)
+    systems = sorted({varying(p) - {dim} for source in sources for p in source.planes}, key=sorted)
+    planes = [_joined_planes(call, sources, frozenset(system), dim) for system in systems]
+    return [_put_together(call, sources, planes, [n for n in shared_stretches(sources) if n.shape[dim] == 1])]
+
+
+def stacked(call: OperationCall) -> list[Marks]:
+    """`stack`: planes of the same dimensions are put beside each other."""
+    sources, dim = _given(call), _along(call)
+    systems = sorted({varying(p) for source in sources for p in source.planes}, key=sorted)
+    planes = [
+        torch.stack([_one_plane(call, source, frozenset(system), set()) for source in sources], dim)
+        for system in systems
+    ]
+    return [_put_together(call, sources, planes, [])]
+
+
+def _given(call: OperationCall) -> list[Marks]:
+    """Return the marks of what is put together; an empty vector may stand beside anything."""
+    return [call.marks_of(t) for t in call.tensors() if t.numel() or t.ndim > 1]
+
+
+def _along(call: OperationCall) -> int:
+    return int(call.argument("dim") or 0) % call.results[0].ndim
+
+
+def _put_together(call: OperationCall, sources: list[Marks], planes: list[Tensor], stretched: list[Tensor]) -> Marks:
+    result, dim = call.results[0], _along(call)
+    if len({id(t) for t in call.tensors() if t.numel() or t.ndim > 1}) == 1 and result.numel():
+        stretched = [*stretched, positions(result.shape, dim) // (result.shape[dim] // len(sources))]  # copies of one
     parameter, free = all(s.parameter for s in sources), all(s.free for s in sources)
-    stretched = [n for n in shared_stretches(sources) if n.shape[dim] == 1] if call.name == "cat" else []
-    if len({id(t) for t in given}) == 1 and result.numel():  # one tensor again and again
-        stretched.append(positions(result.shape, dim) // (result.shape[dim] // len(given)))
-    return [Labels(tuple(result.shape), planes, parameter, free, tuple(stretched))]
+    return Marks(tuple(result.shape), planes, parameter, free, tuple(stretched))
 
 
-def _join(call: Call, sources: list[Labels], system: frozenset[int], dim: int) -> Tensor:
-    parts, uneven = [], False
-    for source in sources:
-        own = [p for p in source.planes if (varying(p) - {dim} if call.name == "cat" else varying(p)) == system]
-        filler = torch.tensor(NEUTRAL if source.free else FROZEN)
-        parts.append((own[0] if own else filler).expand(source.shape))
-        uneven = uneven or (bool(own) and dim in varying(own[0]))
-        for other in own[1:]:
-            call.atoms.tie(own[0], other)
-    if call.name == "stack":
-        return torch.stack(parts, dim)
-    plane = torch.cat(parts, dim)
-    # Tokens joined to tokens: their widths shrink together, so one label for all of them.
+def _joined_planes(call: OperationCall, sources: list[Marks], system: frozenset[int], dim: int) -> Tensor:
+    plane = torch.cat([_one_plane(call, source, system, {dim}) for source in sources], dim)
+    uneven = any(dim in varying(own[0]) for own in (_of_system(s, system, {dim}) for s in sources) if own)
+    # Tokens joined to tokens: their widths shrink together, so one mark for all of them.
     return plane if uneven or not system else call.atoms.tie_along(plane, dim)
 
 
-def reduction(call: Call) -> list[Labels]:
-    """Sums, means, softmax, ...: labels of other dimensions pass, those of a reduced one meet their end.
+def _of_system(source: Marks, system: frozenset[int], besides: set[int]) -> list[Tensor]:
+    return [p for p in source.planes if varying(p) - besides == system]
 
-    A statistic over channels (their mean, their norm) is taken over fewer channels in the proxy, which is noted. A
-    softmax over channels, or the number of the largest, means something else with fewer: then they are frozen if the
-    result is ever used. Where a reduced dimension is one of several that a channel spans (the width of a head), the
-    channel leaves as a whole.
+
+def _one_plane(call: OperationCall, source: Marks, system: frozenset[int], besides: set[int]) -> Tensor:
+    """Return one plane for all those of a tensor that vary along the same dimensions, tied, besides some."""
+    own = _of_system(source, system, besides)
+    for other in own[1:]:
+        call.atoms.tie(own[0], other)
+    return (own[0] if own else torch.tensor(NEUTRAL if source.free else FROZEN)).expand(source.shape)
+
+
+def statistic(call: OperationCall, *, places: bool = False) -> list[Marks]:
+    """Mean, norm, largest, ... over the dimensions `dim`: one over channels is taken over fewer in the proxy.
+
+    Args:
+        call: the operation.
+        places: results after the first are the places at which it was found, which mean something else with fewer.
     """
-    source = call.labels_of(call.tensors()[0])
-    ndim = len(source.shape)
-    dims = call.dims(ndim) if ndim else []
+    source = call.marks_of(call.tensors()[0])
+    return statistic_over(call, source, call.dims(len(source.shape)) if source.shape else [], places=places)
+
+
+def statistic_over(call: OperationCall, source: Marks, dims: Sequence[int], *, places: bool = False) -> list[Marks]:
+    """Return the marks of a statistic over some dimensions of a tensor, and note that of channels."""
+    passed, over = _reduced(call, source, dims)
+    taken = [plane for plane in over if len(varying(plane)) == 1]
+    call.note(taken, scale=f"{call.module}.weight")  # RMSNorm, and norms by hand, are means in a module with a scale
+    for plane in over:
+        if len(varying(plane)) > 1:
+            call.owe(plane, f"is reduced over by {call.name}")
+    results = _results(call, source, passed, dims)
+    for found in results[1:] if places else []:
+        found.debts = frozenset(call.debt(plane, f"is counted along by {call.name}") for plane in taken)
+    return results
+
+
+def reduction(call: OperationCall) -> list[Marks]:
+    """Softmax, number of the largest, ...: over fewer channels they mean something else.
+
+    Channels are frozen if the result is ever used.
+    """
+    source = call.marks_of(call.tensors()[0])
+    dims = call.dims(len(source.shape)) if source.shape else []
+    passed, over = _reduced(call, source, dims)
+    for plane in over:
+        call.owe(plane, f"is reduced over by {call.name}")
+    return _results(call, source, passed, dims)
+
+
+def _reduced(call: OperationCall, source: Marks, dims: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the planes that pass a reduction, and those that meet their end in it.
+
+    Where a reduced dimension is one of several that a channel spans (the width of a head), the channel leaves as a
+    whole.
+    """
     passed, over = [], []
     for plane in source.planes:
         reduced = varying(plane) & set(dims)
-        if not reduced:
-            passed.append(plane)
-        elif len(varying(plane)) > len(reduced):
-            for dim in reduced:
-                plane = call.atoms.tie_along(plane, dim)
-            passed.append(plane)
-        elif call.name in STATISTICS and len(reduced) == 1:
+        if reduced and reduced == varying(plane):
             over.append(plane)
-        else:
-            call.owe(plane, f"is reduced over by {call.name}")
-    if call.name in STATISTICS:
-        call.statistics.append(Statistic(call.name, call.module, tuple(over)))
+            continue
+        for dim in reduced:
+            plane = call.atoms.tie_along(plane, dim)
+        passed.append(plane)
+    return passed, over
+
+
+def _results(call: OperationCall, source: Marks, passed: list[Tensor], dims: Sequence[int]) -> list[Marks]:
+    """Return the marks of what a reduction gives, with or without the reduced dimensions."""
     numbers = [n for n in source.stretched if not varying(n) & set(dims)]
-    if call.results and call.results[0].ndim != ndim:
+    if call.results and call.results[0].ndim != len(source.shape):
         passed, numbers = (
             [p.reshape([n for d, n in enumerate(p.shape) if d not in dims]) for p in given]
             for given in (passed, numbers)
         )
-    results = [like(result, list(passed), source, tuple(numbers)) for result in call.results]
-    if call.name in ("max", "min"):
-        for places in results[1:]:
-            places.debts = frozenset(call.debt(plane, f"is counted along by {call.name}") for plane in over)
-    return results
+    return [like(result, list(passed), source, tuple(numbers)) for result in call.results]
 
 
-def spatial(call: Call) -> list[Labels]:
-    """Pooling and resizing: only the trailing dimensions change."""
-    source = call.labels_of(call.tensors()[0])
-    trailing = {len(source.shape) - 1 - i for i in range(SPATIAL[call.name])}
-    freeze_planes(call, source, trailing, "is resized by")
+def spatial(call: OperationCall, *, trailing: int) -> list[Marks]:
+    """Pooling and resizing: only the trailing dimensions change, so many of them."""
+    source = call.marks_of(call.tensors()[0])
+    freeze_planes(call, source, {len(source.shape) - 1 - i for i in range(trailing)}, "is resized by")
     return [like(result, list(source.planes), source) for result in call.results]
 
 
-def pad(call: Call) -> list[Labels]:
-    """Constant padding: padded positions along a labelled dimension have a fixed place, so they are frozen."""
-    source = call.labels_of(call.tensors()[0])
+def pad(call: OperationCall) -> list[Marks]:
+    """Constant padding: padded positions along a marked dimension have a fixed place, so they are frozen."""
+    source = call.marks_of(call.tensors()[0])
     amounts, ndim = call.argument("pad"), len(source.shape)
     planes = []
     for plane in source.planes:
@@ -287,27 +244,14 @@ def pad(call: Call) -> list[Labels]:
     return [like(call.results[0], planes, source)]
 
 
-def factory(call: Call) -> list[Labels]:
+def factory(call: OperationCall) -> list[Marks]:
     """zeros, ones, arange, rand, ...: made from sizes alone."""
-    return [Labels(tuple(result.shape), free=True) for result in call.results]
+    return [Marks(tuple(result.shape), free=True) for result in call.results]
 
 
-def unknown(call: Call) -> list[Labels]:
+def unknown(call: OperationCall) -> list[Marks]:
     """Not understood: everything that goes in is kept whole."""
     for tensor in call.tensors():
-        for plane in call.labels_of(tensor).planes:
+        for plane in call.marks_of(tensor).planes:
             call.atoms.freeze(plane, f"goes through {call.name}, which is not understood")
-    return [Labels(tuple(result.shape)) for result in call.results]
-
-
-def freeze_planes(call: Call, source: Labels, dims: set[int], what: str) -> None:
-    """Freeze and drop the planes of `source` that vary along any of `dims`."""
-    for plane in source.planes:
-        if varying(plane) & dims:
-            call.atoms.freeze(plane, f"{what} {call.name}")
-    source.planes = [plane for plane in source.planes if not varying(plane) & dims]
-
-
-def like(result: Tensor, planes: list[Tensor], source: Labels, stretched: tuple[Tensor, ...] = ()) -> Labels:
-    """Return the labels of a result: new planes, and what else is known of where it came from."""
-    return Labels(tuple(result.shape), planes, source.parameter, source.free, stretched, layer=source.layer)
+    return [Marks(tuple(result.shape)) for result in call.results]

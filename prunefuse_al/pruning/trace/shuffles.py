@@ -1,4 +1,4 @@
-"""Reshapes that merge labelled dimensions in another order than they were split, as a channel shuffle does."""
+"""Reshapes that merge marked dimensions in another order than they were split, as a channel shuffle does."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .atoms import Atoms, varying
 
 
 def tie_shuffled(atoms: Atoms, plane: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
-    """Where labelled dimensions are merged in another order than they were split (channel shuffle), keep pace.
+    """Where marked dimensions are merged in another order than they were split (channel shuffle), keep pace.
 
     The proxy merges what is left in each, position by position; that is the same only if the same positions are left
     in every line, so they are tied.
 
     Args:
         atoms: receives the ties.
-        plane: labels of a tensor that is reshaped.
+        plane: marks of a tensor that is reshaped.
         old: shape of the tensor.
         new: shape it is given.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -17,43 +18,37 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ...costs import operation_flops
 from ...network import answers, copied, named_tensors, output_shapes
-from . import contractions, lookups, rules
+from ..quietly import draws_put_back
 from .atoms import Atoms
-from .labels import Labels
-from .rules import Call, Rule, Statistic
+from .calls import Noted, OperationCall
+from .marks import Marks
+from .operations import Op, Table, name_of, understood
+from .registered import known_operations
 
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(rules.VIEWS, rules.structural),
-    **dict.fromkeys(rules.SAME, rules.same),
-    **dict.fromkeys(rules.REDUCTIONS, rules.reduction),
-    **dict.fromkeys(rules.SPATIAL, rules.spatial),
-    **dict.fromkeys(rules.FILLS, rules.same),
-    **dict.fromkeys(("cat", "stack"), rules.joined),
-    **dict.fromkeys(rules.POINTWISE, rules.pointwise),
-    "copy_": lookups.written,
-    "_pack_padded_sequence": lookups.packed,
-    "as_strided_": rules.restrided,
-    **dict.fromkeys(("index", "index_select"), lookups.indexed),
-    "repeat_interleave": lookups.repeated,
-    **dict.fromkeys(("mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm"), contractions.matmul),
-    **dict.fromkeys(("convolution", "_convolution"), contractions.convolution),
-    **dict.fromkeys(
-        ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"),
-        contractions.batch_norm,
-    ),
-    "_weight_norm_interface": contractions.weight_norm,
-    "native_layer_norm": contractions.layer_norm,
-    "native_group_norm": contractions.group_norm,
-    "constant_pad_nd": rules.pad,
-    **dict.fromkeys(("embedding", "_embedding_bag"), lookups.embedding),
-    "glu": rules.gated,
-    "_trilinear": contractions.trilinear,
-}
+
+@dataclass(frozen=True)
+class Statistic:
+    """One call of an operation that takes a statistic or a sum over channels.
+
+    Attributes:
+        op: what is known of the operation.
+        name: which of its names it ran under.
+        module: name of the module that ran it.
+        noted: what it was taken over.
+    """
+
+    op: Op
+    name: str
+    module: str
+    noted: Noted
+
+    def __str__(self) -> str:
+        return f"{self.name} in {self.module or 'the network itself'}"
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """A labelled dimension of known size that a module owns or saw: evidence for what its width attributes mean."""
+    """A marked dimension of known size that a module owns or saw: evidence for what its width attributes mean."""
 
     module: str
     dim: int
@@ -71,6 +66,7 @@ class Trace:
         answers: shapes of what the network answered with, in eval mode.
         finite: none of that was NaN or infinite.
         flops: operations counted by torch's formulas, in eval mode.
+        table: what was known of each operation.
     """
 
     atoms: Atoms
@@ -79,10 +75,11 @@ class Trace:
     answers: list[tuple[int, ...]] = field(default_factory=list)
     finite: bool = True
     flops: int = 0
+    table: Table = field(default_factory=known_operations)
 
 
 class Tracer(TorchDispatchMode):
-    """Carries labels through every operation below autograd."""
+    """Carries marks through every operation below autograd."""
 
     def __init__(self, trace: Trace, tensors: dict[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -94,43 +91,44 @@ class Tracer(TorchDispatchMode):
         self._seen = WeakIdKeyDictionary()
         for name, tensor in tensors.items():
             planes = trace.atoms.planes(trace.atoms.registered[name], tensor.ndim)
-            self._seen[tensor] = Labels(tuple(tensor.shape), planes, parameter=True)
+            self._seen[tensor] = Marks(tuple(tensor.shape), planes, parameter=True)
             self._sight(self._seen[tensor], name.rpartition(".")[0])
 
-    def labels_of(self, tensor: Tensor) -> Labels:
+    def marks_of(self, tensor: Tensor) -> Marks:
         """Return a copy of what is known of a tensor; one never seen has a fixed size."""
-        found: Labels | None = self._seen.get(tensor)
-        return Labels(tuple(tensor.shape)) if found is None else found.copy()
+        found: Marks | None = self._seen.get(tensor)
+        return Marks(tuple(tensor.shape)) if found is None else found.copy()
 
-    def relabel(self, tensor: Tensor, labels: Labels) -> None:
+    def restate(self, tensor: Tensor, marks: Marks) -> None:
         """Replace what is known of a tensor that was written to."""
-        self._seen[tensor] = labels
+        self._seen[tensor] = marks
 
     def name_of(self, tensor: Tensor | None) -> str | None:
         """Return the name of a parameter or buffer, None for any other tensor."""
         return self._named.get(id(tensor)) if tensor is not None else None
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-        call = Call(
-            self.trace.atoms, func, args, kwargs, results, self.labels_of, self.name_of, self.modules[-1],
-            self.trace.statistics, self.relabel,
-        )  # fmt: skip
+        call = OperationCall(name_of(func), func, args, kwargs, results, self.trace.atoms, self.modules[-1], self)
         self.trace.flops += operation_flops(func, args, kwargs, out)
-        found = rule_for(call)(call)
-        debts = frozenset(call.new_debts).union(*(self._seen[t].debts for t in call.tensors() if t in self._seen))
-        for result, labels in zip(results, found, strict=True):
-            labels.debts |= debts
-            self._seen[result] = labels
-            self._sight(labels, self.modules[-1])
+        read = call.tensors()
+        op = understood(self.trace.table, func, reads_tensors=bool(read))
+        found = op.rule(call)
+        if op.over_kept is not None:
+            self.trace.statistics.append(Statistic(op, call.name, call.module, call.noted or Noted()))
+        debts = frozenset(call.new_debts).union(*(self._seen[t].debts for t in read if t in self._seen))
+        for result, marks in zip(results, found, strict=True):
+            marks.debts |= debts
+            self._seen[result] = marks
+            self._sight(marks, call.module)
         return out
 
-    def _sight(self, labels: Labels, module: str) -> None:
-        for plane in labels.planes:
+    def _sight(self, marks: Marks, module: str) -> None:
+        for plane in marks.planes:
             for dim in range(plane.ndim):
                 if plane.shape[dim] > 1:
                     self.trace.sightings.append(Sighting(module, dim, plane))
@@ -138,23 +136,11 @@ class Tracer(TorchDispatchMode):
     def freeze_output(self, output: Any) -> None:
         """Keep whatever the network answers with."""
         for leaf in answers(output):
-            for plane in self.labels_of(leaf).planes:
+            for plane in self.marks_of(leaf).planes:
                 self.trace.atoms.freeze(plane, None)
-            for debt in self.labels_of(leaf).debts:
-                self.trace.atoms.freeze(*self.trace.atoms.debts[debt])
-
-
-def rule_for(call: Call) -> Rule:
-    """Return the rule of an operation: by name, else by torch's own tag, else the one that freezes."""
-    name = call.name.rstrip("_")  # an in-place form has the rule of the other, whose tag torch may give to that alone
-    for known in (call.name, name):
-        if known in RULES:
-            return RULES[known]
-    forms = getattr(getattr(torch.ops, call.func.namespace), name, None)
-    plain = getattr(forms, call.func._overloadname, call.func)
-    if torch.Tag.pointwise in {*call.func.tags, *plain.tags}:
-        return rules.pointwise
-    return rules.factory if not call.tensors() or name.startswith("new_") or name.endswith("_like") else rules.unknown
+            for debt in self.marks_of(leaf).debts:
+                due = self.trace.atoms.debts[debt]
+                self.trace.atoms.freeze(due.marks, due.reason)
 
 
 def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, train_mode: bool = False) -> Trace:
@@ -195,7 +181,7 @@ def visible_operations(model: nn.Module | None = None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
         torch.backends.mha.set_fastpath_enabled(False)
-        stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+        stack.enter_context(draws_put_back())
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(warnings.catch_warnings())

@@ -1,7 +1,7 @@
-"""Label planes: which atoms the positions of a tensor belong to, and how planes of several tensors combine.
+"""Mark planes: which atoms the positions of a tensor belong to, and how planes of several tensors combine.
 
 A plane is an int64 tensor that broadcasts to the tensor it describes. A feature map [n c h w] whose channels come
-from one convolution has a single plane [1 c 1 1]; flattened to [n c*h*w] the plane is [1 c*h*w], each label repeated
+from one convolution has a single plane [1 c 1 1]; flattened to [n c*h*w] the plane is [1 c*h*w], each mark repeated
 h*w times. A dimension of size > 1 along which no plane differs has a fixed size (the batch, pixels, tokens).
 """
 
@@ -17,12 +17,12 @@ from .atoms import FROZEN, NEUTRAL, Atoms, narrowed, varying
 
 
 @dataclass
-class Labels:
+class Marks:
     """What is known of one tensor.
 
     Attributes:
         shape: shape of the tensor.
-        planes: label planes, each broadcastable to `shape`.
+        planes: mark planes, each broadcastable to `shape`.
         parameter: it is computed from parameters and buffers alone.
         free: it was made inside forward from sizes alone, so that it adapts to any width.
         stretched: for each axis that was expanded from size 1 or repeated, the number along it at each position,
@@ -46,9 +46,9 @@ class Labels:
         self.planes = [plane for plane in planes if bool((plane > FROZEN).any())]
         self.stretched = tuple(n for n in map(narrowed, self.stretched) if len(varying(n)) == 1)
 
-    def copy(self, shape: tuple[int, ...] | None = None, planes: list[Tensor] | None = None) -> Labels:
-        """Return the same labels, which are not looked through again, with another shape and planes of one."""
-        out = object.__new__(Labels)
+    def copy(self, shape: tuple[int, ...] | None = None, planes: list[Tensor] | None = None) -> Marks:
+        """Return the same marks, which are not looked through again, with another shape and planes of one."""
+        out = object.__new__(Marks)
         out.__dict__.update(self.__dict__)
         out.shape = self.shape if shape is None else shape
         out.planes = list(self.planes if planes is None else planes)
@@ -70,10 +70,10 @@ class Labels:
         return first[alike]
 
     def full(self, plane: Tensor) -> Tensor:
-        """Return the plane with one label for each position."""
+        """Return the plane with one mark for each position."""
         return plane.expand(self.shape)
 
-    def aligned(self, ndim: int) -> Labels:
+    def aligned(self, ndim: int) -> Marks:
         """Return the same with leading dimensions of size 1, as broadcasting does."""
         lead = (1,) * (ndim - len(self.shape))
         planes, numbers = ([p.reshape(lead + tuple(p.shape)) for p in given] for given in (self.planes, self.stretched))
@@ -82,8 +82,8 @@ class Labels:
         return out
 
 
-def merge(atoms: Atoms, operands: Sequence[Labels], shape: Sequence[int], where: str) -> Labels:
-    """Combine tensors point by point: aligned labels are tied, labels that meet a fixed size are frozen.
+def merge(atoms: Atoms, operands: Sequence[Marks], shape: Sequence[int], where: str) -> Marks:
+    """Combine tensors point by point: aligned marks are tied, marks that meet a fixed size are frozen.
 
     Args:
         atoms: receives the ties.
@@ -99,10 +99,10 @@ def merge(atoms: Atoms, operands: Sequence[Labels], shape: Sequence[int], where:
             if i < j:
                 _tie_planes(atoms, left.planes, right.planes)
     planes: list[tuple[int, Tensor]] = []
-    labelled = [(number, plane) for number, operand in enumerate(aligned) for plane in operand.planes]
-    for number, plane in sorted(labelled, key=lambda item: -len(varying(item[1]))):
+    marked = [(number, plane) for number, operand in enumerate(aligned) for plane in operand.planes]
+    for number, plane in sorted(marked, key=lambda item: -len(varying(item[1]))):
         _absorb(planes, number, plane)
-    return Labels(
+    return Marks(
         tuple(shape),
         [plane for _, plane in planes],
         all(o.parameter or o.free for o in operands),
@@ -111,7 +111,7 @@ def merge(atoms: Atoms, operands: Sequence[Labels], shape: Sequence[int], where:
     )
 
 
-def shared_stretches(operands: Sequence[Labels]) -> tuple[Tensor, ...]:
+def shared_stretches(operands: Sequence[Marks]) -> tuple[Tensor, ...]:
     """Return the numbers along stretched axes that every operand adapts to: it has them too, or size 1, or any size."""
     found: list[Tensor] = []
     for operand in operands:
@@ -127,10 +127,10 @@ def _any_equal(numbers: Tensor, others: Iterable[Tensor]) -> bool:
     return any(torch.equal(numbers, other) for other in others)
 
 
-def _sizes_alone(labels: Labels) -> list[Tensor]:
+def _sizes_alone(marks: Marks) -> list[Tensor]:
     """Return the numbers along every dimension of a tensor that was made from sizes alone."""
-    dims = [dim for dim, size in enumerate(labels.shape) if labels.free and size > 1]
-    return [positions(labels.shape, dim) for dim in dims]
+    dims = [dim for dim, size in enumerate(marks.shape) if marks.free and size > 1]
+    return [positions(marks.shape, dim) for dim in dims]
 
 
 def positions(shape: Sequence[int], dim: int) -> Tensor:
@@ -138,7 +138,7 @@ def positions(shape: Sequence[int], dim: int) -> Tensor:
     return torch.arange(shape[dim]).view([-1 if d == dim else 1 for d in range(len(shape))])
 
 
-def _freeze_on_fixed(atoms: Atoms, left: Labels, right: Labels, where: str) -> None:
+def _freeze_on_fixed(atoms: Atoms, left: Marks, right: Marks, where: str) -> None:
     for number, plane in enumerate(left.planes):
         fixed = set()
         for dim in (d for d in varying(plane) if right.fixed(d)):
@@ -185,7 +185,7 @@ def partners(left: Sequence[Tensor], right: Sequence[Tensor]) -> list[tuple[Tens
 
 
 def _same_pattern(a: Tensor, b: Tensor) -> bool:
-    """True where two planes vary along the same dimensions and have equal labels at the same positions."""
+    """True where two planes vary along the same dimensions and have equal marks at the same positions."""
     if not varying(a) or varying(a) != varying(b):
         return False
     both = torch.stack([p.flatten() for p in torch.broadcast_tensors(a, b)])
@@ -197,7 +197,7 @@ def _absorb(planes: list[tuple[int, Tensor]], operand: int, plane: Tensor) -> No
     """Add a plane to a list unless one of another operand varies along the same dimensions (and more) already."""
     for position, (owner, other) in enumerate(planes):
         if owner != operand and varying(plane) <= varying(other):
-            if varying(plane) == varying(other):  # neutral positions of one may be labelled in the other
+            if varying(plane) == varying(other):  # neutral positions of one may be marked in the other
                 planes[position] = owner, torch.where(other == NEUTRAL, plane, other)
             return
     planes.append((operand, plane))
@@ -206,7 +206,7 @@ def _absorb(planes: list[tuple[int, Tensor]], operand: int, plane: Tensor) -> No
 Structural = Callable[[Tensor], Tensor | Sequence[Tensor]]
 
 
-def restructure(operation: Structural, source: Labels, results: Sequence[Tensor]) -> list[Labels]:
+def restructure(operation: Structural, source: Marks, results: Sequence[Tensor]) -> list[Marks]:
     """Run a structural operation (view, permute, slice, ...) on every plane: exact by construction.
 
     Returns:
@@ -214,7 +214,7 @@ def restructure(operation: Structural, source: Labels, results: Sequence[Tensor]
     """
     planes, numbers = (_carried_out(operation, source, given) for given in (source.planes, source.stretched))
     return [
-        Labels(
+        Marks(
             tuple(result.shape),
             [plane[place] for plane in planes],
             source.parameter,
@@ -226,13 +226,13 @@ def restructure(operation: Structural, source: Labels, results: Sequence[Tensor]
     ]
 
 
-def _carried_out(operation: Structural, source: Labels, planes: Iterable[Tensor]) -> list[Sequence[Tensor]]:
+def _carried_out(operation: Structural, source: Marks, planes: Iterable[Tensor]) -> list[Sequence[Tensor]]:
     """Return for each plane what the operation makes of it: one or several."""
     found: list[Sequence[Tensor]] = []
     for plane in planes:
         try:
             out = operation(source.full(plane))
-        except RuntimeError:  # a view that merges dimensions needs a label for each position in memory
+        except RuntimeError:  # a view that merges dimensions needs a mark for each position in memory
             out = operation(source.full(plane).contiguous())
         found.append([out] if isinstance(out, Tensor) else out)
     return found
