@@ -11,6 +11,8 @@ from oracles import class_balanced, class_standardised, cost_aware, mixture, two
 
 from prunefuse_al.errors import BudgetError, InputError
 from prunefuse_al.scorers import (
+    CCS,
+    D2,
     ClassBalanced,
     ClassStandardised,
     CostAware,
@@ -157,3 +159,12 @@ def test_more_than_there_is_cannot_be_shared_out():
     for name in ("class_balanced", "mixture"):
         with pytest.raises(BudgetError, match="k=5 but there are 4 candidates"):
             get_scorer(name).select(signals_of(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)), 5)
+
+
+@pytest.mark.parametrize("made", [CCS, D2, ClassBalanced, ClassStandardised, lambda part: CostAware(part, [1.0])])
+@pytest.mark.parametrize("part", ["margin", "ml_entropy", "aum"])
+def test_what_is_made_of_a_scorer_reads_what_that_reads(made, part):
+    whole, own = made(part), get_scorer(part)
+    assert whole.needs >= own.needs
+    assert whole.outputs == getattr(own, "outputs", "softmax")
+    assert whole.dynamics == getattr(own, "dynamics", frozenset())
