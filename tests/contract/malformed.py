@@ -671,7 +671,8 @@ def own_methods(cls: type) -> Iterator[tuple[str, Callable[..., Any]]]:
         if base.__module__.startswith(prunefuse_al.__name__):
             for name, value in vars(base).items():
                 function = value.__func__ if isinstance(value, classmethod) else value
-                if not name.startswith("_") and inspect.isfunction(function):
+                abstract = getattr(function, "__isabstractmethod__", False)  # what is called is a subclass's own
+                if not name.startswith("_") and inspect.isfunction(function) and not abstract:
                     yield name, function
 
 
