@@ -7,7 +7,6 @@ global scope can compare groups.
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import FallbackWarning, InputError, NonFiniteError
+from ..errors import FallbackWarning, InputError, NonFiniteError, warn
 from .groups import Group, Structure
 from .trace import FROZEN, Axis
 
@@ -125,11 +124,10 @@ def bn_scale(subject: Subject) -> np.ndarray:
     scores = total / np.maximum(positions, 1)
     if without:
         names = ", ".join(g.axes[0].axis.name for g in without[:3])
-        warnings.warn(
+        warn(
             f"importance='bn_scale': {len(without)} of {len(groups)} groups of channels go through no norm with a "
             f"scale ({names}); they are measured by l2",
             FallbackWarning,
-            stacklevel=4,
         )
         mean = np.mean(np.concatenate([scores[g.channels] for g in groups if g not in without]))
         for group in without:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +13,7 @@ from torch import nn
 from .. import checks
 from ..costs import batch_rows, parameter_count
 from ..data import alone
-from ..errors import InputError, NoEffectWarning, PruningError
+from ..errors import InputError, NoEffectWarning, PruningError, warn
 from ..fusing import ChannelMap, TensorMap
 from ..network import Arguments, as_arguments, check_model, frozen_tensors, named_tensors, with_rows
 from ..types import RngLike, as_rng
@@ -215,9 +214,8 @@ def _warn(report: PruningReport) -> None:
         reasons = "; ".join(f"{name}: {reason}" for reason, name in list(first.items())[:3])
         taught = f"; {CURES[NOT_UNDERSTOOD]}" if any(NOT_UNDERSTOOD in reason for reason in first) else ""
         reasons = reasons or "widths were rounded, or layers have few channels or heads"
-        warnings.warn(
+        warn(
             f"pruning_ratio={report.pruning_ratio:g} was asked, but only {1 - proxy / dense:.2f} of the channels could "
             f"leave ({reasons}); see proxy.report(){taught}",
             NoEffectWarning,
-            stacklevel=3,
         )

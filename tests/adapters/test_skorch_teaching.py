@@ -173,7 +173,9 @@ def test_every_second_fit_trains_the_target_that_the_next_proxies_are_cut_from()
             assert not hasattr(model, "target_")  # the proxy answers
         if number in (3, 4):
             cut = prune(target, torch.zeros(2, 64), 0.75)
-            assert all(torch.equal(v, cut.module.state_dict()[k]) for k, v in model.state_.start.module.state_dict().items())
+            assert all(
+                torch.equal(v, cut.module.state_dict()[k]) for k, v in model.state_.start.module.state_dict().items()
+            )
             assert all(torch.equal(v, target.state_dict()[k]) for k, v in model.dense_.state_dict().items())
     begin, synced = ["prune", "train_proxy"], ["sync_fuse", "sync"]
     assert [stages(model, n) for n in (1, 2, 3, 4, 5)] == [begin, begin + synced, begin, begin + synced, begin]
