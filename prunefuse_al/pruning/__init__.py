@@ -3,6 +3,8 @@
 from .build import rebuild as rebuild
 from .proxy import Proxy as Proxy
 from .proxy import prune as prune
+from .repair import repair as repair
+from .repairing import RepairReport as RepairReport
 from .report import LayerWidth as LayerWidth
 from .report import PruningReport as PruningReport
 from .sensitivity import Hessian as Hessian
@@ -18,4 +20,15 @@ from .widths import check_ratio as check_ratio
 from .widths import check_round_to as check_round_to
 from .widths import check_scope as check_scope
 
-__all__ = ["GlobalScope", "Hessian", "LayerWidth", "Proxy", "PruningReport", "Taylor", "prune", "rebuild"]
+__all__ = [
+    "GlobalScope",
+    "Hessian",
+    "LayerWidth",
+    "Proxy",
+    "PruningReport",
+    "RepairReport",
+    "Taylor",
+    "prune",
+    "rebuild",
+    "repair",
+]
