@@ -38,6 +38,7 @@ PUBLIC = {
     "fuse",
     "get_scorer",
     "prune",
+    "repair",
     "show_versions",
 }
 

@@ -6,6 +6,7 @@ from .channel_map import TensorMap as TensorMap
 from .channel_map import as_sequence as as_sequence
 from .channel_map import check_cross as check_cross
 from .channel_map import put_attributes as put_attributes
+from .delta import delta as delta
 from .fusion import fuse as fuse
 from .preserving import EPSILONS as EPSILONS
 from .preserving import copy_channels as copy_channels

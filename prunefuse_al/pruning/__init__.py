@@ -3,7 +3,7 @@
 from .build import rebuild as rebuild
 from .proxy import Proxy as Proxy
 from .proxy import prune as prune
-from .repair import repair as repair
+from .repaired import repair as repair
 from .repairing import RepairReport as RepairReport
 from .report import LayerWidth as LayerWidth
 from .report import PruningReport as PruningReport

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ...data import map_leaves
-from ...errors import NonFiniteError
 from ...fusing import ChannelMap
 from ...network import named_tensors
 from .products import BatchNormed, Event, Grouped, Normed, Product, Watcher
-from .scouting import Plan, Site
+from .scouting import Plan, Site, refuse_nonfinite
 
 _ROWS = 16
 """Rows of activations that are copied to double precision at once."""
@@ -131,12 +130,7 @@ def remember(
         if len(parts) == watcher.batches:
             memory.samples[key] = torch.cat(parts)
             parts.clear()
-            if not bool(memory.samples[key].isfinite().all()):
-                raise NonFiniteError(
-                    f"repair(): at {key.rpartition('#')[0]!r} the dense network's activations are NaN or infinite "
-                    "though the inputs are finite: its weights may have diverged, or its "
-                    "precision be too low; give a network that answers with numbers"
-                )
+            refuse_nonfinite(key.rpartition("#")[0], memory.samples[key])
 
 
 class _Rememberer(Watcher):

@@ -104,14 +104,14 @@ def refit(layer: Layer, held: Tensor) -> Fit:
     dense, mix = (layer.dense.double() @ wide.T, None) if len(wide) <= wide.shape[1] else (layer.dense, wide)
     train, check = _moments(dense, thin, ~held), _moments(dense, thin, held)
     means = (train.t / train.n, train.x / train.n) if layer.centred else (train.t * 0, train.x * 0)
-    ridge, after = _chosen(train.about(*means), check.about(*means), mix)
+    ridge, after = _chosen(train.about(*means), check.about(*means), mix, width=cut.shape[1])
     energy = max(_energy(check.about(check.t / check.n, check.x * 0) if layer.centred else check, mix), 1e-300)
     before = _missed(check, mix, cut_seen)
     moved = _missed(check.about(*means), mix, cut_seen)
     whole = train + check
     t, x = (whole.t / whole.n, whole.x / whole.n) if layer.centred else means
     worse = min(before, moved) <= after
-    weight = cut_seen if worse else _solved(whole.about(t, x), mix, ridge)
+    weight = cut_seen if worse else _solved(whole.about(t, x), mix, ridge, width=cut.shape[1])
     shift = _mixed(mix, t[:, None])[:, 0] - weight @ x
     if worse:
         return Fit(cut, shift, None, before / energy, moved / energy)
@@ -147,11 +147,11 @@ def _missed(moments: _Moments, mix: Tensor | None, weight: Tensor) -> float:
     return max(0.0, _energy(moments, mix) - 2 * float(crossed) + float(own))
 
 
-def _chosen(train: _Moments, check: _Moments, mix: Tensor | None) -> tuple[float, float]:
-    """Return the ridge that misses least on what was held out, and what it misses."""
+def _chosen(train: _Moments, check: _Moments, mix: Tensor | None, *, width: int) -> tuple[float, float]:
+    """Return the ridge that misses least on what was held out, and what it misses, for so many inputs."""
     values, vectors = torch.linalg.eigh(train.xx)
     values = values.clamp(min=0)
-    scale = float(values.mean())
+    scale = float(values.sum()) / width
     if scale == 0:  # inputs that never change
         return RIDGES[-1], float("inf")
     target = _mixed(mix, train.tx @ vectors)  # [o r]
@@ -164,8 +164,8 @@ def _chosen(train: _Moments, check: _Moments, mix: Tensor | None) -> tuple[float
     return best, max(0.0, missed[best])
 
 
-def _solved(whole: _Moments, mix: Tensor | None, ridge: float) -> Tensor:
-    size = len(whole.xx)
-    damped = whole.xx + torch.eye(size, dtype=torch.float64, device=whole.xx.device) * (ridge * whole.xx.trace() / size)
+def _solved(whole: _Moments, mix: Tensor | None, ridge: float, *, width: int) -> Tensor:
+    eye = torch.eye(len(whole.xx), dtype=torch.float64, device=whole.xx.device)
+    damped = whole.xx + eye * (ridge * whole.xx.trace() / width)
     solved: Tensor = torch.linalg.solve(damped, _mixed(mix, whole.tx).T).T  # [o d']
     return solved

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ...data import map_leaves
+from ...errors import NonFiniteError
 from ...fusing import ChannelMap
 from ...network import named_tensors
 from .products import BatchNormed, Event, Grouped, Normed, Product, Watcher, is_view, parameters_in
@@ -177,6 +178,7 @@ def _planned(seen: _Scout, orders: Mapping[str, bool], channel_map: ChannelMap, 
     changeable = {name for name in maps if name not in frozen and _one_user(seen, name)}
     for event in seen.events:
         if isinstance(event, Product) and maps[event.weight.name].kept[event.dim] is not None:
+            refuse_nonfinite(event.weight.name, seen.inputs[event.key])
             reason = _against(seen, event.weight.name, orders, event.key, frozen)
             if reason is None:
                 products[event.key] = _product_site(seen, event, orders, changeable, frozen)
@@ -207,6 +209,15 @@ def _planned(seen: _Scout, orders: Mapping[str, bool], channel_map: ChannelMap, 
         if thinned and name not in met:
             left[name] = f"no product was seen that sums over its dimension {thinned[0]}"
     return Plan(products, norms, batch_norms, grouped, left)
+
+
+def refuse_nonfinite(name: str, inputs: Tensor) -> None:
+    """Raise `NonFiniteError` where a layer of the dense network, by the name of its weight, is given no numbers."""
+    if not bool(inputs.isfinite().all()):
+        raise NonFiniteError(
+            f"repair(): what {name!r} is given in the dense network is NaN or infinite though the inputs are finite: "
+            "its weights may have diverged, or its precision be too low; give a network that answers with numbers"
+        )
 
 
 def _one_user(seen: _Scout, name: str) -> bool:

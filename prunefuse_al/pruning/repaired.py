@@ -201,10 +201,11 @@ class _Limits:
                 _SLACK * live_bytes(partial(pair.run_dense, probe)),
             )
         )
-        half = self.memory / 2
+        half, bytes_each = self.memory / 2, next((p.element_size() for p in pair.dense.parameters()), 4)
         fit = max(1, min(rows, int(half / (own + thin))))
+        if (least := plan.entries(fit, 0) * bytes_each) > half:  # with one position of each row
+            fit = max(1, int(fit * half / least))
         batch = max(1, min(self.batch_size, int((half - fit * own) / dense))) if dense else self.batch_size
-        bytes_each = next((p.element_size() for p in pair.dense.parameters()), 4)
         positions = self.positions
         while (needed := plan.entries(fit, positions) * bytes_each) > half and positions > 1e-3:
             positions *= max(0.5, half / needed)
