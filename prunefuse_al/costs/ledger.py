@@ -21,9 +21,13 @@ from .stages import peak_memory, reset_peak
 from .tables import aligned, si
 
 _SYNC_STAGES = frozenset({"sync_fuse", "sync_recalibrate", "sync"})
-SELECTION_STAGES = _SYNC_STAGES | {"prune", "train_proxy", "retrain_proxy", "recalibrate", "score", "rank", "coreset"}
+SELECTION_STAGES = _SYNC_STAGES | {
+    *("prune", "repair", "train_proxy", "retrain_proxy", "recalibrate", "score", "rank", "coreset")
+}
 """Stages that are paid to choose samples; the others make or use the target."""
-_NO_COUNTERPART = frozenset({"recalibrate", "retrain_proxy"}) | _SYNC_STAGES  # dense active learning has no such stage
+_NO_COUNTERPART = (
+    frozenset({"repair", "recalibrate", "retrain_proxy"}) | _SYNC_STAGES
+)  # dense active learning has no such stage
 _BESIDE = frozenset({"predict", "measure", "trial"})  # neither chooses samples nor makes the target
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from .. import checks
 from ..errors import InputError
 from ..fusing import Fusion, fusion_of
-from ..network import Outputs, check_storage, of_trainer
+from ..network import Outputs, check_storage, looks_trained, of_trainer
 from ..proxies import Another, ProxyKind, Pruned, Pruning
 from ..scorers import get_scorer
 from ..training import Distillation, ShrinkPerturb, TorchTrainer
@@ -57,17 +57,12 @@ class Target:
         fine_tune_lr_scale: factor on `trainer`'s learning rates after fusing.
     """
 
-    cross: str | float | Fusion = "preserve"
+    cross: str | float | Fusion = "auto"
     distillation: Distillation | None = None
     target_trainer: Trainer | None = None
     fine_tune_lr_scale: float | None = 0.5
 
     CHECKS: ClassVar[dict[str, Callable[[str, Any], Any]]] = {}
-
-    @property
-    def fusion(self) -> Fusion:
-        """The way back that `cross` names."""
-        return fusion_of(self.cross)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +103,11 @@ class Options(Pruning, Query, Target):
             return Pruned(**{field.name: getattr(self, field.name) for field in fields(Pruning)})
         assert not isinstance(self.proxy, nn.Module)
         return self.proxy
+
+    def fusion(self, dense: nn.Module) -> Fusion:
+        """Return the way back into the dense network."""
+        trained = looks_trained(dense) if isinstance(self.pretrained, str) else self.pretrained
+        return fusion_of(self.cross, trained=trained)
 
     @property
     def entropy(self) -> int:
