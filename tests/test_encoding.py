@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from prunefuse_al.errors import CheckpointError
-from prunefuse_al.fusing import Copy, Preserve
+from prunefuse_al.fusing import Copy, Delta, Preserve
 from prunefuse_al.proxies import Dense
 from prunefuse_al.pruning import GlobalScope, Hessian, LayerWidth, PruningReport, Taylor
 from prunefuse_al.scorers import SCORERS, ClassBalanced, ClassStandardised, CostAware, Margin, Mixture, TwoStage
@@ -36,6 +36,7 @@ NO_OPTIONS = {
     *("Selection", "Signals", "ChannelMap", "Proxy", "PruneFuseEstimator"),
     *("Recorder", "Snapshot", "TrainingHistory", "Scorer"),
     *("Another", "Pruned", "Task", "Training", "Prepared"),  # a network; said by the options themselves; of a round
+    *("Marks", "Mixes", "Normalises", "OperationCall", "Reduces", "RepairReport"),  # of the tracer, and what was done
     "CostAware",  # holds an array, and is asked for
 }
 """What is public, and not written: what is neither given to a selector nor reported by pruning, or holds arrays."""
@@ -52,6 +53,7 @@ INSTANCES: list[Any] = [
     Dense(),
     Preserve(),
     Copy(0.5),
+    Delta(0.5),
     Taylor([[1.0, 2.0], [3.0, 4.0]], [0, 1]),
     Hessian([[1.0, 2.0], [3.0, 4.0]], [0, 1]),
     *(schedule for schedule in SCHEDULES.values() if not isinstance(schedule, str)),

@@ -40,7 +40,7 @@ def delta(
     channel_map.check(proxy, dense)
     channel_map.check_proxy(began)
     out = {name: tensor.detach().clone() for name, tensor in dense.items()}
-    for name, tensor in out.items():
+    for name, tensor in out.items() if weight else ():
         there = read_entries(tensor, channel_map.tensors[name].thinned(tensor.device))
         trained = proxy[name].detach().to(tensor.device)
         if tensor.is_floating_point() and (name in began or weight != 1):

@@ -130,6 +130,7 @@ class Pruned(Pruning):
         with task.ledger.stage("repair", round=task.round, network="proxy") as stage:
             stage.watch(proxy.module, task.dense)
             repaired = repair(task.dense, proxy, data, **given, random_state=task.seed("prune"), **own)
+            stage.let_go(repaired.module)
             stage.describe(repaired.module)
         return repaired
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, PruneFuseError
-from ..fusing import Copy, Preserve
+from ..fusing import Copy, Delta, Preserve
 from ..proxies import Dense, FallingRatio
 from ..pruning import GlobalScope, Hessian, LayerWidth, PruningReport, Taylor
 from ..scorers import SCORERS
@@ -41,6 +41,7 @@ KINDS: dict[str, type] = {
         Dense,
         Preserve,
         Copy,
+        Delta,
         GlobalScope,
         Taylor,
         Hessian,
