@@ -4,6 +4,7 @@ from .build import rebuild as rebuild
 from .proxy import Proxy as Proxy
 from .proxy import prune as prune
 from .repaired import repair as repair
+from .repairing import Imitation as Imitation
 from .repairing import RepairReport as RepairReport
 from .report import LayerWidth as LayerWidth
 from .report import PruningReport as PruningReport
@@ -23,6 +24,7 @@ from .widths import check_scope as check_scope
 __all__ = [
     "GlobalScope",
     "Hessian",
+    "Imitation",
     "LayerWidth",
     "Proxy",
     "PruningReport",
