@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -31,7 +31,21 @@ from ..network import (
 )
 from ..types import RngLike, as_rng
 from .proxy import Proxy
-from .repairing import ROWS, Plan, Remembered, RepairReport, live_bytes, mend, plain_operations, remember, scout
+from .repairing import (
+    ROWS,
+    Imitation,
+    Plan,
+    Remembered,
+    RepairReport,
+    Shown,
+    imitate,
+    last_layer,
+    live_bytes,
+    mend,
+    plain_operations,
+    remember,
+    scout,
+)
 
 GIB = 2**30
 _SLACK = 1.5
@@ -48,6 +62,7 @@ def repair(
     positions: float = 32.0,
     batch_size: int = 64,
     memory: float = 4.0,
+    distil: int | Imitation | None = None,
     device: str | torch.device = "auto",
     transform: Transform | None = None,
     collate: Collate | None = None,
@@ -75,6 +90,8 @@ def repair(
         batch_size: rows that pass the dense network at once; all rows pass the proxy at once.
         memory: GiB that the rows, what the dense network's layers were given, and the proxy's activations may take
             together. Where more would be needed there are fewer positions, then fewer rows, with a warning.
+        distil: then train the proxy to answer like the dense network, without labels, for so many epochs, or as an
+            `Imitation` says; None or 0 does not.
         device: where it is done: "auto", or a torch device. The proxy comes back on its own device.
         transform: applied to each batch of inputs; the one of inference.
         collate: makes a batch of a list of a dataset's inputs; None stacks them.
@@ -113,7 +130,7 @@ def repair(
         batch_size=batch_size,
         memory=checks.number("memory", memory, above=0) * GIB,
     )
-    sequential = checks.flag("sequential", sequential)
+    sequential, how = checks.flag("sequential", sequential), _imitation(distil)
     rows = checks.maybe(checks.whole, "rows", rows, least=1)
     seed = int(as_rng(random_state, "random_state").integers(2**31))
     place, data = resolve_device(device), to_dataset(unlabelled)
@@ -123,6 +140,10 @@ def repair(
     with isolated_rng(seed, place), torch.inference_mode(False):
         pair = _Pair.of(model, proxy, place, transform)
         report = _fit(pair, partial(pair.read, reader), order, limits, seed, sequential=sequential)
+        if how.epochs and not all(tensor_map.whole for tensor_map in proxy.channel_map.tensors.values()):
+            reader = BatchLoader(data, how.batch_size, network=model, labelled=False, **reading)
+            every = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: how.rows]
+            report = replace(report, imitated=_imitated(pair, reader, every, how, seed))
         module = pair.given_back(proxy.module)
     return replace(proxy, module=module, repaired=_changed(proxy.module, module), repair_report=report)
 
@@ -149,19 +170,26 @@ class _Pair:
     def read(self, reader: BatchLoader, rows: Tensor) -> Any:
         """Return these rows of the data as both networks take them."""
         _, x, _, _ = next(iter(reader.batches(rows)))
-        if len(bad := nonfinite_rows(x)):
-            raise NonFiniteError(
-                f"unlabelled: inputs hold NaN or infinity in {describe_rows(rows[bad], len(reader.dataset))}: "
-                "repair or drop them"
-            )
-        with explained(self.dense, x):
-            inputs = self.forward.inputs(x)
+        inputs = self._prepared(rows, x, len(reader.dataset))
         if any(leaf.ndim == 0 or len(leaf) != len(rows) for leaf in leaves(inputs)):
             raise InputError(
                 f"unlabelled: a batch of {len(rows)} rows is {describe(inputs)}; repair() compares row by row: give "
                 "inputs that have a row for each sample"
             )
         return inputs
+
+    def batches(self, reader: BatchLoader, rows: Tensor) -> Iterator[tuple[Tensor, Any]]:
+        """Yield (row numbers, inputs) of these rows of the data, by batches."""
+        for part, x, _, _ in reader.batches(rows, merge_single=True):
+            yield part, self._prepared(part, x, len(reader.dataset))
+
+    def _prepared(self, rows: Tensor, x: Any, total: int) -> Any:
+        if len(bad := nonfinite_rows(x)):
+            raise NonFiniteError(
+                f"unlabelled: inputs hold NaN or infinity in {describe_rows(rows[bad], total)}: repair or drop them"
+            )
+        with explained(self.dense, x):
+            return self.forward.inputs(x)
 
     def run_dense(self, inputs: Any) -> Any:
         """Pass inputs through the dense network."""
@@ -256,6 +284,23 @@ def _fit(
         dense = named_tensors(pair.dense)
         outcome = mend(pair.thin, pair.run_thin, inputs, dense, plan, pair.channel_map, seen, sequential=sequential)
     return RepairReport(seen.rows, seen.positions, tuple(outcome.layers), tuple(outcome.norms), outcome.left)
+
+
+def _imitation(distil: int | Imitation | None) -> Imitation:
+    if isinstance(distil, Imitation):
+        return distil
+    what = "epochs, a whole number from 0, an Imitation(...), or None"
+    return Imitation(epochs=0 if distil is None else checks.whole("distil", distil, least=0, what=what))
+
+
+def _imitated(pair: _Pair, reader: BatchLoader, order: Tensor, how: Imitation, seed: int) -> tuple[float, ...]:
+    """Train the thin network of a pair in place; return the loss of each epoch."""
+    with plain_operations(pair.dense):
+        last = last_layer(pair.dense, partial(pair.run_dense, pair.read(reader, order[:1])))
+    dense, thin = (
+        Shown(network, run, last) for network, run in ((pair.dense, pair.run_dense), (pair.thin, pair.run_thin))
+    )
+    return imitate(dense, thin, partial(pair.batches, reader), order, how, seed=seed, frozen=pair.frozen)
 
 
 def _changed(before: nn.Module, after: nn.Module) -> dict[str, Tensor]:

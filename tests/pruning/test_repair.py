@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from prunefuse_al import Proxy, prune, repair
 from prunefuse_al.errors import FallbackWarning, FusionError, InputError, NoEffectWarning, NonFiniteError
 from prunefuse_al.network import named_tensors
+from prunefuse_al.pruning import Imitation
 from prunefuse_al.pruning.repairing.ridge import RIDGES, Layer, refit
 
 from .redundant import REDUNDANT, difference, first_ones, pictures, rows
@@ -402,3 +403,74 @@ def test_in_inference_mode_it_comes_back_trainable() -> None:
     with torch.inference_mode():
         repaired = repair(net, proxy, data(60), **CPU)
     repaired.module(pictures(4)).sum().backward()
+
+
+# ---- imitating the dense network ----
+
+
+@pytest.mark.parametrize("on", ["both", "outputs", "features"])
+def test_imitating_brings_it_nearer(on: str) -> None:
+    net, x = mlp(6, 32, 32, 32, 3).eval(), rows(600)
+    proxy = prune(net, x[:2], 0.5)
+    options = {"distil": Imitation(epochs=6, lr=3e-3, batch_size=32, on=on)}
+    plain, taught = (repair(net, proxy, x[:400], **each, **CPU) for each in ({}, options))
+    assert taught.repair_report is not None
+    assert len(taught.repair_report.imitated) == 6
+    assert taught.repair_report.imitated[-1] < 0.9 * taught.repair_report.imitated[0]
+    assert error(taught.module, net, x[400:]) < 0.9 * error(plain.module, net, x[400:])
+
+
+@pytest.mark.parametrize("name", REDUNDANT)
+def test_imitating_leaves_what_is_frozen_and_goes_on_from_what_it_says(name: str) -> None:
+    net = REDUNDANT[name].build().eval()
+    for number, parameter in enumerate(net.parameters()):
+        parameter.requires_grad_(number % 3 != 0)
+    before = values(net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning)
+        proxy = prune(net, REDUNDANT[name].data(2), 0.5, importance=first_ones, keep=REDUNDANT[name].keep)
+        repaired = repair(net, proxy, REDUNDANT[name].data(40), distil=1, **CPU)
+    assert_same(values(net), before)
+    still = {name for name, p in net.named_parameters() if not p.requires_grad}
+    old, new = values(proxy.module), values(repaired.module)
+    assert_same({n: new[n] for n in still}, {n: old[n] for n in still})
+    assert repaired.repaired is not None
+    assert_same(dict(repaired.repaired), {n: new[n] for n in new if not torch.equal(new[n], old[n])})
+    assert [m.training for m in repaired.module.modules()] == [m.training for m in proxy.module.modules()]
+    assert all(p.grad is None for p in (*repaired.module.parameters(), *net.parameters()))
+    assert [p.requires_grad for p in repaired.module.parameters()] == [p.requires_grad for p in net.parameters()]
+
+
+def test_imitating_is_the_same_for_the_same_seed() -> None:
+    net, proxy, data = cut("convolutions")
+    first, second, other = (
+        values(repair(net, proxy, data(60), distil=1, random_state=seed, **CPU).module) for seed in (0, 0, 1)
+    )
+    assert_same(first, second)
+    assert not torch.equal(first["5.weight"], other["5.weight"])
+
+
+class Functional(nn.Module):
+    """Its last layer is no module's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.weight = nn.Linear(6, 16), nn.Parameter(torch.randn(3, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.into(x)) @ self.weight.T
+
+
+def test_features_that_cannot_be_looked_at_are_refused() -> None:
+    net = Functional().eval()
+    proxy = prune(net, rows(2), 0.5)
+    before = values(proxy.module)
+    with pytest.raises(InputError, match=r"on='outputs'"):
+        repair(net, proxy, rows(40), distil=Imitation(epochs=1, on="features"), **CPU)
+    assert_same(values(proxy.module), before)
+
+
+def test_imitating_at_a_hopeless_rate_is_refused() -> None:
+    net, proxy, data = cut("perceptron")
+    with pytest.raises(NonFiniteError, match=r"lr=1e\+30"):
+        repair(net, proxy, data(100), distil=Imitation(epochs=3, lr=1e30, batch_size=16), **CPU)

@@ -1,5 +1,10 @@
 """Giving a proxy back, without labels, what the dense network knew: scouting, remembering, mending."""
 
+from .imitating import Imitation as Imitation
+from .imitating import Read as Read
+from .imitating import Shown as Shown
+from .imitating import imitate as imitate
+from .imitating import last_layer as last_layer
 from .mending import mend as mend
 from .outcome import RepairReport as RepairReport
 from .products import plain_operations as plain_operations

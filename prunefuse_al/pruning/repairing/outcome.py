@@ -37,6 +37,7 @@ class RepairReport:
         layers: what became of each layer that sums over a thinned dimension, in the order in which they run.
         norms: normalisations, and biases of convolutions by groups, that were matched.
         left: name of a tensor that stays as it was cut -> why.
+        imitated: mean loss of each epoch of imitating the dense network.
     """
 
     rows: int
@@ -44,6 +45,7 @@ class RepairReport:
     layers: tuple[Mended, ...]
     norms: tuple[str, ...]
     left: Mapping[str, str]
+    imitated: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         column = max([len(layer.name) for layer in self.layers] + [12])
@@ -53,6 +55,8 @@ class RepairReport:
             *(_line(layer, column) for layer in self.layers),
             f"normalisations that were matched: {len(self.norms)}",
         ]
+        if self.imitated:
+            lines.append(f"loss by epochs of imitating: {', '.join(f'{loss:.3g}' for loss in self.imitated)}")
         if self.left:
             lines += ["left as it was cut:", *(f"  {name}: {reason}" for name, reason in self.left.items())]
         return "\n".join(lines)
