@@ -14,7 +14,7 @@ import torch
 from prunefuse_al.errors import CheckpointError
 from prunefuse_al.fusing import Copy, Delta, Preserve
 from prunefuse_al.proxies import Dense
-from prunefuse_al.pruning import GlobalScope, Hessian, LayerWidth, PruningReport, Taylor
+from prunefuse_al.pruning import GlobalScope, Hessian, Imitation, LayerWidth, PruningReport, Taylor
 from prunefuse_al.scorers import SCORERS, ClassBalanced, ClassStandardised, CostAware, Margin, Mixture, TwoStage
 from prunefuse_al.selector import FallingRatio
 from prunefuse_al.selector.encoding import KINDS, decode, encode
@@ -51,6 +51,7 @@ INSTANCES: list[Any] = [
     FallingRatio(0.7, 0.4, labels=(10, 90)),
     GlobalScope(),
     Dense(),
+    Imitation(2),
     Preserve(),
     Copy(0.5),
     Delta(0.5),

@@ -36,5 +36,6 @@ from .widths import check_scope as check_scope
 
 __all__ = [
     "GlobalScope", "Hessian", "Imitation", "LayerWidth", "Marks", "Mixes", "Normalises", "OperationCall", "Proxy",
-    "PruningReport", "Reduces", "RegisteredRule", "RepairReport", "Taylor", "prune", "rebuild", "register_rule", "repair",
+    "PruningReport", "Reduces", "RegisteredRule", "RepairReport", "Taylor", "prune", "rebuild", "register_rule",
+    "repair",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import CheckpointError, PruneFuseError
 from ..fusing import Copy, Delta, Preserve
 from ..proxies import Dense, FallingRatio
-from ..pruning import GlobalScope, Hessian, LayerWidth, PruningReport, Taylor
+from ..pruning import GlobalScope, Hessian, Imitation, LayerWidth, PruningReport, Taylor
 from ..scorers import SCORERS
 from ..training import (
     Compose,
@@ -43,6 +43,7 @@ KINDS: dict[str, type] = {
         Copy,
         Delta,
         GlobalScope,
+        Imitation,
         Taylor,
         Hessian,
         Constant,
