@@ -62,7 +62,7 @@ class Sample:
 
 def main(argv: list[str] | None = None) -> None:
     """Print a table of what each way leaves of the dense network's accuracy."""
-    args = parse(argv)
+    args = options_of(__doc__).parse_args(argv)
     torch.set_num_threads(args.threads)
     images = load(args.data, args.root)
     trained = pretrained(args) if args.network.startswith("efficientnet") else trained_here(args, images)
@@ -75,9 +75,9 @@ def main(argv: list[str] | None = None) -> None:
     print(table(found))
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Return the options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options_of(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the options that both benchmarks of pretrained networks have."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="resnet", help="efficientnet-lite0, -lite1, -lite2, or resnet")
     parser.add_argument("--data", default="digits", help=f"{', '.join(NAMES)}, or a .npz file")
     parser.add_argument("--root", default="data", help="folder with the raw files")
@@ -94,7 +94,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=1, help="how many draws of pictures")
     parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args(argv)
+    return parser
 
 
 def pretrained(args: argparse.Namespace) -> Trained:
