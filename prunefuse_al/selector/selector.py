@@ -162,18 +162,21 @@ class PrunedProxySelector(Holder):
     def prepare(self, unlabelled: Any = None) -> PrunedProxySelector:
         """Prune before anything is labelled, so that a network trained elsewhere can choose the first samples.
 
-        Until `fit`, `query` and `fuse` answer with the proxy as it was cut, BatchNorm statistics re-estimated.
+        Until `fit`, `query` and `fuse` answer with the proxy as it was cut; of a pretrained network it is repaired first.
 
         Args:
-            unlabelled: data to read the network's input from, and to estimate statistics on if there is no
-                `recalibration_data`, which is used if this is None.
+            unlabelled: data to read the network's input from, and to repair the proxy on unless the option `unlabelled`
+                is there for that; None: that option's, or `recalibration_data`.
 
         Raises:
             InputError: after a `fit`, or no data was given.
         """
-        given = self.options.recalibration_data if unlabelled is None else unlabelled
+        own = (unlabelled, self.options.unlabelled, self.options.recalibration_data)
+        given = next((data for data in own if data is not None), None)
         if given is None:
-            raise InputError("prepare: pass unlabelled data, for example the pool, or recalibration_data= to the class")
+            raise InputError(
+                "prepare: pass unlabelled data, for example the pool; or unlabelled= or recalibration_data= to the class"
+            )
         with self._ledger.transaction():
             if self._state.round or not isinstance(self._state, Uncut):
                 raise InputError(f"prepare: the proxy is there already (round {self.round}); prepare comes before fit")
