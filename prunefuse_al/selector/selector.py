@@ -162,7 +162,7 @@ class PrunedProxySelector(Holder):
     def prepare(self, unlabelled: Any = None) -> PrunedProxySelector:
         """Prune before anything is labelled, so that a network trained elsewhere can choose the first samples.
 
-        Until `fit`, `query` and `fuse` answer with the proxy as it was cut; of a pretrained network it is repaired first.
+        Until `fit`, `query` and `fuse` answer with the proxy as it was cut; a pretrained network's is repaired first.
 
         Args:
             unlabelled: data to read the network's input from, and to repair the proxy on unless the option `unlabelled`
@@ -175,7 +175,7 @@ class PrunedProxySelector(Holder):
         given = next((data for data in own if data is not None), None)
         if given is None:
             raise InputError(
-                "prepare: pass unlabelled data, for example the pool; or unlabelled= or recalibration_data= to the class"
+                "prepare: pass unlabelled data, such as the pool, or unlabelled= or recalibration_data= to the class"
             )
         with self._ledger.transaction():
             if self._state.round or not isinstance(self._state, Uncut):
