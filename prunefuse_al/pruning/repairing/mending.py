@@ -110,7 +110,7 @@ class _Mender(Watcher):
 
     def _mend_product(self, event: Product, site: Site) -> None:
         name, tensor_map = event.weight.name, self.maps[event.weight.name]
-        dense = self.memory.samples.get(event.key)
+        dense = self.memory.samples.pop(event.key, None)
         thin = self.memory.sample(event.key, site, event.inputs, 0, self.memory.rows)
         if dense is None or thin is None or len(dense) != len(thin):
             self._done.left[name] = "its inputs are not as many in the proxy as in the dense network"

@@ -101,7 +101,10 @@ def refit(layer: Layer, held: Tensor) -> Fit:
     else:
         cut_seen = cut
     # Fewer outputs than inputs are summed at once, else the covariances of the inputs are.
-    dense, mix = (layer.dense.double() @ wide.T, None) if len(wide) <= wide.shape[1] else (layer.dense, wide)
+    if len(wide) <= wide.shape[1]:
+        dense, mix = torch.cat([part.double() @ wide.T for part in layer.dense.split(_BLOCK)]), None
+    else:
+        dense, mix = layer.dense, wide
     train, check = _moments(dense, thin, ~held), _moments(dense, thin, held)
     means = (train.t / train.n, train.x / train.n) if layer.centred else (train.t * 0, train.x * 0)
     ridge, after = _chosen(train.about(*means), check.about(*means), mix, width=cut.shape[1])
