@@ -218,7 +218,7 @@ class _Limits:
     memory: float
     rows: int = 0
 
-    def within(self, pair: _Pair, plan: Plan, probe: Any, rows: int) -> _Limits:
+    def within(self, pair: _Pair, plan: Plan, probe: Any, rows: int, *, sequential: bool) -> _Limits:
         """Return how much can be looked at: half of the memory is for activations, half for what is remembered."""
         few = len(leaves(probe)[0])
         own, thin, dense = (
@@ -231,11 +231,11 @@ class _Limits:
         )
         half, bytes_each = self.memory / 2, next((p.element_size() for p in pair.dense.parameters()), 4)
         fit = max(1, min(rows, int(half / (own + thin))))
-        if (least := plan.entries(fit, 0) * bytes_each) > half:  # with one position of each row
+        if (least := plan.entries(fit, 0, sequential=sequential) * bytes_each) > half:  # with one position of each row
             fit = max(1, int(fit * half / least))
         batch = max(1, min(self.batch_size, int((half - fit * own) / dense))) if dense else self.batch_size
         positions = self.positions
-        while (needed := plan.entries(fit, positions) * bytes_each) > half and positions > 1e-3:
+        while (needed := plan.entries(fit, positions, sequential=sequential) * bytes_each) > half and positions > 1e-3:
             positions *= max(0.5, half / needed)
         return _Limits(positions, batch, self.memory, fit)
 
@@ -276,11 +276,13 @@ def _fit(
                 stacklevel=3,
             )
             return RepairReport(0, 0, (), (), plan.left)
-        limits = asked.within(pair, plan, probe, len(order))
+        limits = asked.within(pair, plan, probe, len(order), sequential=sequential)
         asked.said(limits, len(order))
         inputs = probe if limits.rows <= len(leaves(probe)[0]) else read(order[: limits.rows])
         seen = Remembered(len(leaves(inputs)[0]), limits.positions, seed)
-        remember(pair.dense, pair.run_dense, inputs, plan, pair.channel_map, seen, limits.batch_size)
+        remember(
+            pair.dense, pair.run_dense, inputs, plan, pair.channel_map, seen, limits.batch_size, sequential=sequential
+        )
         dense = named_tensors(pair.dense)
         outcome = mend(pair.thin, pair.run_thin, inputs, dense, plan, pair.channel_map, seen, sequential=sequential)
     return RepairReport(seen.rows, seen.positions, tuple(outcome.layers), tuple(outcome.norms), outcome.left)

@@ -174,12 +174,18 @@ def layer_of(p: int, d: int, kept: int, outputs: int, *, centred: bool, noise: f
     thin = torch.randn(p, kept, generator=generator) + 1
     dense = thin @ mixing + noise * torch.randn(p, d, generator=generator) + 0.5
     wide = torch.randn(outputs, d, generator=generator)
+    if outputs <= d:
+        return Layer(dense @ wide.T, thin, None, wide[:, :kept], centred)
     return Layer(dense, thin, wide, wide[:, :kept], centred)
+
+
+def summed(layer: Layer) -> np.ndarray[Any, Any]:
+    return (layer.dense.double() if layer.wide is None else layer.dense.double() @ layer.wide.double().T).numpy()
 
 
 def slow_ridge(layer: Layer, chosen: np.ndarray[Any, Any], ridge: float) -> tuple[Any, Any]:
     """Return weights and shift by least squares on a design matrix with one row more for each input."""
-    t = (layer.dense.double() @ layer.wide.double().T).numpy()[chosen]
+    t = summed(layer)[chosen]
     x = layer.thin.double().numpy()[chosen]
     means = (t.mean(0), x.mean(0)) if layer.centred else (0 * t[0], 0 * x[0])
     t, x = t - means[0], x - means[1]
@@ -197,7 +203,7 @@ def test_one_layer_against_least_squares(p: int, d: int, kept: int, outputs: int
     layer = layer_of(p, d, kept, outputs, centred=centred)
     held = torch.arange(p) % 5 == 4
     fit = refit(layer, held)
-    t = (layer.dense.double() @ layer.wide.double().T).numpy()[held]
+    t = summed(layer)[held]
     x = layer.thin.double().numpy()[held]
 
     def missed(weight: Any, shift: Any) -> float:

@@ -235,9 +235,8 @@ class _Lessons:
 
 def _linear_map(dense: Tensor, thin: Tensor) -> nn.Linear:
     """Return the map of thin features [p d'] to dense ones [p d] that misses least, as where training starts."""
-    eye = torch.eye(dense.shape[1])
     fit = refit(
-        Layer(dense, thin, eye, torch.zeros(dense.shape[1], thin.shape[1]), centred=True),
+        Layer(dense, thin, None, torch.zeros(dense.shape[1], thin.shape[1]), centred=True),
         torch.arange(len(dense)) % 5 == 4,
     )
     found = nn.Linear(thin.shape[1], dense.shape[1], dtype=torch.float64)
