@@ -210,10 +210,11 @@ def test_one_layer_against_least_squares(p: int, d: int, kept: int, outputs: int
         return float(((t - x @ weight.T - shift) ** 2).sum())
 
     errors = {ridge: missed(*slow_ridge(layer, ~held.numpy(), ridge)) for ridge in RIDGES}
-    best = min(errors, key=errors.__getitem__)
-    assert fit.ridge == best
+    best = fit.ridge
+    assert best is not None
+    assert errors[best] <= min(errors.values()) * (1 + 1e-4)  # the smallest ridges give the same weights to rounding
     energy = ((t - t.mean(0)) ** 2).sum() if centred else (t**2).sum()
-    assert fit.after == pytest.approx(errors[best] / energy, rel=1e-6)
+    assert fit.after == pytest.approx(errors[best] / energy, rel=1e-4)
     assert fit.before == pytest.approx(missed(layer.cut.double().numpy(), 0) / energy, rel=1e-6)
     weight, shift = slow_ridge(layer, np.ones(p, bool), best)
     x = layer.thin.double().numpy()

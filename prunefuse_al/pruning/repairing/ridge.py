@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-RIDGES = (1e-9, 1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+RIDGES = (1e-9, 1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
 """Multiples of the mean variance that are tried; the smallest serves inputs that determine all there was."""
 _BLOCK = 8192
 """Positions whose products are formed at once."""
