@@ -90,7 +90,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--test", type=int, default=1000, help="test pictures")
     parser.add_argument("--epochs", type=int, default=4, help="of imitating the dense network")
     parser.add_argument("--lr", type=float, default=1e-3, help="its rate")
-    parser.add_argument("--batch-size", type=int, default=64, help="its rows of a step")
+    parser.add_argument("--batch-size", type=int, default=32, help="its rows of a step")
     parser.add_argument("--on", default="both", help="what is imitated: outputs, features or both")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=1, help="how many draws of pictures")

@@ -89,7 +89,8 @@ def repair(
         positions: at most so many positions (pixels, tokens) per input channel are used of each layer.
         batch_size: rows that pass the dense network at once; all rows pass the proxy at once.
         memory: GiB that the rows, what the dense network's layers were given, and the proxy's activations may take
-            together. Where more would be needed there are fewer positions, then fewer rows, with a warning.
+            together. Where more would be needed there are fewer positions, then fewer rows, with a warning. Imitating,
+            the dense network is asked in every epoch where what it says of all rows would take more.
         distil: then train the proxy to answer like the dense network, without labels, for so many epochs, or as an
             `Imitation` says; None or 0 does not.
         device: where it is done: "auto", or a torch device. The proxy comes back on its own device.
@@ -143,7 +144,7 @@ def repair(
         if how.epochs and not all(tensor_map.whole for tensor_map in proxy.channel_map.tensors.values()):
             reader = BatchLoader(data, how.batch_size, network=model, labelled=False, **reading)
             every = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: how.rows]
-            report = replace(report, imitated=_imitated(pair, reader, every, how, seed))
+            report = replace(report, imitated=_imitated(pair, reader, every, how, seed, limits.memory))
         module = pair.given_back(proxy.module)
     return replace(proxy, module=module, repaired=_changed(proxy.module, module), repair_report=report)
 
@@ -295,14 +296,16 @@ def _imitation(distil: int | Imitation | None) -> Imitation:
     return Imitation(epochs=0 if distil is None else checks.whole("distil", distil, least=0, what=what))
 
 
-def _imitated(pair: _Pair, reader: BatchLoader, order: Tensor, how: Imitation, seed: int) -> tuple[float, ...]:
+def _imitated(
+    pair: _Pair, reader: BatchLoader, order: Tensor, how: Imitation, seed: int, memory: float
+) -> tuple[float, ...]:
     """Train the thin network of a pair in place; return the loss of each epoch."""
     with plain_operations(pair.dense):
         last = last_layer(pair.dense, partial(pair.run_dense, pair.read(reader, order[:1])))
     dense, thin = (
         Shown(network, run, last) for network, run in ((pair.dense, pair.run_dense), (pair.thin, pair.run_thin))
     )
-    return imitate(dense, thin, partial(pair.batches, reader), order, how, seed=seed, frozen=pair.frozen)
+    return imitate(dense, thin, partial(pair.batches, reader), order, how, seed=seed, frozen=pair.frozen, memory=memory)
 
 
 def _changed(before: nn.Module, after: nn.Module) -> dict[str, Tensor]:

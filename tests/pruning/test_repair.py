@@ -481,3 +481,35 @@ def test_imitating_at_a_hopeless_rate_is_refused() -> None:
     net, proxy, data = cut("perceptron")
     with pytest.raises(NonFiniteError, match=r"lr=1e\+30"):
         repair(net, proxy, data(100), distil=Imitation(epochs=3, lr=1e30, batch_size=16), **CPU)
+
+
+class Lengths(torch.utils.data.Dataset[Any]):
+    """Sequences, one of which is longer than the others."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, row: int) -> Any:
+        generator = torch.Generator().manual_seed(row)
+        return torch.randn(7 if row == 7 else 3, 6, generator=generator), 0
+
+
+def test_the_teacher_is_asked_again_where_what_it_says_cannot_be_kept() -> None:
+    net = nn.Sequential(mlp(6, 32, 32, 3)).eval()
+    asked: list[int] = []
+    handle = net.register_forward_hook(lambda *_: asked.append(1) and None)
+    proxy = prune(net, rows(2), 0.5)
+    padded: dict[str, Any] = {"collate": lambda x: nn.utils.rnn.pad_sequence(x, batch_first=True)}
+    counts = []
+    for data, options in ((rows(40), {}), (rows(40), {"memory": 4e-6}), (Lengths(), padded)):
+        asked.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FallbackWarning)
+            how = Imitation(epochs=3, batch_size=10)
+            repaired = repair(net, proxy, data, distil=how, **options, **CPU)
+        counts.append(len(asked))
+        assert repaired.repair_report is not None
+        assert repaired.repair_report.imitated[-1] < repaired.repair_report.imitated[0]
+    handle.remove()
+    assert counts[1] >= counts[0] + 6  # of 12 steps
+    assert counts[2] >= counts[0] + 6
