@@ -231,6 +231,25 @@ def test_a_layer_that_nothing_betters_stays_as_it_was_cut() -> None:
     assert torch.equal(fit.weight, layer.cut.double())
 
 
+def test_one_channel_that_stays() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
+    ).eval()
+    proxy = prune(net, pictures(2), 0.5)
+    assert proxy.module[2].weight.shape[1] == 1  # type: ignore[index]
+    report = repair(net, proxy, pictures(60), **CPU).repair_report
+    assert report is not None
+    assert [layer.name for layer in report.layers] == ["2.weight", "5.weight"]
+
+
+def test_channels_last() -> None:
+    net, _, data = cut("convolutions")
+    net = net.to(memory_format=torch.channels_last)
+    proxy = prune(net, data(2), 0.5, importance=first_ones)
+    repaired = repair(net, proxy, data(300).contiguous(memory_format=torch.channels_last), **CPU)
+    assert difference(repaired.module.eval(), net, data(50)) < 1e-4
+
+
 # ---- what is not understood ----
 
 
