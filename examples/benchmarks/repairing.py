@@ -81,6 +81,7 @@ def options_of(doc: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--network", default="resnet", help="efficientnet-lite0, -lite1, -lite2, or resnet")
     parser.add_argument("--data", default="digits", help=f"{', '.join(NAMES)}, or a .npz file")
     parser.add_argument("--root", default="data", help="folder with the raw files")
+    parser.add_argument("--training", type=int, default=10, help="epochs of the ResNet that is trained here")
     parser.add_argument("--size", type=int, default=96, help="pictures are enlarged to this for a pretrained network")
     parser.add_argument("--ratio", type=float, default=0.5, help="pruning ratio")
     parser.add_argument("--unlabelled", type=int, default=4096, help="pictures without labels")
@@ -89,7 +90,7 @@ def options_of(doc: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--test", type=int, default=1000, help="test pictures")
     parser.add_argument("--epochs", type=int, default=4, help="of imitating the dense network")
     parser.add_argument("--lr", type=float, default=1e-3, help="its rate")
-    parser.add_argument("--batch-size", type=int, default=64, help="its rows of a step")
+    parser.add_argument("--batch-size", type=int, default=32, help="its rows of a step")
     parser.add_argument("--on", default="both", help="what is imitated: outputs, features or both")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=1, help="how many draws of pictures")
@@ -121,7 +122,7 @@ def trained_here(args: argparse.Namespace, images: Images) -> Trained:
     with torch.random.fork_rng():
         torch.manual_seed(args.seed)
         network = ResNet(in_channels=images.x_train.shape[1], num_classes=images.classes)
-    trainer = TorchTrainer(epochs=10, transform=normalize, eval_transform=normalize, progress=False)
+    trainer = TorchTrainer(epochs=args.training, transform=normalize, eval_transform=normalize, progress=False)
     trainer.fit(network, (images.x_train[half:], images.y_train[half:]), seed=args.seed)
     return Trained(network.eval(), normalize)
 

@@ -89,7 +89,8 @@ def repair(
         positions: at most so many positions (pixels, tokens) per input channel are used of each layer.
         batch_size: rows that pass the dense network at once; all rows pass the proxy at once.
         memory: GiB that the rows, what the dense network's layers were given, and the proxy's activations may take
-            together. Where more would be needed there are fewer positions, then fewer rows, with a warning.
+            together. Where more would be needed there are fewer positions, then fewer rows, with a warning. Imitating,
+            the dense network is asked in every epoch where what it says of all rows would take more.
         distil: then train the proxy to answer like the dense network, without labels, for so many epochs, or as an
             `Imitation` says; None or 0 does not.
         device: where it is done: "auto", or a torch device. The proxy comes back on its own device.
@@ -143,7 +144,7 @@ def repair(
         if how.epochs and not all(tensor_map.whole for tensor_map in proxy.channel_map.tensors.values()):
             reader = BatchLoader(data, how.batch_size, network=model, labelled=False, **reading)
             every = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: how.rows]
-            report = replace(report, imitated=_imitated(pair, reader, every, how, seed))
+            report = replace(report, imitated=_imitated(pair, reader, every, how, seed, limits.memory))
         module = pair.given_back(proxy.module)
     return replace(proxy, module=module, repaired=_changed(proxy.module, module), repair_report=report)
 
@@ -218,7 +219,7 @@ class _Limits:
     memory: float
     rows: int = 0
 
-    def within(self, pair: _Pair, plan: Plan, probe: Any, rows: int) -> _Limits:
+    def within(self, pair: _Pair, plan: Plan, probe: Any, rows: int, *, sequential: bool) -> _Limits:
         """Return how much can be looked at: half of the memory is for activations, half for what is remembered."""
         few = len(leaves(probe)[0])
         own, thin, dense = (
@@ -231,11 +232,11 @@ class _Limits:
         )
         half, bytes_each = self.memory / 2, next((p.element_size() for p in pair.dense.parameters()), 4)
         fit = max(1, min(rows, int(half / (own + thin))))
-        if (least := plan.entries(fit, 0) * bytes_each) > half:  # with one position of each row
+        if (least := plan.entries(fit, 0, sequential=sequential) * bytes_each) > half:  # with one position of each row
             fit = max(1, int(fit * half / least))
         batch = max(1, min(self.batch_size, int((half - fit * own) / dense))) if dense else self.batch_size
         positions = self.positions
-        while (needed := plan.entries(fit, positions) * bytes_each) > half and positions > 1e-3:
+        while (needed := plan.entries(fit, positions, sequential=sequential) * bytes_each) > half and positions > 1e-3:
             positions *= max(0.5, half / needed)
         return _Limits(positions, batch, self.memory, fit)
 
@@ -276,11 +277,13 @@ def _fit(
                 stacklevel=3,
             )
             return RepairReport(0, 0, (), (), plan.left)
-        limits = asked.within(pair, plan, probe, len(order))
+        limits = asked.within(pair, plan, probe, len(order), sequential=sequential)
         asked.said(limits, len(order))
         inputs = probe if limits.rows <= len(leaves(probe)[0]) else read(order[: limits.rows])
         seen = Remembered(len(leaves(inputs)[0]), limits.positions, seed)
-        remember(pair.dense, pair.run_dense, inputs, plan, pair.channel_map, seen, limits.batch_size)
+        remember(
+            pair.dense, pair.run_dense, inputs, plan, pair.channel_map, seen, limits.batch_size, sequential=sequential
+        )
         dense = named_tensors(pair.dense)
         outcome = mend(pair.thin, pair.run_thin, inputs, dense, plan, pair.channel_map, seen, sequential=sequential)
     return RepairReport(seen.rows, seen.positions, tuple(outcome.layers), tuple(outcome.norms), outcome.left)
@@ -293,14 +296,16 @@ def _imitation(distil: int | Imitation | None) -> Imitation:
     return Imitation(epochs=0 if distil is None else checks.whole("distil", distil, least=0, what=what))
 
 
-def _imitated(pair: _Pair, reader: BatchLoader, order: Tensor, how: Imitation, seed: int) -> tuple[float, ...]:
+def _imitated(
+    pair: _Pair, reader: BatchLoader, order: Tensor, how: Imitation, seed: int, memory: float
+) -> tuple[float, ...]:
     """Train the thin network of a pair in place; return the loss of each epoch."""
     with plain_operations(pair.dense):
         last = last_layer(pair.dense, partial(pair.run_dense, pair.read(reader, order[:1])))
     dense, thin = (
         Shown(network, run, last) for network, run in ((pair.dense, pair.run_dense), (pair.thin, pair.run_thin))
     )
-    return imitate(dense, thin, partial(pair.batches, reader), order, how, seed=seed, frozen=pair.frozen)
+    return imitate(dense, thin, partial(pair.batches, reader), order, how, seed=seed, frozen=pair.frozen, memory=memory)
 
 
 def _changed(before: nn.Module, after: nn.Module) -> dict[str, Tensor]:

@@ -9,10 +9,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
+from examples.zoo import FAMILIES
 from prunefuse_al import Proxy, fuse, prune, repair
 from prunefuse_al.errors import FusionError, InputError
 from prunefuse_al.fusing import delta
+from prunefuse_al.network import first_output
 
 from .random_networks import Spec, build, example, specs
 from .test_frozen import freeze_some, frozen, only
@@ -137,3 +140,55 @@ def test_delta_in_half_precision() -> None:
     proxy = repair(network, prune(network, example().bfloat16(), 0.5), example(40).bfloat16(), device="cpu")
     assert proxy.repaired
     assert_same(back(network, proxy), values(network))
+
+
+FEW = [
+    ("plain", "resnet20 (CIFAR)"), ("plain", "vit (CIFAR)"), ("plain", "gru text classifier"),
+    ("plain", "transformer encoder, padded"), ("torchvision", "mobilenet_v2"), ("timm", "swin"),
+    ("transformers", "BERT"), ("transformers", "GPT-2"), ("transformers", "Llama"),
+]  # fmt: skip
+
+
+def rows_like(batch: Any, n: int, seed: int) -> Any:
+    """Return n rows of noise, or of ids up to those of the batch; flags and masks are repeated."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def one(leaf: Tensor) -> Tensor:
+        shape = (n, *leaf.shape[1:])
+        if leaf.is_floating_point():
+            return torch.randn(shape, generator=generator)
+        if leaf.dtype == torch.bool or int(leaf.max()) <= 1:
+            return leaf[torch.arange(n) % len(leaf)]
+        return torch.randint(1, int(leaf.max()) + 1, shape, generator=generator)
+
+    return tree_map(one, batch)
+
+
+def answered(network: Any, inputs: Any) -> Tensor:
+    with torch.no_grad():
+        found = network.eval()(**inputs) if isinstance(inputs, dict) else network(inputs)
+    return first_output(found).double()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("family", FEW, ids=lambda f: f[1])
+def test_families_answer_more_like_themselves(family: tuple[str, str]) -> None:
+    found = FAMILIES[family]
+    network = found.build().eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        randomise_slightly(network)
+    proxy = prune(network, found.example(), 0.5)
+    repaired = repair(network, proxy, rows_like(found.example(), 64, 0), device="cpu")
+    fresh = rows_like(found.example(), 32, 1)
+    dense = answered(network, fresh)
+    errors = [float((answered(p.module, fresh) - dense).square().mean()) for p in (repaired, proxy)]
+    assert errors[0] < 0.9 * errors[1]
+    assert_same(delta(values(network), values(repaired.module), proxy.channel_map, repaired.repaired), values(network))
+
+
+def randomise_slightly(network: Any) -> None:
+    """Shake parameters, so that heads that start at zero answer something."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))

@@ -174,12 +174,18 @@ def layer_of(p: int, d: int, kept: int, outputs: int, *, centred: bool, noise: f
     thin = torch.randn(p, kept, generator=generator) + 1
     dense = thin @ mixing + noise * torch.randn(p, d, generator=generator) + 0.5
     wide = torch.randn(outputs, d, generator=generator)
+    if outputs <= d:
+        return Layer(dense @ wide.T, thin, None, wide[:, :kept], centred)
     return Layer(dense, thin, wide, wide[:, :kept], centred)
+
+
+def summed(layer: Layer) -> np.ndarray[Any, Any]:
+    return (layer.dense.double() if layer.wide is None else layer.dense.double() @ layer.wide.double().T).numpy()
 
 
 def slow_ridge(layer: Layer, chosen: np.ndarray[Any, Any], ridge: float) -> tuple[Any, Any]:
     """Return weights and shift by least squares on a design matrix with one row more for each input."""
-    t = (layer.dense.double() @ layer.wide.double().T).numpy()[chosen]
+    t = summed(layer)[chosen]
     x = layer.thin.double().numpy()[chosen]
     means = (t.mean(0), x.mean(0)) if layer.centred else (0 * t[0], 0 * x[0])
     t, x = t - means[0], x - means[1]
@@ -197,17 +203,18 @@ def test_one_layer_against_least_squares(p: int, d: int, kept: int, outputs: int
     layer = layer_of(p, d, kept, outputs, centred=centred)
     held = torch.arange(p) % 5 == 4
     fit = refit(layer, held)
-    t = (layer.dense.double() @ layer.wide.double().T).numpy()[held]
+    t = summed(layer)[held]
     x = layer.thin.double().numpy()[held]
 
     def missed(weight: Any, shift: Any) -> float:
         return float(((t - x @ weight.T - shift) ** 2).sum())
 
     errors = {ridge: missed(*slow_ridge(layer, ~held.numpy(), ridge)) for ridge in RIDGES}
-    best = min(errors, key=errors.__getitem__)
-    assert fit.ridge == best
+    best = fit.ridge
+    assert best is not None
+    assert errors[best] <= min(errors.values()) * (1 + 1e-4)  # the smallest ridges give the same weights to rounding
     energy = ((t - t.mean(0)) ** 2).sum() if centred else (t**2).sum()
-    assert fit.after == pytest.approx(errors[best] / energy, rel=1e-6)
+    assert fit.after == pytest.approx(errors[best] / energy, rel=1e-4)
     assert fit.before == pytest.approx(missed(layer.cut.double().numpy(), 0) / energy, rel=1e-6)
     weight, shift = slow_ridge(layer, np.ones(p, bool), best)
     x = layer.thin.double().numpy()
@@ -222,6 +229,25 @@ def test_a_layer_that_nothing_betters_stays_as_it_was_cut() -> None:
     fit = refit(layer, torch.arange(30) % 5 == 4)
     assert fit.ridge is None
     assert torch.equal(fit.weight, layer.cut.double())
+
+
+def test_one_channel_that_stays() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
+    ).eval()
+    proxy = prune(net, pictures(2), 0.5)
+    assert proxy.module[2].weight.shape[1] == 1  # type: ignore[index]
+    report = repair(net, proxy, pictures(60), **CPU).repair_report
+    assert report is not None
+    assert [layer.name for layer in report.layers] == ["2.weight", "5.weight"]
+
+
+def test_channels_last() -> None:
+    net, _, data = cut("convolutions")
+    net = net.to(memory_format=torch.channels_last)
+    proxy = prune(net, data(2), 0.5, importance=first_ones)
+    repaired = repair(net, proxy, data(300).contiguous(memory_format=torch.channels_last), **CPU)
+    assert difference(repaired.module.eval(), net, data(50)) < 1e-4
 
 
 # ---- what is not understood ----
@@ -474,3 +500,35 @@ def test_imitating_at_a_hopeless_rate_is_refused() -> None:
     net, proxy, data = cut("perceptron")
     with pytest.raises(NonFiniteError, match=r"lr=1e\+30"):
         repair(net, proxy, data(100), distil=Imitation(epochs=3, lr=1e30, batch_size=16), **CPU)
+
+
+class Lengths(torch.utils.data.Dataset[Any]):
+    """Sequences, one of which is longer than the others."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, row: int) -> Any:
+        generator = torch.Generator().manual_seed(row)
+        return torch.randn(7 if row == 7 else 3, 6, generator=generator), 0
+
+
+def test_the_teacher_is_asked_again_where_what_it_says_cannot_be_kept() -> None:
+    net = nn.Sequential(mlp(6, 32, 32, 3)).eval()
+    asked: list[int] = []
+    handle = net.register_forward_hook(lambda *_: asked.append(1) and None)
+    proxy = prune(net, rows(2), 0.5)
+    padded: dict[str, Any] = {"collate": lambda x: nn.utils.rnn.pad_sequence(x, batch_first=True)}
+    counts = []
+    for data, options in ((rows(40), {}), (rows(40), {"memory": 4e-6}), (Lengths(), padded)):
+        asked.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FallbackWarning)
+            how = Imitation(epochs=3, batch_size=10)
+            repaired = repair(net, proxy, data, distil=how, **options, **CPU)
+        counts.append(len(asked))
+        assert repaired.repair_report is not None
+        assert repaired.repair_report.imitated[-1] < repaired.repair_report.imitated[0]
+    handle.remove()
+    assert counts[1] >= counts[0] + 6  # of 12 steps
+    assert counts[2] >= counts[0] + 6

@@ -45,7 +45,7 @@ class Imitation:
 
     epochs: int = 4
     lr: float = 1e-3
-    batch_size: int = 64
+    batch_size: int = 32
     rows: int | None = None
     on: str = "both"
 
@@ -138,25 +138,26 @@ class _Last(Watcher):
 
 
 def imitate(
-    dense: Shown, thin: Shown, read: Read, order: Tensor, how: Imitation, *, seed: int, frozen: Set[str]
+    dense: Shown, thin: Shown, read: Read, order: Tensor, how: Imitation, *, seed: int, frozen: Set[str], memory: float
 ) -> tuple[float, ...]:
     """Train a thin network in place to answer like a dense one; return the mean loss of each epoch.
 
     Args:
-        dense: the teacher, in eval mode; passed each row once.
+        dense: the teacher, in eval mode; passed each row once, or where memory is short in each epoch.
         thin: the network to be trained, in eval mode; what requires no gradient stays as it is.
         read: reads rows of the data.
         order: the rows, int64 [n].
         how: for how long, and by what.
         seed: of the order of rows.
         frozen: names of statistics that stay as they are, among others.
+        memory: bytes that what the teacher says of all rows may take.
 
     Raises:
         InputError: features are wanted, and the layer could not be looked at.
         NonFiniteError: the loss became NaN or infinite.
     """
     with dense.watched(), thin.watched():
-        lessons = _Lessons.of(dense, thin, read, order, how.on)
+        lessons = _Lessons.of(dense, thin, read, order, how.on, memory)
         trained = [p for p in (*thin.network.parameters(), *lessons.maps.parameters()) if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, how.lr)
         steps = how.epochs * -(-len(order) // how.batch_size)
@@ -166,7 +167,7 @@ def imitate(
             for _ in range(how.epochs):
                 seen = []
                 for rows, inputs in read(order[torch.randperm(len(order), generator=generator)]):
-                    loss = lessons.missed(thin(inputs), rows)
+                    loss = lessons.missed(thin(inputs), rows, inputs)
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
@@ -184,60 +185,81 @@ def imitate(
 
 @dataclass(eq=False)
 class _Lessons:
-    """What the dense network said of each row, and how it is held against what the thin one says.
+    """What the dense network says of each row, and how it is held against what the thin one says.
 
     Attributes:
+        dense: is asked again in each epoch, where `said` is None.
         place: row -> where it stands in `said`, int64.
-        said: by name, [n ...].
+        said: by name, [n ...]; None where it would take too much memory, or rows are of several lengths.
         scales: by name, the mean variance of a channel.
         maps: by name, what takes the thin network's features to the dense network's.
     """
 
+    dense: Shown
     place: Tensor
-    said: dict[str, Tensor]
+    said: dict[str, Tensor] | None
     scales: dict[str, float]
     maps: nn.ModuleDict
 
     @classmethod
-    def of(cls, dense: Shown, thin: Shown, read: Read, order: Tensor, on: str) -> _Lessons:
-        said: dict[str, list[Tensor]] = {}
+    def of(cls, dense: Shown, thin: Shown, read: Read, order: Tensor, on: str, memory: float) -> _Lessons:
+        said: list[dict[str, Tensor]] = []
         own: list[Tensor] = []
+        rows, room, alike = 0, memory, True
         with torch.no_grad():
-            for _, inputs in read(order):
-                found = dense(inputs)
-                for name in [name for name in found if on in ("both", name)]:
-                    said.setdefault(name, []).append(found[name].cpu())
-                if "features" in said:
+            for part, inputs in read(order):
+                found = {name: value.cpu() for name, value in dense(inputs).items() if on in ("both", name)}
+                if "features" in found:
                     own.append(thin(inputs)["features"].cpu())
-        if on not in ("both", *said):
+                said.append(found)
+                rows, room = rows + len(part), room - sum(value.nbytes for value in (*found.values(), *own[-1:]))
+                alike = alike and all(value.shape[1:] == said[0][name].shape[1:] for name, value in found.items())
+                if room < 0 or not alike:
+                    break
+        if on not in ("both", *said[0]):
             raise InputError(
                 f"repair(distil=Imitation(on={on!r})): what the last layer ({dense.layer}) is given could not "
                 "be looked at; pass on='outputs'"
             )
         place = torch.zeros(int(order.max()) + 1, dtype=torch.int64).index_put_((order,), torch.arange(len(order)))
-        joined = {name: torch.cat(parts) for name, parts in said.items()}
-        scales = {name: float(value.flatten(0, -2).double().var(0).mean()) or 1.0 for name, value in joined.items()}
+        flat = {name: _by_channel([found[name] for found in said]) for name in said[0]}
         maps = nn.ModuleDict()
-        if "features" in joined:
+        if own:
             like = next(p for p in thin.network.parameters() if p.is_floating_point())
-            maps["features"] = _linear_map(joined["features"].flatten(0, -2), torch.cat(own).flatten(0, -2)).to(like)
-        return cls(place, joined, scales, maps)
+            maps["features"] = _linear_map(flat["features"], _by_channel(own)).to(like)
+        kept = (
+            {name: torch.cat([found[name] for found in said]) for name in said[0]}
+            if alike and rows == len(order)
+            else None
+        )
+        scales = {name: float(value.double().var(0).mean()) for name, value in flat.items()}
+        return cls(dense, place, kept, scales, maps)
 
-    def missed(self, found: dict[str, Tensor], rows: Tensor) -> Tensor:
+    def missed(self, found: dict[str, Tensor], rows: Tensor, inputs: Any) -> Tensor:
         """Return the mean squared error, as a share of the variance, added up over what is held against each other."""
-        total = torch.zeros(())
-        for name, said in self.said.items():
+        if self.said is None:
+            with torch.no_grad():
+                said = self.dense(inputs)
+        else:
+            said = {name: value[self.place[rows]] for name, value in self.said.items()}
+        losses = []
+        for name, scale in self.scales.items():
             own = self.maps[name](found[name]) if name in self.maps else found[name]
-            wanted = said[self.place[rows]].to(own.device)
-            total = total.to(own.device) + (own.float() - wanted.float()).square().mean() / self.scales[name]
-        return total
+            missed = (own.float() - said[name].to(own.device).float()).square().mean()
+            losses.append(missed / scale if 0 < scale < math.inf else missed)
+        return torch.stack(losses).sum()
+
+
+def _by_channel(parts: list[Tensor]) -> Tensor:
+    """Return batches [b ... d] as [p d], or as [p 1] where they are of several widths."""
+    width = parts[0].shape[-1] if len({part.shape[-1] for part in parts}) == 1 else 1
+    return torch.cat([part.reshape(-1, width) for part in parts])
 
 
 def _linear_map(dense: Tensor, thin: Tensor) -> nn.Linear:
     """Return the map of thin features [p d'] to dense ones [p d] that misses least, as where training starts."""
-    eye = torch.eye(dense.shape[1])
     fit = refit(
-        Layer(dense, thin, eye, torch.zeros(dense.shape[1], thin.shape[1]), centred=True),
+        Layer(dense, thin, None, torch.zeros(dense.shape[1], thin.shape[1]), centred=True),
         torch.arange(len(dense)) % 5 == 4,
     )
     found = nn.Linear(thin.shape[1], dense.shape[1], dtype=torch.float64)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...fusing import ChannelMap, TensorMap
+from ...fusing import ChannelMap
 from ...network import named_tensors
 from .outcome import Mended
 from .products import BatchNormed, Event, Grouped, Normed, Product, Watcher
-from .remembering import Remembered, Statistics
+from .remembering import Remembered, Statistics, computable, wide_of
 from .ridge import Layer, refit
 from .scouting import Plan, Site
 
@@ -101,30 +101,30 @@ class _Mender(Watcher):
     def leave(self, event: Event, out: Any) -> None:
         """Shift what a convolution by groups gives to the mean that it had."""
         if isinstance(event, Grouped) and event.key in self.plan.grouped:
-            kept = self._kept(event.bias.name)
-            own = Statistics().add(out).mean
-            shift = self.memory.statistics[event.key].mean[kept] - own  # type: ignore[index, operator]
+            was, now = self.memory.statistics[event.key].at(self._kept(event.bias.name)), Statistics().add(out)
+            if was.mean is None or now.mean is None:
+                return
+            shift = (was.mean - now.mean).to(event.bias.tensor)
             event.bias.tensor.add_(shift)
             out.add_(shift.to(out).reshape([-1] + [1] * (out.ndim - 2)))
             self._done.norms.append(event.bias.name)
 
     def _mend_product(self, event: Product, site: Site) -> None:
         name, tensor_map = event.weight.name, self.maps[event.weight.name]
-        dense = self.memory.samples.get(event.key)
-        thin = self.memory.sample(event.key, site, event.inputs, 0, self.memory.rows)
+        dense, thin = self.memory.samples.pop(event.key, None), self.memory.kept.pop(event.key, None)
+        if self.sequential:
+            thin = self.memory.sample(event.key, site, event.inputs, 0, self.memory.rows)
         if dense is None or thin is None or len(dense) != len(thin):
             self._done.left[name] = "its inputs are not as many in the proxy as in the dense network"
             return
         if len(dense) < _LEAST:
             self._done.left[name] = f"only {len(dense)} positions were seen, and {_LEAST} are needed"
             return
-        if not self.sequential:
-            thin = dense[:, tensor_map.kept[event.dim].to(dense.device)]  # type: ignore[union-attr]
         rows = slice(event.start, event.start + event.count)
         target = event.weight.tensor.movedim(event.dim, -1)[rows]  # [o ... d']
-        wide = _wide(self.dense[name], tensor_map, event.dim)[rows].to(target.device)  # [o ... d]
-        layer = Layer(dense, thin, wide.flatten(0, -2), target.flatten(0, -2), site.centred)
-        fit = refit(layer, self.memory.held(site, dense.device))
+        mix = None if site.summed else computable(wide_of(self.dense[name], tensor_map, event.dim)[rows].flatten(0, -2))
+        dense, thin, cut = computable(dense), computable(thin), computable(target.flatten(0, -2))
+        fit = refit(Layer(dense, thin, mix, cut, site.centred), self.memory.held(site, dense.device))
         if fit.before <= 4 * torch.finfo(target.dtype).eps ** 2:  # no more than rounding
             return
         if fit.ridge is not None:
@@ -142,17 +142,16 @@ class _Mender(Watcher):
 
     def _mend_batch_norm(self, event: BatchNormed) -> None:
         """Have a batch norm give the mean and variance that the dense one gives."""
-        was, now = self.memory.statistics[event.key], Statistics().add(event.inputs)
-        kept, var = self._kept(event.mean.name), event.var.tensor
+        was, now = self.memory.statistics[event.key].at(self._kept(event.mean.name)), Statistics().add(event.inputs)
         if was.mean is None or now.mean is None or not bool(now.var.isfinite().all()):
             return
-        ratio = torch.where(was.var[kept] > 0, now.var / was.var[kept].clamp(min=1e-300), torch.ones_like(now.var))
-        ratio = ratio.clamp(min=1e-4)
-        shift = now.mean - event.mean.tensor.double() - (was.mean[kept] - event.mean.tensor.double()) * ratio.sqrt()
+        mean, var = (computable(owned.tensor).double() for owned in (event.mean, event.var))
+        ratio = torch.where(was.var > 0, now.var / was.var.clamp(min=1e-300), torch.ones_like(var)).clamp(min=1e-4)
+        shift = now.mean - mean - (was.mean - mean) * ratio.sqrt()
         if not bool(((ratio - 1).abs() > 1e-5).any() or (shift.abs() > 1e-5 * now.var.sqrt()).any()):
             return
-        event.mean.tensor.add_(shift.to(var))
-        var.copy_((var.double() * ratio).to(var))
+        event.mean.tensor.copy_(mean + shift)
+        event.var.tensor.copy_(var * ratio)
         self._done.norms.append(event.mean.name.rpartition(".")[0])
 
     def _mend_norm(self, event: Normed, site: Site) -> None:
@@ -164,41 +163,33 @@ class _Mender(Watcher):
             self._done.left[name] = "what it gives is not as much in the proxy as in the dense network"
             return
         scale, bias = event.weight.tensor, self.tensors[site.bias] if site.bias is not None else None
-        fitted = _by_channel(dense.double(), thin.double(), scale, bias, self.memory.held(site, dense.device))
+        own, added = computable(scale).double(), None if bias is None else computable(bias).double()
+        dense, thin = computable(dense).double(), computable(thin).double()
+        fitted = _by_channel(dense, thin, own, added, self.memory.held(site, dense.device), scale.dtype)
         if fitted is not None:
             scale.copy_(fitted[0].to(scale))
             if bias is not None:
                 bias.copy_(fitted[1].to(bias))
             self._done.norms.append(name)
 
-    def _kept(self, name: str) -> Any:
-        """Return the kept channels of a vector, as an index."""
-        kept = self.maps[name].kept[0]
-        return slice(None) if kept is None else kept.to(self.tensors[name].device)
-
-
-def _wide(dense: Tensor, tensor_map: TensorMap, dim: int) -> Tensor:
-    """Return a dense weight, of the outputs that stay, with all of its inputs in the last dimension."""
-    for other, kept in tensor_map.thinned(dense.device):
-        if other != dim:
-            dense = dense.index_select(other, kept)
-    return dense.movedim(dim, -1)
+    def _kept(self, name: str) -> Tensor | None:
+        return self.maps[name].kept[0]
 
 
 def _by_channel(
-    dense: Tensor, thin: Tensor, scale: Tensor, bias: Tensor | None, held: Tensor
+    dense: Tensor, thin: Tensor, scale: Tensor, bias: Tensor | None, held: Tensor, kind: torch.dtype
 ) -> tuple[Tensor, Tensor] | None:
     """Return scales and shifts [d'] with which thin [p d'] is nearest to dense; None where those at hand miss less."""
     own = thin * scale + (0 if bias is None else bias)
     energy = dense.square().sum(0).clamp(min=1e-300)
-    if bool(((own - dense).square().sum(0) <= 4 * torch.finfo(scale.dtype).eps ** 2 * energy).all()):
+    if bool(((own - dense).square().sum(0) <= 4 * torch.finfo(kind).eps ** 2 * energy).all()):
         return None
     t, x = dense[~held], thin[~held]
     means = (t.mean(0), x.mean(0)) if bias is not None else (torch.zeros_like(t[0]), torch.zeros_like(x[0]))
     t, x = t - means[0], x - means[1]
     power = x.square().sum(0)
     a = (x * t).sum(0) / power.clamp(min=1e-300)
-    a = torch.where(power > 0, a, scale.double())
+    a = torch.where(power > 0, a, scale)
     b = means[0] - a * means[1]
     missed = [(made[held] - dense[held]).square().sum() for made in (own, thin * a + b)]
     return (a, b) if bool(missed[1] < missed[0]) else None

@@ -201,6 +201,8 @@ class Watcher(TorchDispatchMode):
             return None
         weight, size, stride = owned.tensor, operand.shape[axis], operand.stride(axis)
         dims = [k for k in range(weight.ndim) if (weight.shape[k], weight.stride(k)) == (size, stride)]
+        if operand.shape == weight.shape and operand.stride() == weight.stride():  # as it lies
+            dims = [axis % weight.ndim]
         if len(dims) != 1 or weight.ndim < 2:
             return None
         start, count = 0, weight.shape[0 if dims[0] else 1]

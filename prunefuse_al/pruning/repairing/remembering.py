@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data import map_leaves
-from ...fusing import ChannelMap
+from ...fusing import ChannelMap, TensorMap
 from ...network import named_tensors
 from .products import BatchNormed, Event, Grouped, Normed, Product, Watcher
 from .scouting import Plan, Site, refuse_nonfinite
@@ -31,7 +32,7 @@ class Statistics:
     def add(self, x: Tensor) -> Statistics:
         """Take in a batch [b c ...]; return these statistics."""
         for rows in x.split(_ROWS):
-            values = rows.movedim(1, 0).flatten(1).double()  # [c n]
+            values = computable(rows).movedim(1, 0).flatten(1).double()  # [c n]
             n, mean = values.shape[1], values.mean(1)
             squares = (values - mean[:, None]).square().sum(1)
             if self.mean is None or self.squares is None:
@@ -41,6 +42,13 @@ class Statistics:
             self.squares = self.squares + squares + apart.square() * (self.n * n / total)
             self.mean, self.n = self.mean + apart * (n / total), total
         return self
+
+    def at(self, kept: Tensor | None) -> Statistics:
+        """Return the statistics of these channels alone; None is all."""
+        if kept is None or self.mean is None or self.squares is None:
+            return self
+        kept = kept.to(self.mean.device)
+        return Statistics(self.n, self.mean[kept], self.squares[kept])
 
     @property
     def var(self) -> Tensor:
@@ -57,7 +65,9 @@ class Remembered:
         rows: how many rows were passed.
         positions: of a layer per input channel, at most.
         seed: of the positions.
-        samples: key -> inputs of a product [p d], or what a norm gave, at the kept channels [p d'].
+        samples: key -> of a product, what it summed for the outputs that stay, without bias, [p m], or where that is
+            more, its inputs [p d]; of a norm, what it gave at the kept channels [p d'].
+        kept: key -> the inputs of a product at the kept channels [p d'], where layers are fitted to those.
         statistics: key -> of the inputs of batch norms, and of the outputs of convolutions by groups.
     """
 
@@ -65,6 +75,7 @@ class Remembered:
     positions: float
     seed: int
     samples: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
     statistics: dict[str, Statistics] = field(default_factory=dict)
 
     def sample(self, key: str, site: Site, inputs: Tensor, first: int, rows: int) -> Tensor | None:
@@ -101,11 +112,6 @@ class Remembered:
         generator = torch.Generator().manual_seed(zlib.crc32(key.encode(), self.seed))
         return torch.randint(site.places, (self.rows, count), generator=generator)
 
-    @property
-    def nbytes(self) -> int:
-        """Memory that the samples take."""
-        return sum(tensor.nbytes for tensor in self.samples.values())
-
 
 def remember(
     model: nn.Module,
@@ -115,29 +121,41 @@ def remember(
     channel_map: ChannelMap,
     memory: Remembered,
     batch_size: int,
+    *,
+    sequential: bool,
 ) -> None:
-    """Pass all rows through the dense network and fill `memory`.
+    """Pass all rows through the dense network and fill `memory`; its `kept` unless `sequential`.
 
     Raises:
         NonFiniteError: something a layer is given is NaN or infinite.
     """
-    watcher = _Rememberer(named_tensors(model), plan, channel_map, memory)
+    watcher = _Rememberer(named_tensors(model), plan, channel_map, memory, sequential=sequential)
     for first in range(0, memory.rows, batch_size):
         part = slice(first, min(first + batch_size, memory.rows))
         with watcher.batch(first, part.stop - first):
             run(map_leaves(inputs, lambda leaf, part=part: leaf[part]))  # type: ignore[misc]
-    for key, parts in watcher.parts.items():
+    for (kind, key), parts in watcher.parts.items():
         if len(parts) == watcher.batches:
-            memory.samples[key] = torch.cat(parts)
+            joined = torch.cat(parts)
             parts.clear()
-            refuse_nonfinite(key.rpartition("#")[0], memory.samples[key])
+            refuse_nonfinite(key.rpartition("#")[0], joined)
+            (memory.samples if kind == "samples" else memory.kept)[key] = joined
 
 
 class _Rememberer(Watcher):
-    def __init__(self, tensors: Mapping[str, Tensor], plan: Plan, channel_map: ChannelMap, memory: Remembered) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        plan: Plan,
+        channel_map: ChannelMap,
+        memory: Remembered,
+        *,
+        sequential: bool,
+    ) -> None:
         super().__init__(tensors)
-        self.plan, self.maps, self.memory = plan, channel_map.tensors, memory
-        self.parts: dict[str, list[Tensor]] = {}
+        self.plan, self.maps, self.memory, self.sequential = plan, channel_map.tensors, memory, sequential
+        self.parts: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
+        self._wide: dict[str, Tensor] = {}
         self.batches = self._first = self._rows = 0
 
     def batch(self, first: int, rows: int) -> _Rememberer:
@@ -150,20 +168,48 @@ class _Rememberer(Watcher):
     def meet(self, event: Event) -> None:
         """Keep what products and batch norms are given."""
         if isinstance(event, Product) and event.key in self.plan.products:
-            self._keep(event.key, self.plan.products[event.key], event.inputs, None)
+            self._keep_product(event, self.plan.products[event.key])
         if isinstance(event, BatchNormed) and event.key in self.plan.batch_norms:
             self.memory.statistics.setdefault(event.key, Statistics()).add(event.inputs)
 
     def leave(self, event: Event, out: Any) -> None:
         """Keep what other norms, and convolutions by groups, give."""
         if isinstance(event, Normed) and event.key in self.plan.norms:
-            kept = self.maps[event.weight.name].kept[0]
-            self._keep(event.key, self.plan.norms[event.key], out[0].movedim(event.axis, -1), kept)
+            given = out[0].movedim(event.axis, -1)
+            found = self.memory.sample(event.key, self.plan.norms[event.key], given, self._first, self._rows)
+            if found is not None:
+                self.parts["samples", event.key].append(_chosen(found, self.maps[event.weight.name].kept[0]))
         if isinstance(event, Grouped) and event.key in self.plan.grouped:
             self.memory.statistics.setdefault(event.key, Statistics()).add(out)
 
-    def _keep(self, key: str, site: Site, inputs: Tensor, kept: Tensor | None) -> None:
-        found = self.memory.sample(key, site, inputs, self._first, self._rows)
-        if found is not None:
-            found = found if kept is None else found[:, kept.to(found.device)]
-            self.parts.setdefault(key, []).append(found)
+    def _keep_product(self, event: Product, site: Site) -> None:
+        found = self.memory.sample(event.key, site, event.inputs, self._first, self._rows)
+        if found is None:
+            return
+        tensor_map = self.maps[event.weight.name]
+        if not self.sequential:
+            self.parts["kept", event.key].append(_chosen(found, tensor_map.kept[event.dim]))
+        if site.summed:
+            if event.key not in self._wide:
+                wide = wide_of(event.weight.tensor, tensor_map, event.dim).flatten(0, -2)
+                self._wide[event.key] = wide.to(torch.promote_types(wide.dtype, torch.float32))
+            wide = self._wide[event.key]
+            found = found.to(wide.dtype) @ wide.T
+        self.parts["samples", event.key].append(found)
+
+
+def _chosen(sample: Tensor, kept: Tensor | None) -> Tensor:
+    return sample if kept is None else sample[:, kept.to(sample.device)]
+
+
+def wide_of(dense: Tensor, tensor_map: TensorMap, dim: int) -> Tensor:
+    """Return a dense weight, of the outputs that stay, with all of its inputs in the last dimension, [o ... d]."""
+    for other, kept in tensor_map.thinned(dense.device):
+        if other != dim:
+            dense = dense.index_select(other, kept)
+    return dense.movedim(dim, -1)
+
+
+def computable(tensor: Tensor) -> Tensor:
+    """Return a tensor where there is double precision: on the CPU, if it lies on a device without it."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-RIDGES = (1e-9, 1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+RIDGES = (1e-9, 1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
 """Multiples of the mean variance that are tried; the smallest serves inputs that determine all there was."""
 _BLOCK = 8192
 """Positions whose products are formed at once."""
@@ -22,16 +22,16 @@ class Layer:
     """What a layer was and what it sees.
 
     Attributes:
-        dense: inputs of the dense layer, [p d].
-        thin: those of the thin one at the same positions, [p d'].
-        wide: weights on the dense inputs, of the outputs that stay, [o d].
+        dense: what the dense layer sums, of the outputs that stay, [p o]; or its inputs, [p d].
+        thin: inputs of the thin one at the same positions, [p d'].
+        wide: weights on the dense inputs, of the outputs that stay, [o d]; None where `dense` is what they sum.
         cut: weights on the thin inputs as they are, [o d'].
         centred: a constant may be added to the outputs.
     """
 
     dense: Tensor
     thin: Tensor
-    wide: Tensor
+    wide: Tensor | None
     cut: Tensor
     centred: bool
 
@@ -93,15 +93,13 @@ def refit(layer: Layer, held: Tensor) -> Fit:
         layer: what it was and what it sees.
         held: bool [p], the positions that are held out; some are, and some are not.
     """
-    wide, cut = layer.wide.double(), layer.cut.double()
+    dense, cut, mix = layer.dense, layer.cut.double(), None if layer.wide is None else layer.wide.double()
     thin, basis = layer.thin, None
     if len(thin) < thin.shape[1]:  # fewer positions than inputs: nothing is known but in the span of what was seen
         basis = torch.linalg.qr(thin.double().T).Q  # [d' p]
         thin, cut_seen = thin.double() @ basis, cut @ basis
     else:
         cut_seen = cut
-    # Fewer outputs than inputs are summed at once, else the covariances of the inputs are.
-    dense, mix = (layer.dense.double() @ wide.T, None) if len(wide) <= wide.shape[1] else (layer.dense, wide)
     train, check = _moments(dense, thin, ~held), _moments(dense, thin, held)
     means = (train.t / train.n, train.x / train.n) if layer.centred else (train.t * 0, train.x * 0)
     ridge, after = _chosen(train.about(*means), check.about(*means), mix, width=cut.shape[1])

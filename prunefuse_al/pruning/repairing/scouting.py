@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from ...data import map_leaves
 from ...errors import NonFiniteError
-from ...fusing import ChannelMap
+from ...fusing import ChannelMap, TensorMap
 from ...network import named_tensors
 from .products import BatchNormed, Event, Grouped, Normed, Product, Watcher, is_view, parameters_in
 
@@ -34,6 +35,9 @@ class Site:
         rows_first: the positions of a row lie together; else the same position of all rows does.
         bias: name of what is added, where it may change.
         centred: a constant in its outputs can be made up for.
+        outputs: numbers that are summed at each position, of the outputs that stay: of these or of the inputs, the
+            fewer are remembered. 0 where only parts of the weight are used at once.
+        kept: channels of its inputs that stay.
     """
 
     name: str
@@ -42,6 +46,13 @@ class Site:
     rows_first: bool
     bias: str | None
     centred: bool
+    outputs: int
+    kept: int
+
+    @property
+    def summed(self) -> bool:
+        """True where what the layer sums is remembered, False where what it is given is."""
+        return 0 < self.outputs <= self.width
 
     def by_rows(self, inputs: Tensor, rows: int) -> Tensor:
         """Return inputs [... d] as [rows q d]."""
@@ -73,10 +84,13 @@ class Plan:
         """True when there is nothing to repair."""
         return not (self.products or self.norms or self.batch_norms or self.grouped)
 
-    def entries(self, rows: int, positions: float) -> float:
+    def entries(self, rows: int, positions: float, *, sequential: bool) -> float:
         """Return how many numbers so many rows and positions per channel leave to remember."""
-        sites = (*self.products.values(), *self.norms.values())
-        return float(sum(min(rows * site.places, max(rows, positions * site.width)) * site.width for site in sites))
+        sizes = [(site, (site.outputs if site.summed else site.width)) for site in self.products.values()]
+        if not sequential:
+            sizes += [(site, site.kept) for site in self.products.values()]
+        sizes += [(site, site.kept) for site in self.norms.values()]
+        return float(sum(min(rows * s.places, max(rows, positions * s.width)) * size for s, size in sizes))
 
 
 def scout(model: nn.Module, run: Callable[[Any], Any], inputs: Any, channel_map: ChannelMap, frozen: Set[str]) -> Plan:
@@ -181,7 +195,7 @@ def _planned(seen: _Scout, orders: Mapping[str, bool], channel_map: ChannelMap, 
             refuse_nonfinite(event.weight.name, seen.inputs[event.key])
             reason = _against(seen, event.weight.name, orders, event.key, frozen)
             if reason is None:
-                products[event.key] = _product_site(seen, event, orders, changeable, frozen)
+                products[event.key] = _product_site(seen, event, orders, maps, changeable, frozen)
             else:
                 left[event.weight.name] = reason
         elif isinstance(event, Normed) and not maps[event.weight.name].whole:
@@ -190,7 +204,11 @@ def _planned(seen: _Scout, orders: Mapping[str, bool], channel_map: ChannelMap, 
             if reason is None and bias is not None and bias not in changeable:
                 reason = "its bias is frozen, or used elsewhere"
             if reason is None:
-                norms[event.key] = _site(seen, event.weight.name, event.key, orders, bias, centred=bias is not None)
+                width = seen.inputs[event.key].shape[-1]
+                norms[event.key] = Site(
+                    event.weight.name, width, _places(seen, event.key), orders[event.key], bias,
+                    centred=bias is not None, outputs=0, kept=maps[event.weight.name].proxy_shape[0],
+                )  # fmt: skip
             else:
                 left[event.weight.name] = reason
         elif isinstance(event, BatchNormed) and not maps[event.mean.name].whole:
@@ -242,21 +260,30 @@ def _against(seen: _Scout, name: str, orders: Mapping[str, bool], key: str, froz
 
 
 def _product_site(
-    seen: _Scout, event: Product, orders: Mapping[str, bool], changeable: Set[str], frozen: Set[str]
+    seen: _Scout,
+    event: Product,
+    orders: Mapping[str, bool],
+    maps: Mapping[str, TensorMap],
+    changeable: Set[str],
+    frozen: Set[str],
 ) -> Site:
     bias = event.bias.name if event.bias is not None else seen.added.get(event.key)
     if bias is not None and bias not in changeable:
         bias = None
     norm = seen.absorbed.get(event.key)
     absorbed = norm is not None and norm.mean.name not in frozen
-    return _site(seen, event.weight.name, event.key, orders, bias, centred=bias is not None or absorbed)
+    thin, name = maps[event.weight.name].proxy_shape, event.weight.name
+    kept = thin[event.dim]
+    whole = event.count == event.weight.tensor.shape[0 if event.dim else 1]
+    return Site(
+        name, seen.inputs[event.key].shape[-1], _places(seen, event.key), orders[event.key], bias,
+        centred=bias is not None or absorbed, outputs=math.prod(thin) // kept if whole else 0, kept=kept,
+    )  # fmt: skip
 
 
-def _site(seen: _Scout, name: str, key: str, orders: Mapping[str, bool], bias: str | None, *, centred: bool) -> Site:
+def _places(seen: _Scout, key: str) -> int:
     inputs = seen.inputs[key]
-    width = inputs.shape[-1]
-    rows = seen.rows
-    return Site(name, width, inputs.numel() // width // rows, orders[key], bias, centred)
+    return inputs.numel() // inputs.shape[-1] // seen.rows
 
 
 def live_bytes(run: Callable[[], Any]) -> int:
