@@ -230,7 +230,7 @@ class _Limits:
                 _SLACK * live_bytes(partial(pair.run_dense, probe)),
             )
         )
-        half, bytes_each = self.memory / 2, next((p.element_size() for p in pair.dense.parameters()), 4)
+        half, bytes_each = self.memory / 2, max(4, pair.forward.dtype.itemsize)
         fit = max(1, min(rows, int(half / (own + thin))))
         if (least := plan.entries(fit, 0, sequential=sequential) * bytes_each) > half:  # with one position of each row
             fit = max(1, int(fit * half / least))
