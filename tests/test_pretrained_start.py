@@ -64,7 +64,7 @@ def test_normalisations_tell_whether_a_network_was_trained(norm: Any) -> None:
 
 
 def test_without_normalisations_the_user_says_so(trained: nn.Module) -> None:
-    assert (selector(mlp(6, 16, 3)).options.pretrained, selector(trained).options.pretrained) == (False, True)
+    assert (selector(mlp(6, 16, 3)).options.pretrained, selector(trained).options.pretrained) == (False, "auto")
     told = selector(mlp(6, 16, 3), pretrained=True).prepare(X[POOL])
     assert [row.stage for row in told.costs.rows()] == ["prune", "repair"]
 
@@ -120,13 +120,12 @@ def test_what_cannot_be_repaired_is_said_and_cut_as_before(trained: nn.Module, m
 
     monkeypatch.setattr("prunefuse_al.proxies.pruned.repair", fails)
     chosen = selector(trained)
-    chosen.options = copy.copy(chosen.options)
-    object.__setattr__(chosen.options, "pretrained", "auto")  # as where nobody has looked at the network
     with pytest.warns(FallbackWarning, match="is not repaired: no such rows"):
         chosen.prepare(X[POOL])
     assert [row.stage for row in chosen.costs.rows()] == ["prune", "recalibrate"]
-    with pytest.raises(InputError, match="no such rows"):
-        selector(trained, pretrained=True).prepare(X[POOL])
+    for asked in ({"pretrained": True}, {"repair": {"rows": 50}}):
+        with pytest.raises(InputError, match="no such rows"):
+            selector(trained, **asked).prepare(X[POOL])
 
 
 # ---- the way back
@@ -210,7 +209,7 @@ def test_it_comes_back_from_a_file(trained: nn.Module, tmp_path: Path, cross: An
     chosen = selector(trained, cross=cross, unlabelled=X[POOL]).fit(X[TRAIN], Y[TRAIN])
     chosen.save(tmp_path / "file")
     loaded = PrunedProxySelector.load(tmp_path / "file", network())  # of other weights, which do not look trained
-    assert loaded.options.pretrained is True
+    assert loaded.options.pretrained == "auto"
     assert loaded.proxy.repaired is not None
     np.testing.assert_array_equal(loaded.query(X, 9), chosen.query(X, 9))
     data = (X[TRAIN], Y[TRAIN])
@@ -225,6 +224,5 @@ def test_an_estimator_takes_the_pool_it_knows(trained: nn.Module) -> None:
     assert clone(est).unlabelled is est.unlabelled
     est.fit(X[TRAIN].numpy(), Y[TRAIN].numpy())
     assert "repair" in est.costs_.totals()
-    assert est.selector_.options.pretrained is True
     alone = selector(trained, trainer=trainer(), unlabelled=X[POOL]).fit(X[TRAIN], Y[TRAIN])
     np.testing.assert_array_equal(est.query(X.numpy(), 9), alone.query(X, 9))

@@ -116,7 +116,7 @@ class Pruned(Pruning):
             try:
                 return self._repaired(task, proxy, data)
             except InputError as error:
-                if not isinstance(self.pretrained, str):  # nobody has asked for it
+                if not isinstance(self.pretrained, str) or self.repair is not True:  # it was asked for
                     raise
                 warn(f"the proxy of this trained network is not repaired: {error}", FallbackWarning)
         return self._recalibrated(task, proxy) if self.recalibrate and statistics_moved(task.dense) else proxy

@@ -190,6 +190,14 @@ def _check_networks(file: SelectorFile, model: nn.Module, other: nn.Module | Non
     """Raise unless the networks are those of the file beyond names and shapes, as far as it says."""
     if file.version == 1:
         return
+    frozen, own = file.config.get("frozen"), {name for name, p in model.named_parameters() if not p.requires_grad}
+    if frozen is not None and own != {*frozen}:
+        thawed, held = sorted({*frozen} - own), sorted(own - {*frozen})
+        what = f"{thawed[0]!r} was frozen and is not" if thawed else f"{held[0]!r} is frozen and was not"
+        raise CheckpointError(
+            f"{file.where}: of the network's parameters, {what} ({len(thawed) + len(held)} differ): set "
+            "requires_grad_() as it was when it was saved, or pass accept_changes=True to go on with what there is"
+        )
     found = difference(file.config["architecture"], model, "model")
     if not found and file.config["proxy_architecture"] is not None and other is not None:
         found = difference(file.config["proxy_architecture"], other, "proxy")

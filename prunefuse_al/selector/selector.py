@@ -92,7 +92,7 @@ class PrunedProxySelector(Holder):
             query writes it anew; row i is candidate i, in the order in which candidates are named.
         pretrained: whether `model` was trained before, elsewhere: then its proxy is repaired (see `repair` of this
             package) instead of having BatchNorm statistics estimated again, and ``cross="auto"`` is "delta". "auto"
-            looks at its normalisations (`network.looks_trained`); ``options.pretrained`` says what was found.
+            looks at its normalisations (`network.looks_trained`), and is False in `options` where it was not.
         unlabelled: data to repair on, such as the pool; None: `recalibration_data`, else the data of the first `fit`,
             or of `prepare`. Pickles hold it, files of `save` do not.
         repair: False leaves the proxy of a pretrained network as it was cut; or a dict of arguments of `repair`.
@@ -153,7 +153,8 @@ class PrunedProxySelector(Holder):
         given = told(locals())
         check_model(model)
         options = Options(**given)
-        trained = looks_trained(model) if isinstance(options.pretrained, str) else options.pretrained
+        new = isinstance(options.pretrained, str) and not looks_trained(model)  # whatever becomes of it in V2
+        trained = False if new else options.pretrained
         self.options = replace(options, keep=check_keep(options.keep, model), pretrained=trained)
         self.history: Any = None
         self._state: State = Uncut(copied(model))
@@ -333,8 +334,8 @@ class PrunedProxySelector(Holder):
         saved = load_selector(checks.path("path", path), model, options, accept_changes=accept)
         selector = saved.constructed(partial(cls, model), options)
         selector._state, selector._ledger = saved.state, saved.ledger
-        if "random_state" not in options:
-            selector.options = replace(selector.options, random_state=saved.entropy)
+        kept = {"random_state": saved.entropy, "pretrained": saved.options["pretrained"]}  # whatever `model` looks like
+        selector.options = replace(selector.options, **{k: v for k, v in kept.items() if k not in options})
         saved.check_start(selector.options)
         for words in saved.said:
             warn(words, FallbackWarning)
