@@ -65,7 +65,7 @@ def fused_target(options: Options, ledger: CostLedger, state: Trained, data: Any
 def fusing_recalibrates(options: Options, state: Trained) -> bool:
     """Tell whether the fused network's BatchNorm statistics have to be estimated again."""
     dense, proxy = state.dense, state.proxy
-    if not options.recalibrate or not set(batchnorms(dense)) - set(frozen_norms(dense)):
+    if options.kind.exact or not options.recalibrate or not set(batchnorms(dense)) - set(frozen_norms(dense)):
         return False
     if not options.fusion.exact or not isinstance(proxy, Proxy):
         return True

@@ -1,0 +1,335 @@
+"""`FeatureStore`: what a frozen trunk says of rows, computed once and found again; `FeatureRows` are read instead."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..costs import Stage
+from ..data import Rows, nonfinite_rows, rooted
+from ..errors import InputError, NonFiniteError
+from ..network import named_tensors, stand_in
+from ..training import Reader
+from .feature_file import FeatureFile, read_features, write_features
+from .known_rows import COMPARED, Origin, digests, identity_of, sample_of
+from .probe_head import Head, head_of
+from .protocol import Task
+
+IN_MEMORY = ("memory", "float16")
+"""Where features are kept, if not in a file."""
+FEATURES = frozenset({"features"})
+TABLES = 64
+"""Askings whose features are kept; those that were not used for longest are forgotten."""
+_PART = 8192
+"""Rows whose features are computed at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Features of some rows of one dataset; never changed.
+
+    Attributes:
+        values: features [m d], float32, float64 or float16.
+        rows: of the dataset, int64 [m], ascending.
+        origin: the dataset; None where it is not known yet, as of a file.
+        digests: of the rows, uint64 [m 2]; None of what is no arrays.
+        order: of the digests, by their first halves, int64 [m].
+    """
+
+    values: Any
+    rows: Tensor
+    origin: Origin | None
+    digests: np.ndarray[Any, Any] | None = None
+    order: np.ndarray[Any, Any] | None = None
+
+    @classmethod
+    def of(cls, values: Any, rows: Tensor, origin: Origin | None, digests: np.ndarray[Any, Any] | None) -> Table:
+        """Return a table in which rows can be looked for."""
+        return cls(values, rows, origin, digests, None if digests is None else np.argsort(digests[:, 0]))
+
+    def at(self, places: Tensor) -> Tensor:
+        """Return features [b d] at places of the table, as floats of 32 or 64 bits."""
+        found = torch.as_tensor(self.values[places if isinstance(self.values, Tensor) else places.numpy()])
+        return found.float() if found.dtype == torch.float16 else found
+
+    def of_rows(self, dataset: Any, rows: Tensor) -> Tensor:
+        """Return where rows of a dataset are in the table, int64 [b], -1 where they are not."""
+        missing = torch.full_like(rows, -1)
+        if self.origin is None or not len(self.rows) or not self.origin.same(dataset):
+            return missing
+        place = torch.searchsorted(self.rows, rows).clamp_max(len(self.rows) - 1)
+        found = torch.where(self.rows[place] == rows, place, missing)
+        return found if self._as_they_were(dataset, rows, found) else missing
+
+    def of_digests(self, wanted: np.ndarray[Any, Any]) -> Tensor:
+        """Return where rows with these digests, uint64 [b 2], are in the table, int64 [b], -1 where they are not."""
+        if self.digests is None or self.order is None or not len(self.order):
+            return torch.full((len(wanted),), -1)
+        first = self.digests[self.order, 0]
+        place = self.order[np.searchsorted(first, wanted[:, 0]).clip(max=len(first) - 1)]
+        return torch.from_numpy(np.where((self.digests[place] == wanted).all(1), place, -1))
+
+    def _as_they_were(self, dataset: Any, rows: Tensor, places: Tensor) -> bool:
+        """Tell whether a few of the rows found hold what they did: arrays may have been written to since."""
+        found = (places >= 0).nonzero()[:, 0]
+        if self.digests is None or not len(found):
+            return True
+        some = found[torch.linspace(0, len(found) - 1, min(len(found), COMPARED)).round().long()]
+        now = digests(dataset, rows[some])
+        return now is not None and bool((now == self.digests[places[some].numpy()]).all())
+
+
+class FeatureRows(Rows):
+    """Features of the rows of a dataset, in the place of its inputs.
+
+    Attributes:
+        tables: where they are.
+    """
+
+    def __init__(self, tables: list[Table], table: Tensor, place: Tensor) -> None:
+        self.tables, self._table, self._place = tables, table, place
+        self._empty = tables[0].at(torch.empty(0, dtype=torch.int64))  # [0 d]
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def take(self, rows: Tensor) -> tuple[Tensor, None, None]:
+        """Return features [b d] of rows that were asked for when this was made."""
+        table, place = self._table[rows], self._place[rows]
+        features = self._empty.new_empty(len(rows), self._empty.shape[1])
+        for number in table.unique().tolist():
+            here = table == number
+            features[here] = self.tables[number].at(place[here])
+        return features, None, None
+
+
+class FeatureStore:
+    """Features of one trunk.
+
+    A dataset is recognised if it is the same object, or arrays over the same memory (also some rows of it, and with
+    labels beside it); rows of arrays also where a copy of them comes, by all of their bytes. Tensors that were written
+    to are noticed, arrays of NumPy by a few of their rows.
+
+    Args:
+        kept: "memory", "float16", or a path.
+        replaces: digest of another trunk whose file may be written over: the one of which this one was trained.
+    """
+
+    def __init__(self, kept: str, replaces: str | None = None) -> None:
+        self.kept, self.replaces = kept, replaces
+        self._tables: list[Table] = []
+        self._file: FeatureFile | None = None
+        self._opened, self._digest = kept in IN_MEMORY, ""
+        self._head: Head | None = None
+
+    def head(self, task: Task) -> Head:
+        """Return the head of the dense network; it is looked for once."""
+        if self._head is None:
+            self._head = head_of(task)
+        return self._head
+
+    def rows(
+        self, task: Task, rows: Tensor | None = None, *, stage: str = "features", kept: bool = True, pool: bool = False
+    ) -> FeatureRows:
+        """Return features of rows of the task's data, those that are not known computed by the dense network.
+
+        Args:
+            task: with the dense network, the data and the ledger.
+            rows: of the data, int64 [m]; None: all.
+            stage: of the ledger, for what is computed.
+            kept: what is computed will be found again.
+            pool: the data is what a file of features is of.
+
+        Raises:
+            InputError: a file is of another network or of other data, or cannot be written.
+            NonFiniteError: NaN or infinity in inputs or features, or numbers that half precision cannot hold.
+        """
+        (root, own), n = rooted(task.data), len(task.data)
+        asked = torch.arange(n) if rows is None else rows
+        wanted = asked if own is None else own[asked]
+        self._open(task)
+        if pool and self.kept not in IN_MEMORY:
+            self._in_file(task, root, stage)
+        tables = list(self._tables)
+        table, place = _found(tables, root, wanted)
+        missing = wanted[table < 0].unique()
+        if len(missing):
+            new = self._computed(task, root, missing, stage)
+            here = table < 0
+            table[here], place[here] = len(tables), torch.searchsorted(missing, wanted[here])
+            tables.append(new)
+        if kept:
+            used = set(table.unique().tolist())
+            ordered = [t for i, t in enumerate(tables) if i not in used] + [tables[i] for i in sorted(used)]
+            self._tables = ordered[-TABLES:]
+        every = torch.full((2, n), -1)
+        every[:, asked] = torch.stack([table, place])
+        return FeatureRows(tables, *every)
+
+    def knows(self, task: Task) -> bool:
+        """Tell whether the features of all rows of the task's data are there."""
+        root, own = rooted(task.data)
+        wanted = torch.arange(len(root)) if own is None else own
+        return bool((_found(self._tables, root, wanted)[0] >= 0).all())
+
+    def digest(self, task: Task) -> str:
+        """Return the digest of the trunk."""
+        if not self._digest:
+            self._digest = trunk_digest(task.dense, self.head(task).name)
+        return self._digest
+
+    # ---- computing
+
+    def _computed(self, task: Task, root: Any, rows: Tensor, stage: str) -> Table:
+        with task.ledger.stage(stage, round=task.round, network="dense") as measured:
+            values = torch.cat(list(self._parts(task, root, rows, measured)))
+            return Table.of(values, rows, Origin(root), digests(root, rows))
+
+    def _parts(self, task: Task, root: Any, rows: Tensor, stage: Stage) -> Iterator[Tensor]:
+        """Yield features [b d] of rows of a dataset, part by part, in the type in which they are kept."""
+        reader = Reader(task.trainer, stand_in(task.dense), root)
+        reader.watched(stage)
+        for part in rows.split(_PART):
+            features = reader.signals(part, FEATURES).features
+            assert features is not None
+            yield _halved(features) if self.kept == "float16" else features
+
+    # ---- the file
+
+    def _open(self, task: Task) -> None:
+        """Map the file that is there, if one is kept."""
+        if self._opened:
+            return
+        file = read_features(self.kept)
+        if file is not None and file.network != self.digest(task):
+            if file.network != self.replaces:
+                raise InputError(
+                    f"features={self.kept!r} holds what another network, a {file.of}, says of data: its weights are "
+                    "not those of this one; name another place, or remove the file"
+                )
+            file = None
+        self._opened, self._file = True, file
+        if file is not None:
+            self._tables = [Table.of(file.values, torch.arange(len(file.values)), None, file.digests)]
+
+    def _in_file(self, task: Task, root: Any, stage: str) -> None:
+        """Have the features of a whole dataset in the file."""
+        file, identity = self._file, identity_of(root)
+        if file is None:
+            with task.ledger.stage(stage, round=task.round, network="dense") as measured:
+                found = digests(root, torch.arange(len(root)))
+                parts = self._all(task, root, measured)
+                name = type(task.dense).__name__
+                write_features(self.kept, parts, lambda: found, self.digest(task), name, identity)
+            file = read_features(self.kept)
+            assert file is not None
+        elif any(table.values is file.values and table.origin and table.origin.same(root) for table in self._tables):
+            return
+        else:
+            self._check_file(task, root, file.identity.difference(identity), stage)
+        table = Table.of(file.values, torch.arange(len(root)), Origin(root), file.digests)
+        others = [t for t in self._tables if t.origin is not None and not t.origin.same(root)]
+        self._file, self._tables = file, [*others, table]
+
+    def _all(self, task: Task, root: Any, stage: Stage) -> Iterator[Tensor]:
+        """Yield features of all rows, those that are known as they are."""
+        known = list(self._tables)
+        table, place = _found(known, root, torch.arange(len(root)))
+        fresh = self._parts(task, root, (table < 0).nonzero()[:, 0], stage)
+        waiting: list[Tensor] = []
+        for rows in torch.arange(len(root)).split(_PART):
+            missing = table[rows] < 0
+            while sum(map(len, waiting)) < int(missing.sum()):
+                waiting.append(next(fresh))
+            new = torch.cat(waiting) if waiting else torch.empty(0)
+            waiting = [new[int(missing.sum()) :]]
+            like = new if len(new) else known[int(table[rows[0]])].at(place[rows[:1]])
+            part = like.new_empty(len(rows), like.shape[1])
+            part[missing] = new[: int(missing.sum())].to(part)
+            for number in table[rows[~missing]].unique().tolist():
+                here = table[rows] == number
+                part[here] = known[number].at(place[rows[here]])
+            yield part
+
+    def _check_file(self, task: Task, root: Any, difference: str, stage: str) -> None:
+        """Raise `InputError` where the file is of other data, or read otherwise (transform, precision) now."""
+        assert self._file is not None
+        if not difference:
+            rows = sample_of(len(root))
+            with task.ledger.stage(stage, round=task.round, network="dense") as measured:
+                now = torch.cat(list(self._parts(task, root, rows, measured)))
+            then = torch.from_numpy(self._file.values[rows.numpy()])
+            if then.shape[1] == now.shape[1] and float((then - now).abs().max()) <= 0.02 * float(then.abs().max()):
+                return
+            difference = "features of rows that were compared are others now: another eval_transform, or precision"
+        raise InputError(
+            f"features={self.kept!r} holds features of other data: {difference}; name another place, or remove the file"
+        )
+
+    # ---- copies
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureStore:
+        """Return another store with the same tables, which are never changed."""
+        other = object.__new__(type(self))
+        vars(other).update({**vars(self), "_tables": list(self._tables)})
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave all features out of pickles: they are the user's data, and computed again or mapped."""
+        return {"kept": self.kept, "replaces": self.replaces}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        FeatureStore.__init__(self, **state)
+
+
+def trunk_digest(network: nn.Module, head: str) -> str:
+    """Return the digest of all tensors of a network but those of its head."""
+    digest = hashlib.sha256(type(network).__name__.encode())
+    for name, tensor in sorted(named_tensors(network).items()):
+        if name.rpartition(".")[0] != head:
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data if len(flat) else b"")
+    return digest.hexdigest()
+
+
+def _found(tables: list[Table], root: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return in which table rows of a dataset are and where there, int64 [m] each, -1 for those in none."""
+    table, place = torch.full_like(rows, -1), torch.full_like(rows, -1)
+    _look(table, place, lambda one, left: one.of_rows(root, rows[left]), tables)
+    left = (table < 0).nonzero()[:, 0]
+    if len(left) and any(one.digests is not None for one in tables):
+        wanted = digests(root, rows[left])
+        if wanted is not None:
+            position = torch.full_like(rows, -1)
+            position[left] = torch.arange(len(left))
+            _look(table, place, lambda one, these: one.of_digests(wanted[position[these].numpy()]), tables)
+    return table, place
+
+
+def _look(table: Tensor, place: Tensor, look: Any, tables: list[Table]) -> None:
+    """Have each table looked at in turn for the rows that are in none yet, and note what is found, in place."""
+    for number in reversed(range(len(tables))):
+        left = (table < 0).nonzero()[:, 0]
+        if not len(left):
+            return
+        found = look(tables[number], left)
+        here = found >= 0
+        table[left[here]], place[left[here]] = number, found[here]
+
+
+def _halved(features: Tensor) -> Tensor:
+    half = features.half()
+    lost = nonfinite_rows(half)
+    if len(lost):
+        raise NonFiniteError(
+            f"features up to {float(features[lost].abs().max()):.3g} do not fit half precision, which ends at 65,504; "
+            "pass features='memory'"
+        )
+    return half
