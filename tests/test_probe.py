@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from prunefuse_al.errors import (
 from prunefuse_al.network import collect
 from prunefuse_al.proxies import Probe
 from prunefuse_al.proxies.feature_file import read_features
+from prunefuse_al.selector.checkpoint import opened, write_file
+from prunefuse_al.selector.encoding import encode
 from prunefuse_al.training import ProgressivePruning
 
 X, Y = blobs(120)
@@ -274,7 +277,7 @@ def test_a_half_keeps_half_and_says_what_it_cannot_hold() -> None:
     chosen = probed(Probe("float16")).fit(X[:20], Y[:20])
     chosen.query(X, 5)
     assert {table.values.dtype for table in chosen.proxy.features._tables} == {torch.float16}
-    with pytest.raises(NonFiniteError, match=r"do not fit half precision.*pass features='memory'"):
+    with pytest.raises(NonFiniteError, match=r"do not fit half precision.*features='memory'"):
         chosen.query(X * 1e6, 5)
 
 
@@ -301,6 +304,26 @@ def test_it_goes_into_a_file_and_comes_back(tmp_path: Path) -> None:
     assert same(weights(loaded.fit(X[:30], Y[:30]).model), weights(chosen.fit(X[:30], Y[:30]).model))
 
 
+def test_a_file_of_a_thin_proxy_is_none_of_a_probe(tmp_path: Path) -> None:
+    options = {"trainer": trainer(), "random_state": 0}
+    PrunedProxySelector(dense(), 0.5, **options).fit(X[:20], Y[:20]).save(tmp_path / "file")
+    with pytest.raises(CheckpointError, match="its proxy was cut from the model"):
+        PrunedProxySelector.load(tmp_path / "file", dense(), proxy=Probe())
+    file = opened(tmp_path / "file")
+    config = {**file.config, "options": {**file.config["options"], "proxy": encode(Probe())}}
+    write_file(tmp_path / "made", file.tensors(), config)
+    with pytest.raises(CheckpointError, match="thinner than the network, which no Probe is"):
+        PrunedProxySelector.load(tmp_path / "made", dense())
+
+
+def test_threads_take_turns() -> None:
+    chosen, pools = probed().fit(X[:20], Y[:20]), [X * factor for factor in (1.0, 2.0, 3.0, 2.0)]
+    wanted = [probed().fit(X[:20], Y[:20]).query(pool, 5) for pool in pools]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda pool: chosen.query(pool, 5), pools))
+    np.testing.assert_array_equal(found, wanted)
+
+
 def test_before_anything_is_labelled() -> None:
     chosen = probed().prepare(X)
     logits = collect(dense(), X).logits
@@ -316,7 +339,27 @@ def test_a_core_set() -> None:
     picked = chosen.coreset(X, 0.2, Y, scorer="ccs")
     assert len(picked.indices) == 24
     assert computed(chosen) == 120
-    assert len(chosen.coreset(X, 0.2, Y, scorer="grand").indices) == 24
+    for scorer in ("grand", "k_center"):  # which reads about what is labelled, and nothing is
+        assert len(chosen.coreset(X, 0.2, Y, scorer=scorer).indices) == 24
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.mix, self.head = nn.Embedding(9, 5), nn.Linear(11, 8), nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor, x: Tensor) -> Tensor:
+        return self.head(torch.cat([self.table(ids).mean(1), x], 1) @ self.mix.weight.T)
+
+
+def test_several_inputs_by_name() -> None:
+    pool = {"ids": torch.arange(360).reshape(120, 3) % 9, "x": X}
+    net, rows = seeded(Two), list(range(20))
+    chosen = probed(model=net).fit({name: value[rows] for name, value in pool.items()}, Y[rows])
+    chosen.query(pool, 5)
+    chosen.fit({name: value.numpy()[rows] for name, value in pool.items()}, Y[rows])
+    assert computed(chosen) == 120
+    torch.testing.assert_close(chosen.signals(pool).logits, collect(chosen.model, pool).logits)
 
 
 # ---- trainings
@@ -350,7 +393,8 @@ def test_a_transform_is_for_inputs_and_that_is_said() -> None:
         return x * 2
 
     with pytest.warns(FallbackWarning, match="augmentation cannot be seen by a frozen trunk"):
-        chosen = probed(trainer=trainer(transform=doubled, eval_transform=doubled)).fit(X[:20], Y[:20])
+        probed(trainer=trainer(transform=lambda x: doubled(x) + 1, eval_transform=doubled)).fit(X[:20], Y[:20])
+    chosen = probed(trainer=trainer(transform=doubled, eval_transform=doubled)).fit(X[:20], Y[:20])
     plain = probed().fit(X[:20] * 2, Y[:20])
     torch.testing.assert_close(weights(chosen.model), weights(plain.model))
     np.testing.assert_array_equal(chosen.query(X, 5), plain.query(X * 2, 5))
@@ -399,6 +443,34 @@ def test_a_file_outlives_the_process_and_any_reader_takes_it(tmp_path: Path) -> 
     assert [p.name for p in tmp_path.iterdir()] == ["f.npy"]
 
 
+def test_what_is_known_already_goes_into_the_file(tmp_path: Path) -> None:
+    chosen = probed(Probe(tmp_path / "f.npy"))
+    chosen.fit(X[40:60], Y[40:60])
+    chosen.fit(X[:10], Y[:10])
+    chosen.coreset(X, 0.2, Y, scorer="ccs")
+    assert computed(chosen) == 120
+    torch.testing.assert_close(
+        torch.from_numpy(np.load(tmp_path / "f.npy")), collect(dense(), X, {"features"}).features
+    )
+
+
+def test_a_pool_that_shrinks_is_in_the_file_of_the_whole_one(tmp_path: Path) -> None:
+    chosen = probed(Probe(tmp_path / "f.npy")).fit(X[:20], Y[:20])
+    chosen.query(POOL, 5)
+    for again in (chosen, probed(Probe(tmp_path / "f.npy"))):
+        before = len(again.costs)
+        again.fit(X[:30], Y[:30]).query(np.delete(POOL, range(30), 0), 5)
+        assert computed(again, before) == (0 if again is chosen else 16)
+    with pytest.raises(InputError, match="it is of 120 rows, and the data has 121"):
+        chosen.query(torch.cat([X, X[:1] + 1]), 5)
+
+
+def test_a_file_is_looked_at_before_anything_is_trained_on_it(tmp_path: Path) -> None:
+    probed(Probe(tmp_path / "f.npy")).fit(X[:20], Y[:20]).query(X, 3)
+    with pytest.raises(InputError, match="by another eval_transform or precision"):
+        probed(Probe(tmp_path / "f.npy"), trainer=trainer(eval_transform=lambda x: x * 2)).fit(X[:20], Y[:20])
+
+
 def test_a_file_of_items(tmp_path: Path) -> None:
     place = tmp_path / "f.npy"
     for samples in (20 + 100, 20 + 16):
@@ -426,10 +498,10 @@ def test_a_file_is_written_anew_after_a_sync(tmp_path: Path) -> None:
     ("other", "match"),
     [
         ({"model": dense(1)}, "holds what another network, a Sequential"),
-        ({"pool": X[:100]}, "it is of 120 rows, and the data has 100"),
-        ({"pool": torch.cat([X[:119], X[:1]])}, "1 of 16 rows that were compared are others"),
+        ({"pool": X[:100] + 1}, "it is of 120 rows, and the data has 100"),
+        ({"pool": torch.cat([X[:119], X[:1] + 1])}, "1 of 16 rows that were compared are others"),
         ({"pool": X.double()}, r"its rows are float32 \[6\], and those of the data float64 \[6\]"),
-        ({"trainer": trainer(eval_transform=lambda x: x * 2)}, "another eval_transform, or precision"),
+        ({"trainer": trainer(eval_transform=lambda x: x * 2)}, "by another eval_transform or precision"),
     ],
 )
 def test_a_file_of_something_else_is_refused(other: dict[str, Any], match: str, tmp_path: Path) -> None:

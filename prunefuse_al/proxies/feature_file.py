@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,14 +118,14 @@ def _read(path: str) -> tuple[tuple[int, ...], np.dtype[Any], int, int, int, dic
 
 
 def write_features(
-    path: str, parts: Iterator[Tensor], digests: Callable[[], Any], network: str, of: str, identity: Identity
+    path: str, parts: Iterator[Tensor], digests: np.ndarray[Any, Any] | None, network: str, of: str, identity: Identity
 ) -> None:
     """Write features to a file, whole or not at all; see `FeatureFile`.
 
     Args:
         path: where.
         parts: features [b d] of all rows in order, one part after the other.
-        digests: returns what `FeatureFile` has, once the parts are through.
+        digests: see `FeatureFile`.
         network: see `FeatureFile`.
         of: see `FeatureFile`.
         identity: of the data.
@@ -144,10 +144,9 @@ def write_features(
                     header = {"descr": descr, "fortran_order": False, "shape": shape}
                     np.lib.format.write_array_header_1_0(file, header)
                 file.write(np.ascontiguousarray(values).data)
-            found = digests()
-            if found is not None:
-                file.write(np.ascontiguousarray(found).data)
-            said = {"network": network, "class": of, **vars(identity), "digests": found is not None}
+            if digests is not None:
+                file.write(np.ascontiguousarray(digests).data)
+            said = {"network": network, "class": of, **vars(identity), "digests": digests is not None}
             text = json.dumps(said).encode()
             file.write(text + len(text).to_bytes(8, "little") + _MAGIC)
     except OSError as error:

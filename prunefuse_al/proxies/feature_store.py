@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..costs import Stage
-from ..data import Rows, nonfinite_rows, rooted
-from ..errors import InputError, NonFiniteError
+from ..data import Rows, rooted
+from ..errors import InputError
 from ..network import named_tensors, stand_in
 from ..training import Reader
 from .feature_file import FeatureFile, read_features, write_features
@@ -26,8 +26,10 @@ IN_MEMORY = ("memory", "float16")
 FEATURES = frozenset({"features"})
 TABLES = 64
 """Askings whose features are kept; those that were not used for longest are forgotten."""
+_ROUNDING = 0.02
+"""How far features may be from those of an older file, beside the largest: another processor, or precision."""
 _PART = 8192
-"""Rows whose features are computed at once."""
+"""Rows whose features are computed at once for a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,19 +96,25 @@ class FeatureRows(Rows):
 
     def __init__(self, tables: list[Table], table: Tensor, place: Tensor) -> None:
         self.tables, self._table, self._place = tables, table, place
-        self._empty = tables[0].at(torch.empty(0, dtype=torch.int64))  # [0 d]
 
     def __len__(self) -> int:
         return len(self._table)
 
     def take(self, rows: Tensor) -> tuple[Tensor, None, None]:
         """Return features [b d] of rows that were asked for when this was made."""
-        table, place = self._table[rows], self._place[rows]
-        features = self._empty.new_empty(len(rows), self._empty.shape[1])
-        for number in table.unique().tolist():
-            here = table == number
-            features[here] = self.tables[number].at(place[here])
-        return features, None, None
+        return _gathered(self.tables, self._table[rows], self._place[rows]), None, None
+
+
+def _gathered(tables: list[Table], table: Tensor, place: Tensor) -> Tensor:
+    """Return features [b d] from these tables and these places in them, both int64 [b]."""
+    if bool((table < 0).any()):
+        raise IndexError("their features were not asked for when the others were")
+    empty = tables[0].at(torch.empty(0, dtype=torch.int64))  # [0 d]
+    features = empty.new_empty(len(table), empty.shape[1])
+    for number in table.unique().tolist():
+        here = table == number
+        features[here] = tables[number].at(place[here])
+    return features
 
 
 class FeatureStore:
@@ -126,6 +134,7 @@ class FeatureStore:
         self._tables: list[Table] = []
         self._file: FeatureFile | None = None
         self._opened, self._digest = kept in IN_MEMORY, ""
+        self._checked = False
         self._head: Head | None = None
 
     def head(self, task: Task) -> Head:
@@ -155,9 +164,10 @@ class FeatureStore:
         wanted = asked if own is None else own[asked]
         self._open(task)
         if pool and self.kept not in IN_MEMORY:
-            self._in_file(task, root, stage)
+            self._in_file(task, root, wanted, stage)
         tables = list(self._tables)
         table, place = _found(tables, root, wanted)
+        self._check_said(task, root, tables, wanted, table, place, stage)
         missing = wanted[table < 0].unique()
         if len(missing):
             new = self._computed(task, root, missing, stage)
@@ -172,12 +182,6 @@ class FeatureStore:
         every[:, asked] = torch.stack([table, place])
         return FeatureRows(tables, *every)
 
-    def knows(self, task: Task) -> bool:
-        """Tell whether the features of all rows of the task's data are there."""
-        root, own = rooted(task.data)
-        wanted = torch.arange(len(root)) if own is None else own
-        return bool((_found(self._tables, root, wanted)[0] >= 0).all())
-
     def digest(self, task: Task) -> str:
         """Return the digest of the trunk."""
         if not self._digest:
@@ -188,17 +192,21 @@ class FeatureStore:
 
     def _computed(self, task: Task, root: Any, rows: Tensor, stage: str) -> Table:
         with task.ledger.stage(stage, round=task.round, network="dense") as measured:
-            values = torch.cat(list(self._parts(task, root, rows, measured)))
+            values = self._asker(task, root, measured)(rows)
             return Table.of(values, rows, Origin(root), digests(root, rows))
 
-    def _parts(self, task: Task, root: Any, rows: Tensor, stage: Stage) -> Iterator[Tensor]:
-        """Yield features [b d] of rows of a dataset, part by part, in the type in which they are kept."""
+    def _asker(self, task: Task, root: Any, stage: Stage) -> Callable[[Tensor], Tensor]:
+        """Return a function that gives features [b d] of rows of a dataset, in the type in which they are kept."""
         reader = Reader(task.trainer, stand_in(task.dense), root)
         reader.watched(stage)
-        for part in rows.split(_PART):
-            features = reader.signals(part, FEATURES).features
+        dtype = "float16" if self.kept == "float16" else "float32"
+
+        def ask(rows: Tensor) -> Tensor:
+            features = reader.signals(rows, FEATURES, features_dtype=dtype).features
             assert features is not None
-            yield _halved(features) if self.kept == "float16" else features
+            return features if dtype == "float16" or features.dtype == torch.float64 else features.float()
+
+        return ask
 
     # ---- the file
 
@@ -218,57 +226,77 @@ class FeatureStore:
         if file is not None:
             self._tables = [Table.of(file.values, torch.arange(len(file.values)), None, file.digests)]
 
-    def _in_file(self, task: Task, root: Any, stage: str) -> None:
-        """Have the features of a whole dataset in the file."""
-        file, identity = self._file, identity_of(root)
+    def _in_file(self, task: Task, root: Any, wanted: Tensor, stage: str) -> None:
+        """Have the features of a whole dataset in the file, or at least those of the rows that are wanted."""
+        file = self._file
         if file is None:
-            with task.ledger.stage(stage, round=task.round, network="dense") as measured:
-                found = digests(root, torch.arange(len(root)))
-                parts = self._all(task, root, measured)
-                name = type(task.dense).__name__
-                write_features(self.kept, parts, lambda: found, self.digest(task), name, identity)
-            file = read_features(self.kept)
-            assert file is not None
+            file = self._written(task, root, stage)
         elif any(table.values is file.values and table.origin and table.origin.same(root) for table in self._tables):
             return
         else:
-            self._check_file(task, root, file.identity.difference(identity), stage)
+            difference = file.identity.difference(identity_of(root))
+            if difference and bool((_found(self._tables, root, wanted)[0] >= 0).all()):
+                return  # a pool out of which rows were taken
+            if difference:
+                raise self._other(difference)
         table = Table.of(file.values, torch.arange(len(root)), Origin(root), file.digests)
         others = [t for t in self._tables if t.origin is not None and not t.origin.same(root)]
         self._file, self._tables = file, [*others, table]
 
-    def _all(self, task: Task, root: Any, stage: Stage) -> Iterator[Tensor]:
-        """Yield features of all rows, those that are known as they are."""
-        known = list(self._tables)
-        table, place = _found(known, root, torch.arange(len(root)))
-        fresh = self._parts(task, root, (table < 0).nonzero()[:, 0], stage)
-        waiting: list[Tensor] = []
-        for rows in torch.arange(len(root)).split(_PART):
-            missing = table[rows] < 0
-            while sum(map(len, waiting)) < int(missing.sum()):
-                waiting.append(next(fresh))
-            new = torch.cat(waiting) if waiting else torch.empty(0)
-            waiting = [new[int(missing.sum()) :]]
-            like = new if len(new) else known[int(table[rows[0]])].at(place[rows[:1]])
-            part = like.new_empty(len(rows), like.shape[1])
-            part[missing] = new[: int(missing.sum())].to(part)
-            for number in table[rows[~missing]].unique().tolist():
-                here = table[rows] == number
-                part[here] = known[number].at(place[rows[here]])
-            yield part
+    def _written(self, task: Task, root: Any, stage: str) -> FeatureFile:
+        """Return the file with features of all rows of a dataset, which is written."""
+        with task.ledger.stage(stage, round=task.round, network="dense") as measured:
+            found, parts = digests(root, torch.arange(len(root))), self._all(task, root, measured)
+            name = type(task.dense).__name__
+            write_features(self.kept, parts, found, self.digest(task), name, identity_of(root))
+        self._checked = True
+        file = read_features(self.kept)
+        assert file is not None
+        return file
 
-    def _check_file(self, task: Task, root: Any, difference: str, stage: str) -> None:
-        """Raise `InputError` where the file is of other data, or read otherwise (transform, precision) now."""
-        assert self._file is not None
-        if not difference:
-            rows = sample_of(len(root))
-            with task.ledger.stage(stage, round=task.round, network="dense") as measured:
-                now = torch.cat(list(self._parts(task, root, rows, measured)))
-            then = torch.from_numpy(self._file.values[rows.numpy()])
-            if then.shape[1] == now.shape[1] and float((then - now).abs().max()) <= 0.02 * float(then.abs().max()):
-                return
-            difference = "features of rows that were compared are others now: another eval_transform, or precision"
-        raise InputError(
+    def _all(self, task: Task, root: Any, stage: Stage) -> Iterator[Tensor]:
+        """Yield features of all rows, [b d] at once, those that are known as they are."""
+        known, every = list(self._tables), torch.arange(len(root))
+        table, place = _found(known, root, every)
+        ask = self._asker(task, root, stage)
+        for rows in every.split(_PART):
+            tables, own, at = known, table[rows], place[rows]
+            here = own < 0
+            if here.any():
+                tables = [*known, Table(ask(rows[here]), rows[here], None)]
+                own[here], at[here] = len(known), torch.arange(int(here.sum()))
+            yield _gathered(tables, own, at)
+
+    def _check_said(
+        self, task: Task, root: Any, tables: list[Table], rows: Tensor, table: Tensor, place: Tensor, stage: str
+    ) -> None:
+        """Raise `InputError` where what an older file says is not what the network says now; looked at once.
+
+        Args:
+            task: with the network.
+            root: dataset.
+            tables: where rows were found.
+            rows: of the dataset, int64 [m].
+            table: which table each is in.
+            place: and where there.
+            stage: of the ledger.
+        """
+        mapped = [i for i, each in enumerate(tables) if self._file is not None and each.values is self._file.values]
+        here = (table == mapped[0]).nonzero()[:, 0] if mapped and not self._checked else torch.empty(0)
+        if not len(here):
+            return
+        some = here[sample_of(len(here))]
+        with task.ledger.stage(stage, round=task.round, network="dense") as measured:
+            now = self._asker(task, root, measured)(rows[some])
+        then = tables[mapped[0]].at(place[some])
+        if then.shape != now.shape or float((then - now).abs().max()) > _ROUNDING * float(then.abs().max()):
+            raise self._other(
+                "features of rows that were compared are others now, by another eval_transform or precision"
+            )
+        self._checked = True
+
+    def _other(self, difference: str) -> InputError:
+        return InputError(
             f"features={self.kept!r} holds features of other data: {difference}; name another place, or remove the file"
         )
 
@@ -322,14 +350,3 @@ def _look(table: Tensor, place: Tensor, look: Any, tables: list[Table]) -> None:
         found = look(tables[number], left)
         here = found >= 0
         table[left[here]], place[left[here]] = number, found[here]
-
-
-def _halved(features: Tensor) -> Tensor:
-    half = features.half()
-    lost = nonfinite_rows(half)
-    if len(lost):
-        raise NonFiniteError(
-            f"features up to {float(features[lost].abs().max()):.3g} do not fit half precision, which ends at 65,504; "
-            "pass features='memory'"
-        )
-    return half

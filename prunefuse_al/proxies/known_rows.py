@@ -50,7 +50,8 @@ def _mark(thing: Any) -> Callable[[Any], bool]:
 def _form(tensor: Tensor) -> tuple[Any, ...]:
     """Return what tells a tensor from all others that are alive, and from itself changed in place."""
     place = tensor.untyped_storage().data_ptr(), tensor.storage_offset()
-    return *place, tensor.device, tensor.dtype, tensor.shape, tensor.stride(), tensor._version
+    version = None if tensor.is_inference() else tensor._version  # which is not counted in inference mode
+    return *place, tensor.device, tensor.dtype, tensor.shape, tensor.stride(), version
 
 
 def digests(dataset: Any, rows: Tensor) -> np.ndarray[Any, np.dtype[np.uint64]] | None:

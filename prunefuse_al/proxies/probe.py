@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import checks
 from ..costs import Call, Stage
 from ..data import ArrayDataset, labels_of, to_dataset
-from ..errors import FallbackWarning, InputError, warn
+from ..errors import CheckpointError, FallbackWarning, InputError, warn
 from ..fusing import Fusion
 from ..network import SIGMOID, copied, of_trainer, predicted_classes
 from ..pruning import Proxy
@@ -80,7 +80,8 @@ class Probe(Kind):
     is computed and not kept.
 
     The trainer's `transform` is for inputs, and no augmentation reaches a frozen trunk: it is left out in training the
-    head, as `collate` is, with a warning. A trainer of your own is given an `nn.Linear` and rows of features.
+    head, as `collate` is, with a warning where it is another than `eval_transform`. A trainer of your own is given an
+    `nn.Linear` and rows of features.
 
     Attributes:
         features: "memory"; "float16", for half of it; or the path of a .npy file for the features of the pool, mapped
@@ -193,8 +194,7 @@ class Probe(Kind):
     def reader(self, task: Task, proxy: AnyProxy, rows: Tensor | None = None, *, pool: bool = False) -> Reader:
         """Return what asks the head about features, those that are not known computed."""
         store = _store(proxy)
-        stage = "features" if pool or store.knows(task) else "predict"
-        data = store.rows(task, rows, stage=stage, kept=pool, pool=pool)
+        data = store.rows(task, rows, stage="features" if pool else "predict", kept=pool, pool=pool)
         head = store.head(task)
         network = ProbeHead(head.of(proxy.module), self.dropout).eval()
         return FeatureReader(FeatureAsker(task.trainer), network, data, head.call)
@@ -221,6 +221,10 @@ class Probe(Kind):
     def restored(self, proxy: AnyProxy) -> AnyProxy:
         """Return a proxy out of a file, whose features are not known."""
         assert isinstance(proxy, Proxy)
+        if any(tensor.proxy_shape != tensor.shape for tensor in proxy.channel_map.tensors.values()):
+            raise CheckpointError(
+                "load(): the proxy of the file is thinner than the network, which no Probe is; pass proxy="
+            )
         store = FeatureStore(str(self.features))
         return Probed(proxy.module, proxy.channel_map, proxy.pruning_report, store)
 
@@ -248,8 +252,9 @@ def _labelled(store: FeatureStore, task: Task, data: Any) -> ArrayDataset:
 
 
 def _warn_of_transform(trainer: Trainer) -> None:
-    given = statement(trainer).transform
-    if given is not None:
+    said = statement(trainer)
+    given = said.transform
+    if given is not None and given is not said.eval_transform:
         warn(
             "proxy=Probe(...) trains a head on features that are computed once, and augmentation cannot be seen by a "
             f"frozen trunk: the trainer's transform ({given!r:.80}) is left out there; the target is trained with it",

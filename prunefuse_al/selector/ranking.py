@@ -79,7 +79,7 @@ class Ranking:
         reader, about = self._asking(self.data, rows), self._about_labelled(needs)
         known = None if self.known is None else replace(self.known.asking(reader.network), names=dynamics_of(scorer))
         with self._scoring(reader, needs, known) as reader:
-            beside = self._beside(reader, about, needs)
+            beside = self._beside(reader, rows, about, needs)
             if known is not None:
                 known = known.prepared(reader, rows)
             if isinstance(point, PointScorer):  # a score per row, and perhaps a label, is all that stays in memory
@@ -110,7 +110,7 @@ class Ranking:
         wanted = self.labelled is not None and needs & LABELLED.keys()
         return self._asking(self.labelled, None).data if wanted else None
 
-    def _beside(self, reader: Reader, about: Any, needs: frozenset[str]) -> dict[str, Any]:
+    def _beside(self, reader: Reader, rows: Tensor, about: Any, needs: frozenset[str]) -> dict[str, Any]:
         """Return those of the `needs` that are about the labelled samples; of no row where nothing is labelled."""
         found: dict[str, Any] = {}
         if "labelled_labels" in needs:
@@ -121,6 +121,6 @@ class Ranking:
             return found
         nothing = about is None  # one row is asked all the same: it tells how wide the signals are
         reader = reader if nothing else replace(reader, data=about)
-        rows = torch.arange(1) if nothing else None
-        signals = reader.signals(rows, frozenset(asked.values()), features_dtype=self.options.features_dtype)
+        some = rows[:1] if nothing else None
+        signals = reader.signals(some, frozenset(asked.values()), features_dtype=self.options.features_dtype)
         return found | {name: getattr(signals, field)[: 0 if nothing else None] for name, field in asked.items()}
