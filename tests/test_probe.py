@@ -182,12 +182,13 @@ def test_rounds_after_the_first_compute_nothing() -> None:
     loop(chosen)
     rows = chosen.costs.rows()
     assert [(row.round, row.network, row.samples) for row in rows if row.stage == "features"] == [
-        (1, "dense", 20),
-        (1, "dense", 100),
+        *((1, "dense", 20), (1, "dense", 100)),
+        *((2, "dense", 0), (2, "dense", 0), (3, "dense", 0), (3, "dense", 0)),  # looked for, and found
     ]
     later = [row for row in rows if row.round > 1]
     whole = next(row for row in rows if row.stage == "features")
-    assert {row.stage for row in later} == {"train_proxy", "score", "rank"}
+    assert {row.stage for row in later} == {"features", "train_proxy", "score", "rank"}
+    assert not any(row.macs for row in later if row.stage == "features")
     per_row = whole.forward_macs // whole.samples
     assert all(row.macs <= 0.2 * row.dense_macs for row in later if row.samples)  # 36 of 324, there and back
     assert all(row.dense_macs == row.samples * per_row for row in later if row.stage == "score")

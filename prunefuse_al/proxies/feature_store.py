@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +117,31 @@ def _gathered(tables: list[Table], table: Tensor, place: Tensor) -> Tensor:
     return features
 
 
+class _Asking:
+    """Asks the dense network about rows of a dataset, within a stage; the network is only made ready where it is asked.
+
+    Args:
+        task: with the dense network and who asks it.
+        root: dataset.
+        stage: counts what passes.
+        dtype: in which features are kept: "float32", as they come, or "float16".
+    """
+
+    def __init__(self, task: Task, root: Any, stage: Stage, dtype: str) -> None:
+        self.root = root
+        self._task, self._stage, self._dtype = task, stage, dtype
+        self._reader: Reader | None = None
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return features [b d] of rows, in the type in which they are kept."""
+        if self._reader is None:
+            self._reader = Reader(self._task.trainer, stand_in(self._task.dense), self.root)
+            self._reader.watched(self._stage)
+        features = self._reader.signals(rows, FEATURES, features_dtype=self._dtype).features
+        assert features is not None
+        return features if self._dtype == "float16" or features.dtype == torch.float64 else features.float()
+
+
 class FeatureStore:
     """Features of one trunk.
 
@@ -151,7 +176,7 @@ class FeatureStore:
         Args:
             task: with the dense network, the data and the ledger.
             rows: of the data, int64 [m]; None: all.
-            stage: of the ledger, for what is computed.
+            stage: of the ledger: what is looked for and computed is measured as one.
             kept: what is computed will be found again.
             pool: the data is what a file of features is of.
 
@@ -159,26 +184,28 @@ class FeatureStore:
             InputError: a file is of another network or of other data, or cannot be written.
             NonFiniteError: NaN or infinity in inputs or features, or numbers that half precision cannot hold.
         """
-        (root, own), n = rooted(task.data), len(task.data)
-        asked = torch.arange(n) if rows is None else rows
-        wanted = asked if own is None else own[asked]
-        self._open(task)
-        if pool and self.kept not in IN_MEMORY:
-            self._in_file(task, root, wanted, stage)
-        tables = list(self._tables)
-        table, place = _found(tables, root, wanted)
-        self._check_said(task, root, tables, wanted, table, place, stage)
-        missing = wanted[table < 0].unique()
-        if len(missing):
-            new = self._computed(task, root, missing, stage)
+        with task.ledger.stage(stage, round=task.round, network="dense") as measured:
+            measured.describe(task.dense)
+            root, own = rooted(task.data)
+            asked = torch.arange(len(task.data)) if rows is None else rows
+            wanted = asked if own is None else own[asked]
+            ask = _Asking(task, root, measured, "float16" if self.kept == "float16" else "float32")
+            self._open(task)
+            if pool and self.kept not in IN_MEMORY:
+                self._in_file(task, ask, wanted)
+            tables = list(self._tables)
+            table, place = _found(tables, root, wanted)
+            self._check_said(ask, tables, wanted, table, place)
             here = table < 0
-            table[here], place[here] = len(tables), torch.searchsorted(missing, wanted[here])
-            tables.append(new)
+            if here.any():
+                missing = wanted[here].unique()
+                table[here], place[here] = len(tables), torch.searchsorted(missing, wanted[here])
+                tables.append(Table.of(ask(missing), missing, Origin(root), digests(root, missing)))
         if kept:
             used = set(table.unique().tolist())
             ordered = [t for i, t in enumerate(tables) if i not in used] + [tables[i] for i in sorted(used)]
             self._tables = ordered[-TABLES:]
-        every = torch.full((2, n), -1)
+        every = torch.full((2, len(task.data)), -1)
         every[:, asked] = torch.stack([table, place])
         return FeatureRows(tables, *every)
 
@@ -187,26 +214,6 @@ class FeatureStore:
         if not self._digest:
             self._digest = trunk_digest(task.dense, self.head(task).name)
         return self._digest
-
-    # ---- computing
-
-    def _computed(self, task: Task, root: Any, rows: Tensor, stage: str) -> Table:
-        with task.ledger.stage(stage, round=task.round, network="dense") as measured:
-            values = self._asker(task, root, measured)(rows)
-            return Table.of(values, rows, Origin(root), digests(root, rows))
-
-    def _asker(self, task: Task, root: Any, stage: Stage) -> Callable[[Tensor], Tensor]:
-        """Return a function that gives features [b d] of rows of a dataset, in the type in which they are kept."""
-        reader = Reader(task.trainer, stand_in(task.dense), root)
-        reader.watched(stage)
-        dtype = "float16" if self.kept == "float16" else "float32"
-
-        def ask(rows: Tensor) -> Tensor:
-            features = reader.signals(rows, FEATURES, features_dtype=dtype).features
-            assert features is not None
-            return features if dtype == "float16" or features.dtype == torch.float64 else features.float()
-
-        return ask
 
     # ---- the file
 
@@ -226,11 +233,11 @@ class FeatureStore:
         if file is not None:
             self._tables = [Table.of(file.values, torch.arange(len(file.values)), None, file.digests)]
 
-    def _in_file(self, task: Task, root: Any, wanted: Tensor, stage: str) -> None:
+    def _in_file(self, task: Task, ask: _Asking, wanted: Tensor) -> None:
         """Have the features of a whole dataset in the file, or at least those of the rows that are wanted."""
-        file = self._file
+        file, root = self._file, ask.root
         if file is None:
-            file = self._written(task, root, stage)
+            file = self._written(task, ask)
         elif any(table.values is file.values and table.origin and table.origin.same(root) for table in self._tables):
             return
         else:
@@ -243,22 +250,20 @@ class FeatureStore:
         others = [t for t in self._tables if t.origin is not None and not t.origin.same(root)]
         self._file, self._tables = file, [*others, table]
 
-    def _written(self, task: Task, root: Any, stage: str) -> FeatureFile:
+    def _written(self, task: Task, ask: _Asking) -> FeatureFile:
         """Return the file with features of all rows of a dataset, which is written."""
-        with task.ledger.stage(stage, round=task.round, network="dense") as measured:
-            found, parts = digests(root, torch.arange(len(root))), self._all(task, root, measured)
-            name = type(task.dense).__name__
-            write_features(self.kept, parts, found, self.digest(task), name, identity_of(root))
+        found, parts = digests(ask.root, torch.arange(len(ask.root))), self._all(ask)
+        name, identity = type(task.dense).__name__, identity_of(ask.root)
+        write_features(self.kept, parts, found, self.digest(task), name, identity)
         self._checked = True
         file = read_features(self.kept)
         assert file is not None
         return file
 
-    def _all(self, task: Task, root: Any, stage: Stage) -> Iterator[Tensor]:
+    def _all(self, ask: _Asking) -> Iterator[Tensor]:
         """Yield features of all rows, [b d] at once, those that are known as they are."""
-        known, every = list(self._tables), torch.arange(len(root))
-        table, place = _found(known, root, every)
-        ask = self._asker(task, root, stage)
+        known, every = list(self._tables), torch.arange(len(ask.root))
+        table, place = _found(known, ask.root, every)
         for rows in every.split(_PART):
             tables, own, at = known, table[rows], place[rows]
             here = own < 0
@@ -267,32 +272,24 @@ class FeatureStore:
                 own[here], at[here] = len(known), torch.arange(int(here.sum()))
             yield _gathered(tables, own, at)
 
-    def _check_said(
-        self, task: Task, root: Any, tables: list[Table], rows: Tensor, table: Tensor, place: Tensor, stage: str
-    ) -> None:
+    def _check_said(self, ask: _Asking, tables: list[Table], rows: Tensor, table: Tensor, place: Tensor) -> None:
         """Raise `InputError` where what an older file says is not what the network says now; looked at once.
 
         Args:
-            task: with the network.
-            root: dataset.
+            ask: the network.
             tables: where rows were found.
             rows: of the dataset, int64 [m].
             table: which table each is in.
             place: and where there.
-            stage: of the ledger.
         """
         mapped = [i for i, each in enumerate(tables) if self._file is not None and each.values is self._file.values]
         here = (table == mapped[0]).nonzero()[:, 0] if mapped and not self._checked else torch.empty(0)
         if not len(here):
             return
         some = here[sample_of(len(here))]
-        with task.ledger.stage(stage, round=task.round, network="dense") as measured:
-            now = self._asker(task, root, measured)(rows[some])
-        then = tables[mapped[0]].at(place[some])
+        now, then = ask(rows[some]), tables[mapped[0]].at(place[some])
         if then.shape != now.shape or float((then - now).abs().max()) > _ROUNDING * float(then.abs().max()):
-            raise self._other(
-                "features of rows that were compared are others now, by another eval_transform or precision"
-            )
+            raise self._other("what was compared differs now, by another eval_transform or precision")
         self._checked = True
 
     def _other(self, difference: str) -> InputError:

@@ -171,19 +171,17 @@ class Probe(Kind):
     def begin(self, task: Task, start: AnyProxy, stage: Stage) -> Training:
         """Return a training of the head on features of what is labelled."""
         store = _store(start)
-        with stage.aside():  # what is computed has a stage of its own
-            data = _labelled(store, task, task.data)
-            trainer = self._validated(store, task)
-        head = store.head(task)
+        data = _labelled(store, task, task.data, stage)
+        trainer, head = self._validated(store, task, stage), store.head(task)
         begun, network = (ProbeHead(head.of(start.module), self.dropout) for _ in range(2))
         stage.compare(head.call)
 
         def trained() -> AnyProxy:
-            module, whole = copied(task.dense), head.of
+            whole = copied(task.dense)
             with torch.no_grad():
-                for name, parameter in whole(module).named_parameters():
+                for name, parameter in head.of(whole).named_parameters():
                     parameter.copy_(network.get_parameter(name))
-            return start.with_module(module)
+            return start.with_module(whole)
 
         return Training(network, trained, begun=begun, trainer=trainer, data=data)
 
@@ -228,13 +226,13 @@ class Probe(Kind):
         store = FeatureStore(str(self.features))
         return Probed(proxy.module, proxy.channel_map, proxy.pruning_report, store)
 
-    def _validated(self, store: FeatureStore, task: Task) -> Trainer:
+    def _validated(self, store: FeatureStore, task: Task, stage: Stage) -> Trainer:
         """Return who trains, with features of the rows that early stopping goes by."""
         trainer, rule = self.trains(task.trainer), statement(task.trainer).early_stopping
         given = getattr(rule, "validation_data", None)
         if given is None or self.head == "logistic":
             return trainer
-        held = _labelled(store, task, to_dataset(given))
+        held = _labelled(store, task, to_dataset(given), stage)
         changed: Trainer = altered(trainer, early_stopping=replace(rule, validation_data=held))
         return changed
 
@@ -245,9 +243,10 @@ def _store(proxy: AnyProxy) -> FeatureStore:
     return proxy.features
 
 
-def _labelled(store: FeatureStore, task: Task, data: Any) -> ArrayDataset:
-    """Return features and labels of a dataset."""
-    rows = store.rows(replace(task, data=data))
+def _labelled(store: FeatureStore, task: Task, data: Any, stage: Stage) -> ArrayDataset:
+    """Return features and labels of a dataset; to look for the features has a stage of its own."""
+    with stage.aside():
+        rows = store.rows(replace(task, data=data))
     return with_labels(ArrayDataset(rows.take(torch.arange(len(rows)))[0]), data)
 
 
