@@ -580,6 +580,18 @@ class Averaged(nn.Module):
         return self.head(x.reshape(-1, 2, 3)).mean(1)
 
 
+class AtPositions(nn.Module):
+    """A head at every position, of which one is taken: the last, or that with the largest answer."""
+
+    def __init__(self, largest: bool, outputs: int) -> None:
+        super().__init__()
+        self.mix, self.head, self.largest = nn.Linear(3, 5), nn.Linear(5, outputs), largest
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.head(self.mix(x.reshape(-1, 2, 3)).tanh())  # [b 2 c]
+        return made.amax(1) if self.largest else made[:, -1]
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -590,9 +602,15 @@ class Tied(nn.Module):
         return self.head(self.one(x).relu())
 
 
+def test_a_head_at_one_of_several_positions() -> None:
+    chosen = probed(model=seeded(lambda: AtPositions(False, 3))).fit(X[:20], Y[:20])
+    torch.testing.assert_close(chosen.signals(X).logits, collect(chosen.model, X).logits)
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [
+        (lambda: AtPositions(True, 1), "makes them, but not of what it would be given without itself"),
         (lambda: nn.Sequential(nn.Linear(6, 3), nn.ReLU()), r"no nn.Linear makes them, logits \[2, 3\] of Sequential"),
         (lambda: nn.Sequential(nn.Unflatten(1, (6, 1)), nn.Conv1d(6, 3, 1), nn.Flatten()), "no nn.Linear makes them"),
         (Averaged, "no nn.Linear makes them"),
@@ -602,7 +620,8 @@ class Tied(nn.Module):
     ],
 )
 def test_a_head_that_is_no_linear_layer_is_refused(make: Callable[[], nn.Module], match: str) -> None:
-    chosen = probed(model=seeded(make))
+    loss = nn.BCEWithLogitsLoss() if "not of what" in match else "cross_entropy"
+    chosen = probed(model=seeded(make), trainer=trainer(loss=loss))
     with pytest.raises(UnsupportedModelError, match=match):
         chosen.fit(X[:20], Y[:20])
     assert (chosen.round, len(chosen.costs)) == (0, 0)

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..costs import Call, PassCounter
-from ..data import subset
 from ..errors import UnsupportedModelError
 from ..network import logits_of, stand_in
-from ..training import LOGITS
+from ..training import LOGITS, Reader
 from .protocol import Task
+
+_ROUNDING = 0.02
 
 
 class ProbeHead(nn.Linear):
@@ -58,18 +59,47 @@ class Head:
 
 
 def head_of(task: Task) -> Head:
-    """Return the head of the dense network, by what two rows of the data go through.
+    """Return the head of the dense network, by what two rows of the data go through, once more with other weights.
 
     Raises:
         UnsupportedModelError: its logits are not what one `nn.Linear` makes, or that is not free to be trained.
     """
-    network, counter, watch = stand_in(task.dense), PassCounter(), _Watch()
-    watch.on(network)
+    network, counter = stand_in(task.dense), PassCounter()
     network.register_forward_pre_hook(counter.hook(), with_kwargs=True)
-    task.trainer.infer(network, subset(task.data, range(min(2, len(task.data)))), LOGITS)
+    features, watch = _asked(task, network)
     name = watch.found(task.dense)
     _check(task.dense, name)
+    other = stand_in(task.dense)
+    layer = _with_other_weights(other.get_submodule(name))
+    again, watch = _asked(task, other)
+    assert watch.logits is not None
+    made = F.linear(again.to(layer.weight), layer.weight, layer.bias).reshape(watch.logits.shape)
+    if not _near(again, features) or not _near(made, watch.logits.to(made)):
+        raise UnsupportedModelError(_words(f"{name!r} makes them, but not of what it would be given without itself"))
     return Head(name, next(iter(counter.calls.values())))
+
+
+def _asked(task: Task, network: nn.Module) -> tuple[Tensor, _Watch]:
+    """Return features [b d] of two rows that go through a network, and what was noted then."""
+    watch, rows = _Watch(), torch.arange(min(2, len(task.data)))
+    watch.on(network)
+    features = Reader(task.trainer, network, task.data).ask(rows, LOGITS | {"features"}).features
+    assert features is not None
+    return features, watch
+
+
+def _with_other_weights(layer: nn.Module) -> Any:
+    """Return a layer of a stand-in with new weights, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    for name, old in list(layer.named_parameters()):
+        new = torch.randn(old.shape, generator=generator).to(old)
+        setattr(layer, name, nn.Parameter(new, requires_grad=False))
+    return layer
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    """Tell whether numbers are the same but for rounding, of half precision at worst."""
+    return one.shape == other.shape and bool((one - other).abs().max() <= _ROUNDING * other.abs().max())
 
 
 class _Watch:
@@ -97,14 +127,11 @@ class _Watch:
         if len(ends) != 1:
             what = f"{len(ends)} layers make them alike" if ends else "no nn.Linear makes them"
             raise UnsupportedModelError(_words(f"{what}, logits {list(logits.shape)} of {type(network).__name__}"))
-        given, times = calls[ends[0]][0][0], len(calls[ends[0]])
+        times = len(calls[ends[0]])
         layer = network.get_submodule(ends[0])
-        same = times == 1 and given.ndim == 2 and type(layer).forward is nn.Linear.forward
-        if not same:
+        if times != 1 or type(layer).forward is not nn.Linear.forward:
             kind = type(layer).__name__
-            raise UnsupportedModelError(
-                _words(f"{ends[0]!r} is a {kind}, called {times} times with {list(given.shape)}")
-            )
+            raise UnsupportedModelError(_words(f"{ends[0]!r} is a {kind}, called {times} times"))
         return ends[0]
 
     def _noting(self, name: str) -> Any:
@@ -119,8 +146,12 @@ class _Watch:
 
 
 def _made(logits: Tensor, made: Tensor) -> bool:
-    """Tell whether what a layer made are the logits [b c], or [b] of one output."""
-    return made.ndim == 2 and made.numel() == logits.numel() and torch.equal(made.reshape(logits.shape), logits)
+    """Tell whether what a layer made, at one position or at one of several, are the logits [b c], or [b] of one."""
+    rows = logits.reshape(len(logits), -1)
+    if made.ndim < 2 or logits.ndim > 2 or made.shape[-1] != rows.shape[1] or made.numel() % rows.numel():
+        return False
+    positions = made.reshape(len(rows), -1, rows.shape[1])
+    return bool((positions == rows[:, None]).all(2).any(1).all())
 
 
 def _check(network: nn.Module, name: str) -> None:
