@@ -26,6 +26,7 @@ STAGE_COLOURS = {
     "train_proxy": DARK,
     "retrain_proxy": "#3f8fb3",
     "recalibrate": "#9c89b8",
+    "features": "#7a6f9b",
     "score": LIGHT,
     "rank": "#888888",
     "coreset": "#888888",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from prunefuse_al.errors import CheckpointError
 from prunefuse_al.fusing import Copy, Delta, Preserve
-from prunefuse_al.proxies import Dense
+from prunefuse_al.proxies import Dense, Probe
 from prunefuse_al.pruning import GlobalScope, Hessian, Imitation, LayerWidth, PruningReport, Taylor
 from prunefuse_al.scorers import SCORERS, ClassBalanced, ClassStandardised, CostAware, Margin, Mixture, TwoStage
 from prunefuse_al.selector import FallingRatio
@@ -52,6 +53,8 @@ INSTANCES: list[Any] = [
     GlobalScope(),
     Dense(),
     Imitation(2),
+    Probe(),
+    Probe("float16", head="logistic", dropout=0.25, refresh=0.9),
     Preserve(),
     Copy(0.5),
     Delta(0.5),
@@ -146,6 +149,13 @@ class Own(Margin.__mro__[0]):  # type: ignore[misc]
 def test_what_cannot_be_plain_is_refused(value: Any) -> None:
     with pytest.raises(CheckpointError, match="cannot be written as JSON"):
         encode(value)
+
+
+def test_a_file_of_features_is_not_taken_from_a_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"features='.*f.npy' is not taken from a file; pass proxy= to load"):
+        encode(Probe(tmp_path / "f.npy"))
+    with pytest.raises(CheckpointError, match="is not taken from a file"):
+        decode({"as": "Probe", "items": {"features": str(tmp_path / "f.npy")}})
 
 
 def test_options_of_a_compiler_are_not_taken_from_a_file() -> None:

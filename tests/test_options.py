@@ -29,6 +29,7 @@ from prunefuse_al import (
 )
 from prunefuse_al.advisor import LoopPlan
 from prunefuse_al.errors import InputError
+from prunefuse_al.proxies import Probe
 from prunefuse_al.pruning import GlobalScope
 from prunefuse_al.scorers import CCS, D2, BatchBALD, Mixture, ProbCover, TwoStage, TypiClust
 from prunefuse_al.selector.options import CHECKS, Options
@@ -63,6 +64,7 @@ NUMPY: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "EarlyStopping": (EarlyStopping, {"patience": I(2), "validation_fraction": F(0.5), "min_delta": F(0.25)}),
     "ProgressivePruning": (ProgressivePruning, {"epochs": I(4), "steps": np.uint8(2)}),
     "GlobalScope": (GlobalScope, {"floor": F(0.25)}),
+    "Probe": (Probe, {"dropout": F(0.25), "refresh": F(0.5)}),
     "LoopPlan": (
         LoopPlan,
         {"pool": I(1000), "rounds": I(2), "initial": I(20), "k": np.array([30, 30]), "epochs": I(3)},

@@ -185,6 +185,15 @@ class PassCounter:
             own.clear()
         return counted
 
+    def as_calls_of(self, call: Call) -> PassCounter:
+        """Return a counter of as many rows, there and back, as if they had passed in calls like this one."""
+        size, other = batch_rows(*call), PassCounter()
+        key = _row_key(*call, size)
+        other.calls[key], other.sizes[key] = tree_map(lambda leaf: _two_rows(leaf, size), call), size
+        for (_, training), n in self.rows.items():
+            other.rows[key, training] = other.rows.get((key, training), 0) + n
+        return other
+
     @property
     def samples(self) -> int:
         """Rows that passed, training and inference together."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .counting import Cache, PassCounter
+from .counting import Cache, Call, PassCounter
 
 
 class Stage:
@@ -23,6 +23,7 @@ class Stage:
         self.samples = self.forward_macs = self.backward_macs = self.dense_macs = 0
         self.excluded, self.uncounted = 0.0, ""
         self._dense, self._cache = dense, cache
+        self._dense_call: Call | None = None
         self._hooks: list[Any] = []
 
     def watch(self, *modules: nn.Module) -> None:
@@ -39,6 +40,10 @@ class Stage:
             copy._forward_pre_hooks.pop(handle.id, None)
             copy._forward_pre_hooks_with_kwargs.pop(handle.id, None)
 
+    def compare(self, call: Call) -> None:
+        """Compare with the dense network called as in `call`, where the one that is watched reads something else."""
+        self._dense_call = call
+
     def describe(self, module: nn.Module) -> None:
         """State whose parameters the row reports, without counting rows."""
         self.network = module
@@ -51,7 +56,8 @@ class Stage:
             self.uncounted = self.uncounted or own.uncounted
             if position == 0:  # helpers, such as a teacher, have no counterpart in the dense loop
                 self.samples += counter.samples
-                dense = counter.total_macs(self._dense or module, self._cache)
+                same = counter if self._dense_call is None else counter.as_calls_of(self._dense_call)
+                dense = same.total_macs(self._dense or module, self._cache)
                 self.dense_macs += dense.forward + dense.backward
                 self.uncounted = self.uncounted or dense.uncounted
         for _, counter in self.watched:  # the copies that were run to count went through the hooks as well

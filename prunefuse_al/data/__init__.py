@@ -27,6 +27,7 @@ from .files import sync_folder as sync_folder
 from .items import Collate as Collate
 from .loading import Batch as Batch
 from .loading import BatchLoader as BatchLoader
+from .loading import batches as batches
 from .loading import check_finite as check_finite
 from .loading import check_reading as check_reading
 from .randomness import fresh_seed as fresh_seed
@@ -34,6 +35,7 @@ from .randomness import isolated_rng as isolated_rng
 from .stores import ArrayDataset as ArrayDataset
 from .stores import Rows as Rows
 from .stores import read_items as read_items
+from .stores import rooted as rooted
 from .stores import split_row as split_row
 from .stores import split_rows as split_rows
 from .turns import alone as alone

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from ..errors import InputError, PruneFuseError
 from .arrays import as_labels, describe_rows, leaves, map_leaves, take
@@ -155,6 +155,17 @@ def store_of(dataset: Any) -> Rows | None:
     while isinstance(dataset, RowSubset | PairedDataset):
         dataset = dataset.dataset
     return dataset if isinstance(dataset, Rows) else None
+
+
+def rooted(dataset: Any) -> tuple[Any, Tensor | None]:
+    """Return the dataset under subsets and labels given beside it, and which of its rows, int64 [n]; None: all."""
+    rows: Tensor | None = None
+    while isinstance(dataset, RowSubset | PairedDataset | Subset):
+        if not isinstance(dataset, PairedDataset):
+            own = dataset.rows if isinstance(dataset, RowSubset) else torch.as_tensor(dataset.indices).long()
+            rows = own if rows is None else own[rows]
+        dataset = dataset.dataset
+    return dataset, rows
 
 
 def row_given(dataset: Any, row: int) -> int:

@@ -17,7 +17,7 @@ from ..data import alone, as_dataset, as_weights
 from ..errors import InputError, NotFittedError
 from ..fusing import Fusion
 from ..network import copied
-from ..proxies import PruningRatio
+from ..proxies import ProxyKind, PruningRatio
 from ..pruning import GlobalScope
 from ..selector import (
     Float64s,
@@ -62,6 +62,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         sync_importance: see `PrunedProxySelector`.
         recalibrate: see `PrunedProxySelector`.
         recalibration_data: see `PrunedProxySelector`; data itself, not row numbers of `dataset`. Shared by clones.
+        proxy: see `PrunedProxySelector`: a kind of proxy, such as ``Probe()``, or another network of as many outputs.
         progressive: see `PrunedProxySelector`.
         warm_start: whether `fit` trains on from the last weights, and how, see `PrunedProxySelector`; `partial_fit`
             always goes on from them as they are.
@@ -125,6 +126,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         unlabelled: Any = Options.unlabelled,
         repair: bool | Mapping[str, Any] = Options.repair,
         random_state: RngLike = Options.random_state,
+        proxy: ProxyKind | nn.Module | None = Options.proxy,
     ) -> None:
         self.module = module
         self.pruning_ratio = pruning_ratio
@@ -153,6 +155,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         self.unlabelled = unlabelled
         self.repair = repair
         self.random_state = random_state
+        self.proxy = proxy
 
     # Training
 

@@ -17,8 +17,8 @@ from .conversion import count_outputs, row_shape
 from .tabular import mlp, table_trainer
 from .targets import ONE_OUTPUT, known_classes
 
-LEFT_OUT = ("example_inputs", "proxy", "fold_batchnorm")
-"""Options of a selector that the estimator does not have: it knows the rows, prunes, and folds where that is exact."""
+LEFT_OUT = ("example_inputs", "fold_batchnorm")
+"""Options of a selector that the estimator does not have: it knows the rows, and folds where that is exact."""
 _MADE_HERE = ("trainer", "random_state", "warm_start")
 """Options that `start` works out, or `fit` gives."""
 SELECTOR_OPTIONS = tuple(name for name in NAMES if name not in LEFT_OUT + _MADE_HERE)

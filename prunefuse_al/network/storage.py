@@ -107,6 +107,6 @@ def _halved(values: Tensor) -> Tensor:
     if len(lost) > len(nonfinite_rows(values)):
         raise NonFiniteError(
             f"features up to {float(values[lost].abs().max()):.3g} do not fit half precision, which ends at 65,504; "
-            "use features_dtype='float32'"
+            "use features_dtype='float32', or Probe(features='memory')"
         )
     return half

@@ -1,8 +1,10 @@
-"""What can stand in for the dense network while labels are chosen: `Pruned`, `Another`, `Dense`, one file each."""
+"""What can stand in for the dense network: `Pruned`, `Probe`, `Another`, `Dense`, one file each."""
 
 from .another import Another as Another
 from .dense import Dense as Dense
+from .probe import Probe as Probe
 from .protocol import AnyProxy as AnyProxy
+from .protocol import Kind as Kind
 from .protocol import Prepared as Prepared
 from .protocol import ProxyKind as ProxyKind
 from .protocol import Task as Task
@@ -14,10 +16,23 @@ from .ratios import FallingRatio as FallingRatio
 # isort: split
 from .another import NO_PLACE as NO_PLACE
 from .another import OtherNetwork as OtherNetwork
-from .another import from_a_copy as from_a_copy
 from .cutting import Pruning as Pruning
+from .feature_store import IN_MEMORY as IN_MEMORY
+from .protocol import completed as completed
 from .ratios import PruningRatio as PruningRatio
 from .reestimating import batchnorms as batchnorms
 from .reestimating import recalibrate as recalibrate
 
-__all__ = ["Another", "AnyProxy", "Dense", "FallingRatio", "Prepared", "ProxyKind", "Pruned", "Task", "Training"]
+__all__ = [
+    "Another",
+    "AnyProxy",
+    "Dense",
+    "FallingRatio",
+    "Kind",
+    "Prepared",
+    "Probe",
+    "ProxyKind",
+    "Pruned",
+    "Task",
+    "Training",
+]

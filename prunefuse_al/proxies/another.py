@@ -11,7 +11,7 @@ from ..costs import Stage
 from ..errors import FusionError
 from ..fusing import Fusion
 from ..network import check_model, copied
-from .protocol import AnyProxy, Prepared, Task, Training
+from .protocol import AnyProxy, Kind, Prepared, Task, Training, from_a_copy
 
 NO_PLACE = (
     "proxy= was given, another network, which has no place in the dense one; `model` is that network, trained, "
@@ -31,7 +31,7 @@ class OtherNetwork:
 
 
 @dataclass(frozen=True, eq=False)
-class Another:
+class Another(Kind):
     """Selects with another network. Nothing can be fused then: the target is trained from the dense network's weights.
 
     Attributes:
@@ -69,9 +69,3 @@ class Another:
     def put_back(self, dense: nn.Module, proxy: AnyProxy, fusion: Fusion) -> nn.Module:
         """Raise `FusionError`: it has no place in the dense network."""
         raise FusionError(f"fuse: {NO_PLACE}")
-
-
-def from_a_copy(start: AnyProxy) -> Training:
-    """Return a training that begins with a copy of `start`."""
-    network = copied(start.module)
-    return Training(network, lambda: start.with_module(network), begun=start.module)

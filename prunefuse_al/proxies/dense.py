@@ -11,12 +11,11 @@ from ..costs import Stage, macs, parameter_count
 from ..fusing import ChannelMap, Fusion, TensorMap, fuse
 from ..network import copied, frozen_tensors, named_tensors
 from ..pruning import Proxy, PruningReport
-from .another import from_a_copy
-from .protocol import AnyProxy, Prepared, Task, Training
+from .protocol import AnyProxy, Kind, Prepared, Task, Training, from_a_copy
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Kind):
     """Selects with the dense network itself, of any kind: nothing is traced, thinned or saved; the baseline."""
 
     fuses: ClassVar[bool] = True

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..costs import CostLedger, Stage
 from ..fusing import Fusion
+from ..network import copied, stand_in
 from ..training import Reader
 from ..types import Trainer
 
@@ -65,12 +66,16 @@ class Training:
         proxy: what the trained network is, called when the training has ended.
         begun: the same network, which is not changed, to train it again and watch; None where that gives another one.
         watching: further arguments of the trainer's `fit`.
+        trainer: who trains it; None: the trainer of the task.
+        data: dataset that it is trained on; None: the data of the task.
     """
 
     network: nn.Module
     proxy: Callable[[], AnyProxy]
     begun: nn.Module | None = None
     watching: Mapping[str, Any] = field(default_factory=dict)
+    trainer: Trainer | None = None
+    data: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +94,8 @@ class Prepared:
 class ProxyKind(Protocol):
     """A kind of what can stand in for the dense network: whatever differs between kinds is said here.
 
-    A kind of your own is an object with these methods, passed as ``PrunedProxySelector(proxy=...)``.
+    A kind of your own is an object with these methods, passed as ``PrunedProxySelector(proxy=...)``; what else may be
+    said of one stands in `Kind`, with what is so where it says nothing.
     """
 
     @property
@@ -120,3 +126,69 @@ class ProxyKind(Protocol):
             FusionError: it has no place there.
         """
         ...
+
+
+class Kind(ProxyKind):
+    """A base for kinds of proxies, with what is so of one that does not say otherwise.
+
+    Attributes:
+        syncs: V2 (`sync_every`) may train the target between rounds, and cut the next proxy from it.
+        exact: `put_back` gives the proxy's function, whatever way back is asked for.
+    """
+
+    syncs: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
+
+    def check(self, trainer: Trainer, sync_every: int | None) -> None:
+        """Raise `InputError` where these options of a selector contradict what the kind was told."""
+
+    def trains(self, trainer: Trainer) -> Trainer:
+        """Return who trains proxies of this kind, where `trainer` is the selector's."""
+        return trainer
+
+    def reader(self, task: Task, proxy: AnyProxy, rows: Tensor | None = None, *, pool: bool = False) -> Reader:
+        """Return what asks a proxy about the data of the task; it may compute what is needed for that, in stages.
+
+        Args:
+            task: with the data.
+            proxy: what is asked.
+            rows: of the data, int64 [m], that will be asked about; None: all.
+            pool: the data is a pool, which will be asked about again.
+        """
+        return Reader(task.trainer, stand_in(proxy.module), task.data)
+
+    def go_on(self, task: Task, proxy: AnyProxy, stage: Stage) -> Training:
+        """Return a training that goes on from a trained proxy (`warm_start`), inside the ledger's stage for it."""
+        return from_a_copy(proxy)
+
+    def serves(self, task: Task, proxy: AnyProxy) -> bool:
+        """Tell whether V2 can leave out a target that is due, because the next proxies are as good without it."""
+        return False
+
+    def restored(self, proxy: AnyProxy) -> AnyProxy:
+        """Return a proxy of this kind, where a file holds the network and where it came from."""
+        return proxy
+
+
+def completed(kind: ProxyKind) -> Kind:
+    """Return a kind as it is where it is a `Kind`; else one that has what that one says, and the rest of `Kind`."""
+    return kind if isinstance(kind, Kind) else _Completed(kind)  # type: ignore[abstract]
+
+
+class _Completed(Kind):
+    """A kind of the user's own that may say nothing but what a `ProxyKind` must."""
+
+    def __init__(self, own: Any) -> None:
+        said = [name for name in dir(Kind) if not name.startswith("_") and name != "fuses" and hasattr(own, name)]
+        self._own = own
+        vars(self).update({name: getattr(own, name) for name in said})
+
+    @property
+    def fuses(self) -> bool:
+        return bool(self._own.fuses)
+
+
+def from_a_copy(start: AnyProxy) -> Training:
+    """Return a training that begins with a copy of `start`."""
+    network = copied(start.module)
+    return Training(network, lambda: start.with_module(network), begun=start.module)

@@ -13,17 +13,16 @@ from ..fusing import Fusion, fuse
 from ..network import copied, looks_trained, statistics_moved
 from ..pruning import Proxy, prune, rebuild, repair
 from ..types import statement
-from .another import from_a_copy
 from .cutting import Pruning
 from .labelled_importance import measured_on
-from .protocol import AnyProxy, Prepared, Task, Training
+from .protocol import AnyProxy, Kind, Prepared, Task, Training, from_a_copy
 from .ratios import ratio_of
 from .reestimating import recalibrate
 from .thinning import Thinning
 
 
 @dataclass(frozen=True, eq=False)
-class Pruned(Pruning):
+class Pruned(Pruning, Kind):
     """Selects with the dense network thinned, at once or while it is trained (`progressive`); see `Pruning`.
 
     Example:
@@ -34,6 +33,7 @@ class Pruned(Pruning):
     """
 
     fuses: ClassVar[bool] = True
+    syncs: ClassVar[bool] = True
 
     def cut(self, task: Task, before: AnyProxy | None = None) -> Proxy:
         """Return the thin network; or where it is thinned while it is trained, the whole one and what it leads to."""

@@ -47,7 +47,7 @@ def choose(
     if needs & {"labels", "dynamics"}:
         labels = _class_numbers(data, of_trainer(options.trainer))
         _check_all_are_trained_on(options, scorer)
-    recorder = recorder_for(options.trainer, scorer, state)
+    recorder = recorder_for(options.kind.trains(options.trainer), scorer, state)
     trained, history = train_proxy(options, ledger, state, data, warm=False, recorder=recorder)
     trained, scorer = traced(options, ledger, trained, scorer)
     known = None

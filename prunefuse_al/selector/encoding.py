@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import CheckpointError, PruneFuseError
 from ..fusing import Copy, Delta, Preserve
-from ..proxies import Dense, FallingRatio
+from ..proxies import IN_MEMORY, Dense, FallingRatio, Probe
 from ..pruning import GlobalScope, Hessian, Imitation, LayerWidth, PruningReport, Taylor
 from ..scorers import SCORERS
 from ..training import (
@@ -39,6 +39,7 @@ KINDS: dict[str, type] = {
         ShrinkPerturb,
         FallingRatio,
         Dense,
+        Probe,
         Preserve,
         Copy,
         Delta,
@@ -137,6 +138,8 @@ def _refuse(kind: type, fields: Mapping[str, Any]) -> None:
     """
     if kind is TorchTrainer and isinstance(fields.get("compile"), dict):
         raise CheckpointError(f"compile={fields['compile']!r} is not taken from a file; pass the trainer to load()")
+    if kind is Probe and fields.get("features", "memory") not in IN_MEMORY:
+        raise CheckpointError(f"features={fields['features']!r} is not taken from a file; pass proxy= to load()")
     steps = fields.get("steps")
     if kind is ProgressivePruning and isinstance(steps, int | float) and steps > _MOST_STEPS:
         raise CheckpointError(f"steps={steps!r} is not taken from a file; pass progressive= to load()")

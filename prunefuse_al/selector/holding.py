@@ -91,11 +91,15 @@ class Holder:
         """
         with alone():
             state, data, needs = self._fitted("predict"), as_dataset(X), check_needs(needs)
-            asked, role = (self.model, "proxy") if model is None else (check_model(model, "model"), "target")
-            network, trainer = stand_in(asked), with_passes(self.options.trainer, mc_samples)
+            trainer = with_passes(self.options.trainer, mc_samples)
+            if model is not None:
+                reader, role = Reader(trainer, stand_in(check_model(model, "model")), data), "target"
+            else:
+                task = self.options.task(self._ledger, state.dense, data, state.round, trainer=trainer)
+                reader, role = self.options.kind.reader(task, state.proxy), "proxy"
             with self._ledger.stage("predict", round=state.round, network=role, dense=state.dense) as stage:
-                stage.watch(network)
-                return Reader(trainer, network, data).signals(None, needs)
+                reader.watched(stage)
+                return reader.signals(None, needs)
 
     def fuse(self, data: Any = None) -> nn.Module:
         """Return a new target: the trained proxy put back into the dense network, not fine-tuned.
@@ -158,7 +162,9 @@ class Holder:
         """Leave the user's data out of pickles: it may be larger than memory."""
         with alone():
             state = self._state
-            return {**self.__dict__, "_state": replace(state, labelled=None) if isinstance(state, Trained) else state}
+            if isinstance(state, Trained):  # what a training began with is of use with its data alone
+                state = replace(state, labelled=None, begun=None)
+            return {**self.__dict__, "_state": state}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Share the user's data with copies."""

@@ -12,10 +12,11 @@ import numpy as np
 from torch import nn
 
 from .. import checks
+from ..costs import CostLedger
 from ..errors import InputError
 from ..fusing import Fusion, fusion_of
 from ..network import Outputs, check_storage, looks_trained, of_trainer
-from ..proxies import Another, ProxyKind, Pruned, Pruning
+from ..proxies import Another, Kind, ProxyKind, Pruned, Pruning, Task, completed
 from ..scorers import get_scorer
 from ..training import Distillation, ShrinkPerturb, TorchTrainer
 from ..types import RngLike, Scorer, Trainer, alterable, as_rng, epochs_of
@@ -97,12 +98,18 @@ class Options(Pruning, Query, Target):
         check_storage(self.features_dtype, self.features_path)
 
     @property
-    def kind(self) -> ProxyKind:
+    def kind(self) -> Kind:
         """The kind of proxy."""
         if self.proxy is None:
             return Pruned(**{field.name: getattr(self, field.name) for field in fields(Pruning)})
         assert not isinstance(self.proxy, nn.Module)
-        return self.proxy
+        return completed(self.proxy)
+
+    def task(
+        self, ledger: CostLedger, dense: nn.Module, data: Any, round: int, *, n: int = 0, trainer: Trainer | None = None
+    ) -> Task:
+        """Return what a kind of proxy is lent in a round; a `trainer` that differs in what is asked of it, perhaps."""
+        return Task(dense, trainer or self.trainer, data, n, round, ledger, self.seed)
 
     def fusion(self, dense: nn.Module) -> Fusion:
         """Return the way back into the dense network."""
@@ -125,13 +132,7 @@ class Options(Pruning, Query, Target):
             raise InputError(
                 f"sync_importance={self.sync_importance!r} says how V2 prunes again; give sync_every= as well"
             )
-        if self.proxy is not None and (self.sync_every is not None or self.progressive is not None):
-            name = "sync_every=" if self.progressive is None else "progressive="
-            raise InputError(
-                f"{name} prunes the dense network, and proxy= is another network: give one of the two"
-                if isinstance(self.proxy, Another)
-                else f"{name} prunes the dense network, and proxy={self.proxy!r} never does: give one of the two"
-            )
+        self._check_kind()
         teaches = self.target_trainer or self.trainer
         _check_outputs(of_trainer(self.trainer), of_trainer(self.target_trainer))
         if self.progressive is not None:
@@ -140,6 +141,22 @@ class Options(Pruning, Query, Target):
             raise InputError(
                 f"distillation= was given, but {type(teaches).__name__} has no `distillation` to set; "
                 "pass a TorchTrainer, or a target_trainer that distils by itself"
+            )
+
+    def _check_kind(self) -> None:
+        """Raise `InputError` for options of pruning beside a kind of proxy that is never pruned."""
+        kind = self.kind
+        kind.check(self.trainer, self.sync_every)
+        if self.proxy is None:
+            return
+        given = {"progressive": self.progressive, "sync_importance": self.sync_importance}
+        given |= {} if kind.syncs else {"sync_every": self.sync_every}
+        name = next((name for name, value in given.items() if value is not None), None)
+        if name is not None:
+            raise InputError(
+                f"{name}= prunes the dense network, and proxy= is another network: give one of the two"
+                if isinstance(self.proxy, Another)
+                else f"{name}= prunes the dense network, and proxy={self.proxy!r} never does: give one of the two"
             )
 
     def _check_progressive(self, last: int) -> None:

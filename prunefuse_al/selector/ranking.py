@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..costs import CostLedger
 from ..data import labels_of
-from ..network import fold_batchnorm, stand_in
+from ..network import fold_batchnorm
 from ..proxies import batchnorms
 from ..scorers import ClassBalanced, ClassStandardised, Composed, checked_picks, dynamics_of, picks_of, select_top
 from ..training import LOGITS, Known, Reader, refuse_unread
@@ -75,9 +75,11 @@ class Ranking:
         point = scorer.scorer if isinstance(scorer, _BY_CLASS) else scorer
         if not needs:
             return Signals(rows), None
-        known = None if self.known is None else replace(self.known, names=dynamics_of(scorer))
-        with self._reader(needs) as reader:
-            beside = self._beside(reader, needs)
+        # Before the stage: what a kind of proxy computes to be asked has a stage of its own.
+        reader, about = self._asking(self.data, rows), self._about_labelled(needs)
+        known = None if self.known is None else replace(self.known.asking(reader.network), names=dynamics_of(scorer))
+        with self._scoring(reader, needs, known) as reader:
+            beside = self._beside(reader, rows, about, needs)
             if known is not None:
                 known = known.prepared(reader, rows)
             if isinstance(point, PointScorer):  # a score per row, and perhaps a label, is all that stays in memory
@@ -88,19 +90,27 @@ class Ranking:
             refuse_unread(scorer, signals)
             return signals, None
 
+    def _asking(self, data: Any, rows: Tensor | None) -> Reader:
+        """Return what asks the proxy about rows of a pool or of what is labelled; None: all of them."""
+        task = self.options.task(self.ledger, self.state.dense, data, self.state.round)
+        return self.options.kind.reader(task, self.state.proxy, rows, pool=data is self.data)
+
     @contextlib.contextmanager
-    def _reader(self, needs: frozenset[str]) -> Iterator[Reader]:
+    def _scoring(self, reader: Reader, needs: frozenset[str], known: Known | None) -> Iterator[Reader]:
         """Measure scoring, and yield what asks the proxy: BatchNorm folded where only logits are read."""
         with self.ledger.stage("score", round=self.state.round, network="proxy", dense=self.state.dense) as stage:
-            network = stand_in(self.state.proxy.module)
-            reader = Reader(self.options.trainer, network, self.data)
-            if self.options.fold_batchnorm and needs == LOGITS and batchnorms(network):
-                network = fold_batchnorm(network, reader.example()) or network
-            replay = None if self.known is None else self.known.replay
-            stage.watch(network, *([] if replay is None else [replay.network]))
-            yield replace(reader, network=network)
+            if self.options.fold_batchnorm and needs == LOGITS and batchnorms(reader.network):
+                reader = replace(reader, network=fold_batchnorm(reader.network, reader.example()) or reader.network)
+            replay = None if known is None else known.replay
+            reader.watched(stage, *([] if replay is None or replay.network is None else [replay.network]))
+            yield reader
 
-    def _beside(self, reader: Reader, needs: frozenset[str]) -> dict[str, Any]:
+    def _about_labelled(self, needs: frozenset[str]) -> Any:
+        """Return what is read about the labelled samples; None where nothing is read, or nothing is labelled."""
+        wanted = self.labelled is not None and needs & LABELLED.keys()
+        return self._asking(self.labelled, None).data if wanted else None
+
+    def _beside(self, reader: Reader, rows: Tensor, about: Any, needs: frozenset[str]) -> dict[str, Any]:
         """Return those of the `needs` that are about the labelled samples; of no row where nothing is labelled."""
         found: dict[str, Any] = {}
         if "labelled_labels" in needs:
@@ -109,8 +119,8 @@ class Ranking:
         asked = {name: field for name, field in LABELLED.items() if name in needs}
         if not asked:
             return found
-        nothing = self.labelled is None  # one row is asked all the same: it tells how wide the signals are
-        about = reader if nothing else replace(reader, data=self.labelled)
-        rows = torch.arange(1) if nothing else None
-        signals = about.signals(rows, frozenset(asked.values()), features_dtype=self.options.features_dtype)
+        nothing = about is None  # one row is asked all the same: it tells how wide the signals are
+        reader = reader if nothing else replace(reader, data=about)
+        some = rows[:1] if nothing else None
+        signals = reader.signals(some, frozenset(asked.values()), features_dtype=self.options.features_dtype)
         return found | {name: getattr(signals, field)[: 0 if nothing else None] for name, field in asked.items()}

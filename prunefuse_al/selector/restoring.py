@@ -14,7 +14,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -23,17 +23,19 @@ from ..costs import MAX_ROWS, CostLedger, from_columns
 from ..errors import CheckpointError, InputError, PruneFuseError
 from ..fusing import ChannelMap, epsilons, set_epsilons
 from ..network import Form, check_model, check_state, copied, forms_of, load_state, named_tensors, under
-from ..proxies import Another, AnyProxy, Dense, OtherNetwork
+from ..proxies import Another, AnyProxy, Dense, Kind, OtherNetwork, Probe
 from ..pruning import LayerWidth, Proxy, PruningReport, rebuild
 from .architecture import difference
 from .checkpoint import SelectorFile, opened
-from .encoding import decode, encode
+from .encoding import decode
 from .options import Options
 from .saving import COSTS, ELSEWHERE, MAP, WRITES
 from .state import State, Trained, Uncut
 
 T = TypeVar("T")
 _DAMAGE = (PruneFuseError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError)
+WHOLE = (Dense, Probe)
+"""Kinds of proxies that a file names, whose proxies are as wide as the network."""
 _IN_FILES = {field.name for field in dataclasses.fields(Options)} - ELSEWHERE - {"proxy"}
 _SHAPE: dict[str, tuple[type, ...]] = {
     "options": (dict,),
@@ -85,10 +87,17 @@ class Saved:
                 raise
             raise CheckpointError(f"{self.where}: its options are not those of a selector: {error}") from error
 
+    def state_of(self, kind: Kind) -> State:
+        """Return the state with a proxy of its kind."""
+        if not isinstance(self.state, Trained):
+            return self.state
+        proxy = kind.restored(self.state.proxy)
+        return replace(self.state, start=proxy.with_module(self.state.start.module), proxy=proxy)
+
     def check_start(self, options: Options) -> None:
         """Raise `CheckpointError` where proxies start as wide as the network and nothing would thin them."""
         whole = isinstance(self.state, Trained) and self.state.start.module is self.state.dense
-        if whole and options.progressive is None and not isinstance(options.proxy, Dense):
+        if whole and options.progressive is None and not isinstance(options.proxy, WHOLE):
             raise CheckpointError(
                 f"{self.where}: its proxies are thinned while they are trained, which takes the progressive= that it "
                 "was saved with"
@@ -169,11 +178,17 @@ def _check_shape(file: SelectorFile) -> None:
     for name in ("entropy", "round"):
         if config[name] < 0:
             raise CheckpointError(f"{file.where}: {name} is {config[name]}, and none is below 0")
-    dense = {"proxy"} if config["options"].get("proxy") == encode(Dense()) else set()
-    unknown = sorted(config["options"].keys() - _IN_FILES - dense)
+    kind = {"proxy"} if _kind_in(config) in {each.__name__ for each in WHOLE} else set()
+    unknown = sorted(config["options"].keys() - _IN_FILES - kind)
     unknown += [name for name in config["missing"] if name not in _IN_FILES | {"proxy"}]
     if unknown:
         raise CheckpointError(f"{file.where}: it has the option {unknown[0]!r:.200}, which no selector has")
+
+
+def _kind_in(config: Mapping[str, Any]) -> Any:
+    """Return the name of the class of the kind of proxy that is in a file; None where none is."""
+    said = config["options"].get("proxy")
+    return said.get("as") if isinstance(said, dict) else None
 
 
 def _check_given(where: str, config: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -182,7 +197,10 @@ def _check_given(where: str, config: Mapping[str, Any], given: Mapping[str, Any]
     if lacking:
         calls = ", ".join(f"{name}=..." for name in lacking)
         raise CheckpointError(f"{where}: JSON could not hold {' and '.join(lacking)}; pass {calls} to load()")
-    if config["cut"] and given.get("proxy") is not None and "proxy" not in config["missing"]:
+    proxy = given.get("proxy")
+    if proxy is None or "proxy" in config["missing"] or _kind_in(config) == type(proxy).__name__:
+        return
+    if config["cut"]:
         raise CheckpointError(f"{where}: its proxy was cut from the model; leave out proxy=, which is another network")
 
 
@@ -282,9 +300,9 @@ def _repaired(config: Mapping[str, Any], start: nn.Module) -> dict[str, Tensor] 
 
 def _another(proxy: Any) -> nn.Module | None:
     """Return the network that was given to stand in, if one was."""
-    if proxy is None or isinstance(proxy, Dense):
-        return None
-    return proxy.network if isinstance(proxy, Another) else check_model(proxy, "proxy")
+    if isinstance(proxy, Another):
+        return proxy.network
+    return None if proxy is None or hasattr(proxy, "put_back") else check_model(proxy, "proxy")
 
 
 def _put_epsilons(model: nn.Module, values: Mapping[str, Any]) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..costs import CostLedger
+from ..costs import CostLedger, Stage
 from ..errors import CostWarning, NoEffectWarning, warn
 from ..network import copied
-from ..proxies import AnyProxy, Task, Training, from_a_copy
+from ..proxies import AnyProxy, Task, Training
 from ..pruning import Proxy
 from ..training import Recorder, ShrinkPerturb, Snapshot, TorchTrainer, shrink_perturb
 from ..types import Trainer, altered, epochs_of
@@ -36,28 +36,29 @@ def train_proxy(
     """
     refuse_unsaid(options.trainer, data)
     last, number = _still_good(options, state, len(data)), state.round + 1
-    task = Task(last.dense, options.trainer, data, len(data), number, ledger, options.seed)
+    task = options.task(ledger, last.dense, data, number, n=len(data))
     start = last.start if isinstance(last, Trained) else _cut(options, task, last.before)
     # Without warm starts a round is a function of its data; with them, batches must not repeat themselves.
-    seed, trainer = options.seed("train_proxy", number if warm else 0), options.trainer
+    seed = options.seed("train_proxy", number if warm else 0)
     watched: dict[str, Any] = {} if recorder is None else {"recorder": recorder}
     with ledger.stage("train_proxy", round=number, network="proxy", dense=task.dense) as stage:
         if warm and isinstance(last, Trained):
-            training, trainer = _going_on(options, last, warm)
+            training = _going_on(options, task, last, warm, stage)
         else:
             training = options.kind.begin(task, start, stage)
         stage.watch(training.network)
-        history = trainer.fit(training.network, data, seed=seed, **training.watching, **watched)
+        trainer, read = training.trainer or options.trainer, data if training.data is None else training.data
+        history = trainer.fit(training.network, read, seed=seed, **training.watching, **watched)
         proxy = training.proxy()
     begun = None
     if training.begun is not None:
-        _warn_if_unchanged(trainer, training.begun, proxy.module)
-        begun = Begun(training.begun, seed, trainer)
+        _warn_if_unchanged(trainer, training.begun, training.network)
+        begun = Begun(training.begun, seed, trainer, training.data)
     if start.module is task.dense:  # thinned while it was trained: the next training leads to these channels
         start = proxy.with_module(task.dense)
-    snapshots = () if recorder is None else _fitting(recorder.snapshots, proxy.module)
+    snapshots = () if recorder is None else _fitting(recorder.snapshots, training.network)
     done = Trained(task.dense, start, proxy, number, begun, snapshots, labelled=data)
-    if options.sync_every and number % options.sync_every == 0:
+    if options.sync_every and number % options.sync_every == 0 and not options.kind.serves(task, proxy):
         done = replace(done, synced=make_target(options, ledger, done, data, sync=True))
     return done, history
 
@@ -72,7 +73,7 @@ def prepare(options: Options, ledger: CostLedger, state: Uncut, data: Any, n: in
         data: dataset, with labels or without; None where nothing is read from it.
         n: how many samples are labelled, on which the pruning ratio may depend.
     """
-    task = Task(state.dense, options.trainer, data, n, state.round + 1, ledger, options.seed)
+    task = options.task(ledger, state.dense, data, state.round + 1, n=n)
     prepared = options.kind.prepare(task)
     if state.before is None:
         _warn_of_costs(options, prepared.proxy)
@@ -95,18 +96,18 @@ def _cut(options: Options, task: Task, before: AnyProxy | None) -> AnyProxy:
     return start
 
 
-def _going_on(options: Options, last: Trained, warm: WarmStart) -> tuple[Training, Trainer]:
-    """Return a training that goes on from the last proxy, as it is or shrunk, and who trains."""
+def _going_on(options: Options, task: Task, last: Trained, warm: WarmStart, stage: Stage) -> Training:
+    """Return a training that goes on from the last proxy, as it is or shrunk."""
     if not isinstance(warm, ShrinkPerturb) or last.round == 0:  # then it is as it was cut: there is nothing to shrink
-        return from_a_copy(last.proxy), options.trainer
+        return options.kind.go_on(task, last.proxy, stage)
     network = copied(last.proxy.module)
     shrink_perturb(network, last.start.module, warm, options.seed("perturb", last.round + 1))
-    training = from_a_copy(last.proxy.with_module(network))
+    training = options.kind.go_on(task, last.proxy.with_module(network), stage)
     if warm.epochs is None:
-        return training, options.trainer
+        return training
     whole = epochs_of(options.trainer)
     assert whole is not None  # `check_warm` has looked
-    return training, altered(options.trainer, epochs=warm.epochs_of(whole))
+    return replace(training, trainer=altered(training.trainer or options.trainer, epochs=warm.epochs_of(whole)))
 
 
 def _warn_if_unchanged(trainer: Trainer, before: nn.Module, after: nn.Module) -> None:

@@ -63,8 +63,9 @@ class PrunedProxySelector(Holder):
         distillation: a `Distillation` that teaches the target by the proxy; None: what its trainer does.
         example_inputs: what `model` takes, two rows; None takes them from the first data seen.
         proxy: the kind of what is selected with, see `prunefuse_al.proxies`: None is ``Pruned``, as the options here
-            say; a ``Pruned(...)`` says them itself; ``Dense()`` is the dense network; another network, or
-            ``Another(network)``, selects in its place (Selection via Proxy, Coleman et al., 2020): nothing can be fused
+            say; a ``Pruned(...)`` says them itself; ``Dense()`` is the dense network, ``Probe()`` it with all but its
+            head frozen; another network, or ``Another(network)``, selects in its place (Selection via Proxy, Coleman
+            et al., 2020): nothing can be fused
             then, and the target is trained from the dense network's initial weights. Or a `ProxyKind` of your own.
         random_state: seed of everything; None draws one.
         warm_start: train on from the last proxy instead of starting again each round; a `ShrinkPerturb`: from its
@@ -205,7 +206,8 @@ class PrunedProxySelector(Holder):
         given = self.options.warm_start if warm_start is None else warm_start
         warm = check_warm(given, self.options.trainer)
         with self._ledger.transaction():
-            recorder = recorder_for(self.options.trainer, self.options.scorer, self._state)
+            learner = self.options.kind.trains(self.options.trainer)
+            recorder = recorder_for(learner, self.options.scorer, self._state)
             self._state, self.history = train_proxy(
                 self.options, self._ledger, self._state, data, warm=warm, recorder=recorder
             )
@@ -333,7 +335,7 @@ class PrunedProxySelector(Holder):
         accept = checks.flag("accept_changes", accept_changes)
         saved = load_selector(checks.path("path", path), model, options, accept_changes=accept)
         selector = saved.constructed(partial(cls, model), options)
-        selector._state, selector._ledger = saved.state, saved.ledger
+        selector._state, selector._ledger = saved.state_of(selector.options.kind), saved.ledger
         kept = {"random_state": saved.entropy, "pretrained": saved.options["pretrained"]}  # whatever `model` looks like
         selector.options = replace(selector.options, **{k: v for k, v in kept.items() if k not in options})
         saved.check_start(selector.options)

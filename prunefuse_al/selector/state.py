@@ -20,11 +20,13 @@ class Begun:
         network: the proxy, untrained in this round.
         seed: of the training.
         trainer: who trained.
+        data: dataset that it was trained on; None: what was labelled.
     """
 
     network: nn.Module
     seed: int
     trainer: Trainer
+    data: Any = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,7 +78,7 @@ def _weighed(options: Options, state: Trained, data: Any, stage: Stage) -> Fusio
     fusion = options.fusion(state.dense)
     held_out = getattr(statement(options.trainer).early_stopping, "validation_data", None)
     labelled = data if held_out is None else to_dataset(held_out)
-    if not isinstance(fusion, Delta) or fusion.weight is not None or labelled is None:
+    if options.kind.exact or not isinstance(fusion, Delta) or fusion.weight is not None or labelled is None:
         return fusion
     order = np.random.default_rng(options.seed("train_target")).permutation(len(labelled))[:ROWS]
     rows = subset(labelled, np.sort(order))
@@ -114,7 +114,7 @@ def _recalibrated(options: Options, target: nn.Module, data: Any) -> None:
 def fusing_recalibrates(options: Options, state: Trained) -> bool:
     """Tell whether the fused network's BatchNorm statistics have to be estimated again."""
     dense, proxy = state.dense, state.proxy
-    if not options.recalibrate or not set(batchnorms(dense)) - set(frozen_norms(dense)):
+    if options.kind.exact or not options.recalibrate or not set(batchnorms(dense)) - set(frozen_norms(dense)):
         return False
     if not options.fusion(dense).exact or not isinstance(proxy, Proxy):
         return True

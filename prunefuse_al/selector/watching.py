@@ -42,8 +42,9 @@ def traced(options: Options, ledger: CostLedger, state: Trained, scorer: Scorer)
     if "dynamics" not in scorer.needs or state.snapshots:
         return state, scorer
     reason = None
-    if not checks.takes(options.trainer.fit, "recorder"):
-        reason = f"{type(options.trainer).__name__}.fit takes no `recorder`"
+    trainer = options.kind.trains(options.trainer)
+    if not checks.takes(trainer.fit, "recorder"):
+        reason = f"{type(trainer).__name__}.fit takes no `recorder`"
     elif state.begun is None and state.labelled is not None:
         reason = "a training that thins the network is not run again to be watched: name the scorer before fit()"
     elif state.labelled is None or state.begun is None:
@@ -61,7 +62,7 @@ def known_of(state: Trained, scorer: Scorer) -> Known | None:
     """Return what is known of a pool through the training of the proxy, or None where `scorer` reads nothing of it."""
     if "dynamics" not in scorer.needs:
         return None
-    return Known(names=dynamics_of(scorer), replay=Replay(copied(state.proxy.module), state.snapshots))
+    return Known(names=dynamics_of(scorer), replay=Replay(None, state.snapshots))
 
 
 def _trained_again(ledger: CostLedger, state: Trained) -> Trained:
@@ -70,7 +71,8 @@ def _trained_again(ledger: CostLedger, state: Trained) -> Trained:
     network = copied(begun.network)
     with ledger.stage("retrain_proxy", round=state.round, network="proxy", dense=state.dense) as stage:
         stage.watch(network)
-        begun.trainer.fit(network, state.labelled, seed=begun.seed, recorder=recorder)  # type: ignore[call-arg]
+        data = state.labelled if begun.data is None else begun.data
+        begun.trainer.fit(network, data, seed=begun.seed, recorder=recorder)  # type: ignore[call-arg]
     return replace(state, snapshots=recorder.snapshots)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..network import predicted_classes
+from ..network import copied, predicted_classes
 from ..scorers import EARLY, answers, gradient_norms, gradient_products, gradient_sum
 from ..types import Signals
 from .recording import Snapshot, Tally
@@ -32,13 +32,13 @@ class Replay:
     """The training of a network, asked again of any data.
 
     Attributes:
-        network: a network of the same shape, into which the states are put in turn.
+        network: a network of the same shape, into which the states are put in turn; None: not known yet.
         snapshots: the states.
         gradients: mean last-layer gradient at each state over all rows asked about, float64 [c d+1]; for moso.
         n: how many rows those are.
     """
 
-    network: nn.Module
+    network: nn.Module | None
     snapshots: tuple[Snapshot, ...]
     gradients: tuple[Tensor, ...] = ()
     n: int = 0
@@ -73,10 +73,11 @@ class Replay:
     def _ask(self, reader: Reader, rows: Tensor, names: frozenset[str]) -> Iterator[tuple[Snapshot, Tensor, Tensor]]:
         """Yield each state that `names` look at, with logits and, where they read them, features of the rows in it."""
         needs = frozenset({"logits", "features"} if names & _LAST_LAYER else {"logits"})
+        assert self.network is not None
         asked = replace(reader, network=self.network)
         count = self._early() if names <= _OF_EARLY_STATES else len(self.snapshots)
         for snapshot in self.snapshots[:count]:
-            self.network.load_state_dict(snapshot.weights)
+            asked.network.load_state_dict(snapshot.weights)
             said = asked.ask(rows, needs)
             assert said.logits is not None
             logits = said.logits.cpu()
@@ -113,6 +114,10 @@ class Known:
     def labels_of(self, said: Signals) -> Tensor:
         """Return labels, int64 [b], of the rows of what was said: given ones, or the likeliest class of its logits."""
         return predicted_classes(said).cpu() if self.labels is None else self.labels[said.indices]
+
+    def asking(self, network: nn.Module) -> Known:
+        """Return the same, with the states of a training put into a copy of `network`, which was trained so."""
+        return self if self.replay is None else replace(self, replay=replace(self.replay, network=copied(network)))
 
     def prepared(self, reader: Reader, rows: Tensor) -> Known:
         """Return the same, with what has to be known of all `rows` before the first of them is asked about."""

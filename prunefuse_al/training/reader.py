@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..costs import Call, PassCounter
+from ..costs import Call, PassCounter, Stage
 from ..data import common_length, subset
 from ..errors import InputError, NonFiniteError
 from ..network import SOFTMAX, Outputs, RowStore, as_inputs, of_trainer, seen_by_scorers, stand_in
@@ -42,6 +42,10 @@ class Reader:
     trainer: Trainer
     network: nn.Module
     data: Any
+
+    def watched(self, stage: Stage, *others: nn.Module) -> None:
+        """Have a stage count what passes through the network, and through others that help it."""
+        stage.watch(self.network, *others)
 
     def ask(self, rows: Tensor, needs: frozenset[str]) -> Signals:
         """Return what the network says about `rows`, int64 [b], which are indices of the data, read at once.

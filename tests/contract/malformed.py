@@ -19,7 +19,7 @@ from fakes import blobs, mlp
 from torch import nn
 
 import prunefuse_al
-from prunefuse_al import advisor, checks, estimator, plots, pruning, scorers, selector, training
+from prunefuse_al import advisor, checks, estimator, plots, proxies, pruning, scorers, selector, training
 from prunefuse_al.network import signals
 from prunefuse_al.pruning import Proxy, prune
 from prunefuse_al.scorers import SCORERS, Margin, Random
@@ -352,6 +352,13 @@ TABLE = [
         for data in (pruning.Taylor, pruning.Hessian)
     ),
     line(Q, example_inputs="maybe example"),
+    line(
+        proxies.Probe,
+        features=(None, *BAD["feature file"]),
+        head="name",
+        dropout=(True, "0.5", [0.5], NAN, -0.1, 1.0),
+        refresh=(True, "0.5", [0.5], NAN, 0, 1.5),
+    ),
     line(Q.prepare, {"self": Q(NET, trainer=trainer)}),
     line(Q.fit, {"labelled": X, "y": Y}, y=(*BAD["targets"], Bad(Y + 9, "11")), warm_start="maybe warm"),
     line(Q.query),
