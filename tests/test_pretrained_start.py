@@ -63,6 +63,17 @@ def test_normalisations_tell_whether_a_network_was_trained(norm: Any) -> None:
     assert looks_trained(net)
 
 
+def test_a_network_that_was_only_called_is_not_trained() -> None:
+    net = network()
+    net.train()(X[:20])
+    assert not looks_trained(net)
+    for _ in range(20):
+        net(X[:20])
+    assert looks_trained(net)
+    net[1].num_batches_tracked.zero_()  # as other programs write it
+    assert looks_trained(net)
+
+
 def test_without_normalisations_the_user_says_so(trained: nn.Module) -> None:
     assert (selector(mlp(6, 16, 3)).options.pretrained, selector(trained).options.pretrained) == (False, "auto")
     told = selector(mlp(6, 16, 3), pretrained=True).prepare(X[POOL])
