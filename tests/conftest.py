@@ -15,7 +15,7 @@ from prunefuse_al.testing.contracts import unchanged_global_rng
 # Properties are searched, not timed: a loaded two-core machine must not turn a slow draw into a failure.
 settings.register_profile("repo", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("repo")
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("PRUNEFUSE_THREADS", "1")))
 if os.environ.get("PRUNEFUSE_ROUNDING") == "by_shape":
     round_by_shape()
 
