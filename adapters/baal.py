@@ -86,7 +86,13 @@ class ProxyWrapper(ModelWrapper):
         self._start = copy.deepcopy(model.state_dict())
 
     def train_on_dataset(self, dataset: Any) -> Any:
-        """Train the proxy; return the loss of every epoch, or what a `trainer` of your own returned."""
+        """Train the proxy; return the loss of every epoch, or what a `trainer` of your own returned.
+
+        The proxy of a pretrained network is repaired on all rows of an `ActiveLearningDataset`, labelled or not.
+        """
+        new = not self.selector.round and not len(self.selector.costs)
+        if new and self.selector.options.pretrained and hasattr(dataset, "get_raw"):
+            self.selector.prepare(_Raw(dataset))
         self.model = self.selector.fit(_as_it_is_now(dataset)).model
         self._reset_metrics("train")
         self.set_dataset_size(len(dataset))

@@ -85,7 +85,7 @@ class PruneFuseClassifier(SkactivemlClassifier):
             self.__dict__.pop("estimator_", None)
             return self
         weights = None if weights is None else weights[labelled]
-        self._estimator().fit(X[labelled], codes[labelled].astype(np.int64), weights)
+        self._estimator(X).fit(X[labelled], codes[labelled].astype(np.int64), weights)
         return self
 
     def fit_target(self) -> PruneFuseClassifier:
@@ -104,12 +104,17 @@ class PruneFuseClassifier(SkactivemlClassifier):
             return np.full((len(X), len(self.classes_)), 1 / len(self.classes_))
         return self.estimator_.predict_proba(X)
 
-    def _estimator(self) -> PruneFuseEstimator:
-        """Return `estimator_` with the present options; what was pruned for the same options is used again."""
+    def _estimator(self, X: Any) -> PruneFuseEstimator:
+        """Return `estimator_` with the present options; what was pruned for the same options is used again.
+
+        The proxy of a pretrained network is repaired on all rows of X, labelled or not.
+        """
         given = PruneFuseEstimator() if self.estimator is None else self.estimator
         options = {**given.get_params(deep=False), "classes": range(len(self.classes_))}
         if given.random_state is None:
             options["random_state"] = self.random_state
+        if given.unlabelled is None:
+            options["unlabelled"] = X if given.dataset is None else given.dataset
         if not hasattr(self, "estimator_"):
             self.estimator_ = PruneFuseEstimator()
         self.estimator_.set_params(**options)

@@ -24,7 +24,7 @@ from prunefuse_al.data import alone
 from prunefuse_al.errors import InputError, NotFittedError
 from prunefuse_al.estimator import unchanged_on_error
 from prunefuse_al.fusing import Fusion
-from prunefuse_al.network import WithoutHistory, copied
+from prunefuse_al.network import WithoutHistory, copied, looks_trained
 from prunefuse_al.proxies import PruningRatio
 from prunefuse_al.pruning import GlobalScope, Proxy
 from prunefuse_al.selector import Options, Trained, Uncut, call_rng, entropy_of, pick, refuse_alone
@@ -72,6 +72,7 @@ class PruneFuseNet(ProxyTraining):
     Attributes:
         module_: what answers: the trained proxy, after `fit_target` the target.
         costs_: `CostLedger`, one row per stage and round.
+        pretrained_: whether the module looked trained when it was made, see `PrunedProxySelector`.
         proxy_history_: after `fit_target`, the proxy's `history`.
         sync_history_: with `sync_every`, the `history` of the target that was trained last between rounds.
     """
@@ -157,6 +158,8 @@ class PruneFuseNet(ProxyTraining):
             dense = copied(self.module_) if self.module_ is self.module else self.module_
         self.module_ = to_device(dense, self.device)
         self.entropy_ = entropy_of(self.random_state)
+        if not self.of_target_:  # a target of ours is trained, but not elsewhere
+            self.pretrained_ = looks_trained(self.module_)
         self.state_ = Uncut(self.module_, last.round, last.proxy if isinstance(last, Trained) else last.before)
         labelled = getattr(self, "labelled_", None)
         if self.example_inputs is not None or labelled is not None:

@@ -27,10 +27,10 @@ from prunefuse_al.adapters.skorch_reading import NetReader, uncompiled  # noqa: 
 
 LEFT_OUT = (
     *("sync_importance", "progressive", "recalibration_data", "candidate_fraction", "features_dtype", "features_path"),
-    *("fold_batchnorm", "proxy"),
+    *("fold_batchnorm", "proxy", "unlabelled", "repair"),
 )
 """Options of a selector that the net does not have; they keep their defaults."""
-SKORCHS_OWN = ("trainer", "target_trainer", "warm_start", "distillation", "random_state")
+SKORCHS_OWN = ("trainer", "target_trainer", "warm_start", "distillation", "random_state", "pretrained")
 """Options that are the net's own matter: it trains, goes on, and mixes its teacher in by itself."""
 OPTIONS = tuple(name for name in NAMES if name not in LEFT_OUT + SKORCHS_OWN)
 
@@ -91,6 +91,7 @@ class ProxyTraining(NeuralNetClassifier):
     module_: Any
     history_: Any
     entropy_: int
+    pretrained_: bool
     distillation: Distillation | None
     _teacher: Teacher | None = None
     of_target_: bool = False  # whether the dense network is a target that V2 has trained
@@ -118,7 +119,8 @@ class ProxyTraining(NeuralNetClassifier):
         if not isinstance(self.distillation, Distillation | None):
             raise InputError(f"distillation={self.distillation!r}; pass Distillation(...) or None")
         reader: Any = NetReader(self, as_logits)  # a trainer that only reads
-        return Options(**{name: getattr(self, name) for name in OPTIONS}, trainer=reader, random_state=self.entropy_)
+        given = {name: getattr(self, name) for name in OPTIONS}
+        return Options(**given, trainer=reader, random_state=self.entropy_, pretrained=self.pretrained_)
 
     def _cut(self, dense: nn.Module, labelled: Any) -> Trained:
         """Return a state with an untrained proxy cut from the whole network; `labelled` is (X, y) or None."""

@@ -10,6 +10,7 @@ from .fusing import ChannelMap as ChannelMap
 from .fusing import fuse as fuse
 from .pruning import Proxy as Proxy
 from .pruning import prune as prune
+from .pruning import repair as repair
 from .scorers import SCORERS as SCORERS
 from .scorers import get_scorer as get_scorer
 from .selector import FallingRatio as FallingRatio

@@ -145,7 +145,7 @@ def test_pretrained_networks_with_batch_norm_come_back(tmp_path: Path) -> None:
 
     model = make(0)
     trainer().fit(model, (X, Y), seed=0)
-    chosen = PrunedProxySelector(model, trainer=trainer(), random_state=0).fit(X[:60], Y[:60])
+    chosen = PrunedProxySelector(model, trainer=trainer(), random_state=0, pretrained=False).fit(X[:60], Y[:60])
     assert "recalibrate" in chosen.costs.totals()
     chosen.save(tmp_path / "s")
     loaded = PrunedProxySelector.load(tmp_path / "s", make(1))

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from prunefuse_al.errors import CheckpointError
-from prunefuse_al.fusing import Copy, Preserve
+from prunefuse_al.fusing import Copy, Delta, Preserve
 from prunefuse_al.proxies import Dense, Probe
-from prunefuse_al.pruning import GlobalScope, Hessian, LayerWidth, PruningReport, Taylor
+from prunefuse_al.pruning import GlobalScope, Hessian, Imitation, LayerWidth, PruningReport, Taylor
 from prunefuse_al.scorers import SCORERS, ClassBalanced, ClassStandardised, CostAware, Margin, Mixture, TwoStage
 from prunefuse_al.selector import FallingRatio
 from prunefuse_al.selector.encoding import KINDS, decode, encode
@@ -37,6 +37,7 @@ NO_OPTIONS = {
     *("Selection", "Signals", "ChannelMap", "Proxy", "PruneFuseEstimator"),
     *("Recorder", "Snapshot", "TrainingHistory", "Scorer"),
     *("Another", "Pruned", "Task", "Training", "Prepared"),  # a network; said by the options themselves; of a round
+    *("Marks", "Mixes", "Normalises", "OperationCall", "Reduces", "RepairReport"),  # of the tracer, and what was done
     "CostAware",  # holds an array, and is asked for
 }
 """What is public, and not written: what is neither given to a selector nor reported by pruning, or holds arrays."""
@@ -51,10 +52,12 @@ INSTANCES: list[Any] = [
     FallingRatio(0.7, 0.4, labels=(10, 90)),
     GlobalScope(),
     Dense(),
+    Imitation(2),
     Probe(),
     Probe("float16", head="logistic", dropout=0.25, refresh=0.9),
     Preserve(),
     Copy(0.5),
+    Delta(0.5),
     Taylor([[1.0, 2.0], [3.0, 4.0]], [0, 1]),
     Hessian([[1.0, 2.0], [3.0, 4.0]], [0, 1]),
     *(schedule for schedule in SCHEDULES.values() if not isinstance(schedule, str)),

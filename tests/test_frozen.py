@@ -26,7 +26,7 @@ from prunefuse_al import (
     fuse,
     prune,
 )
-from prunefuse_al.errors import FallbackWarning
+from prunefuse_al.errors import CheckpointError, FallbackWarning
 from prunefuse_al.network.freezing import held_still
 from prunefuse_al.pruning import Proxy
 from prunefuse_al.training import recalibrate_batchnorm
@@ -388,7 +388,9 @@ def test_the_proxys_own_statistics_are_estimated_again_and_the_targets_are_not()
     for name in ("body", "batch norms in eval mode"):
         network = FROZEN[name]()
         before, kept = values(network), still(network)
-        chosen = PrunedProxySelector(network, 0.5, trainer=trainer(), cross="copy", random_state=0).fit(X, Y)
+        chosen = PrunedProxySelector(
+            network, 0.5, trainer=trainer(), cross="copy", random_state=0, pretrained=False
+        ).fit(X, Y)
         assert [row.stage for row in chosen.costs.rows()] == ["prune", "recalibrate", "train_proxy"]
         cut = chosen.proxy.channel_map.extract(before)
         assert not torch.equal(values(chosen.model)["body.1.running_mean"], cut["body.1.running_mean"])
@@ -398,7 +400,7 @@ def test_the_proxys_own_statistics_are_estimated_again_and_the_targets_are_not()
 
 def test_statistics_of_the_others_are_estimated_again_in_a_target_that_cannot_preserve() -> None:
     network = FROZEN["weights but not norms"]()
-    chosen = PrunedProxySelector(network, 0.5, trainer=trainer(), random_state=0).fit(X, Y)
+    chosen = PrunedProxySelector(network, 0.5, trainer=trainer(), random_state=0, pretrained=False).fit(X, Y)
     with pytest.warns(FallbackWarning):
         target: Any = chosen.fuse()
     assert "recalibrate_target" in chosen.costs.totals()
@@ -471,3 +473,22 @@ def test_nothing_is_said_and_nothing_held_where_nothing_is_frozen() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fuse(network, proxy)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_file_remembers_what_was_frozen(frozen: bool, tmp_path: Path) -> None:
+    def network(freeze: bool) -> nn.Module:
+        net = mlp(6, 16, 16, 3)
+        net[2].weight.requires_grad_(not freeze)
+        return net
+
+    trainer = TorchTrainer(2, progress=False, device="cpu")
+    x, y = blobs(60)
+    chosen = PrunedProxySelector(network(frozen), cross="copy", trainer=trainer, random_state=0).fit(x, y)
+    chosen.save(tmp_path / "file")
+    says = "'2.weight' was frozen and is not" if frozen else "'2.weight' is frozen and was not"
+    with pytest.raises(CheckpointError, match=rf"{says} \(1 differ\): set requires_grad_\(\)"):
+        PrunedProxySelector.load(tmp_path / "file", network(not frozen))
+    assert PrunedProxySelector.load(tmp_path / "file", network(frozen)).round == 1
+    other = PrunedProxySelector.load(tmp_path / "file", network(not frozen), accept_changes=True)
+    assert other._state.dense[2].weight.requires_grad is frozen

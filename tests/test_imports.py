@@ -40,6 +40,7 @@ PUBLIC = {
     "fuse",
     "get_scorer",
     "prune",
+    "repair",
     "show_versions",
 }
 

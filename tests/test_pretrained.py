@@ -40,7 +40,7 @@ def trained() -> nn.Module:
     return network
 
 
-selector = partial(fakes.selector, scorer="margin")
+selector = partial(fakes.selector, scorer="margin", pretrained=False)  # their statistics alone are estimated again
 
 
 def accuracy(module: nn.Module) -> float:
@@ -167,14 +167,17 @@ def test_what_cannot_be_prepared_is_said(trained: nn.Module) -> None:
 def test_the_estimator_has_the_same_options(trained: nn.Module) -> None:
     quick = trainer()
     options = {"sync_every": 2, "recalibration_data": POOL.numpy(), "progressive": ProgressivePruning(2, 2)}
-    est = PruneFuseEstimator(trained, trainer=quick, random_state=0, **options).fit(X[:40].numpy(), Y[:40].numpy())
+    est = PruneFuseEstimator(trained, trainer=quick, random_state=0, pretrained=False, **options).fit(
+        X[:40].numpy(), Y[:40].numpy()
+    )
     alone = selector(trained, trainer=quick, scorer="least_confidence", **options).fit(X[:40], Y[:40])
     torch.testing.assert_close(est.selector_.model.state_dict(), alone.model.state_dict(), rtol=0, atol=0)
     from sklearn.base import clone
 
     assert clone(est).recalibration_data is est.recalibration_data
     assert clone(est).progressive == est.progressive
-    bare = PruneFuseEstimator(trained, trainer=quick, recalibrate=False, random_state=0).fit(X[:40], Y[:40])
+    bare = PruneFuseEstimator(trained, trainer=quick, recalibrate=False, random_state=0, pretrained=False)
+    bare.fit(X[:40], Y[:40])
     assert "recalibrate" not in bare.costs_.totals()
     with pytest.raises(InputError, match="takes no on_epoch"):
         PruneFuseEstimator(trained, trainer=PlainTrainer(), progressive=ProgressivePruning()).fit(X[:40], Y[:40])

@@ -401,13 +401,15 @@ def test_statistics_are_estimated_again_where_fusing_made_them_wrong(cross: Any)
     assert same(weights(again), weights(target))
 
 
-def test_a_pretrained_network_is_recalibrated_once_after_pruning() -> None:
+def test_a_pretrained_network_is_repaired_or_recalibrated_once_after_pruning() -> None:
     model = pictures()
     torch_trainer().fit(model, (X, Y), seed=0)
-    chosen = PrunedProxySelector(model, trainer=torch_trainer(), random_state=0).fit(X, Y).fit(X, Y)
-    assert [row.stage for row in chosen.costs.rows()] == ["prune", "recalibrate", "train_proxy", "train_proxy"]
-    left_alone = PrunedProxySelector(model, trainer=torch_trainer(), random_state=0, recalibrate=False).fit(X, Y)
-    assert "recalibrate" not in left_alone.costs.totals()
+    for options, stage in (({}, "repair"), ({"repair": False}, "recalibrate"), ({"pretrained": False}, "recalibrate")):
+        chosen = PrunedProxySelector(model, trainer=torch_trainer(), random_state=0, **options).fit(X, Y).fit(X, Y)
+        assert [row.stage for row in chosen.costs.rows()] == ["prune", stage, "train_proxy", "train_proxy"]
+    alone = {"pretrained": False, "recalibrate": False}
+    left_alone = PrunedProxySelector(model, trainer=torch_trainer(), random_state=0, **alone).fit(X, Y)
+    assert [row.stage for row in left_alone.costs.rows()] == ["prune", "train_proxy"]
 
 
 def test_the_target_is_fine_tuned_at_a_lower_rate() -> None:

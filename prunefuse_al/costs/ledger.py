@@ -21,10 +21,11 @@ from .stages import peak_memory, reset_peak
 from .tables import aligned, si
 
 _SYNC_STAGES = frozenset({"sync_fuse", "sync_recalibrate", "sync"})
-SELECTION_STAGES = _SYNC_STAGES | {"prune", "features", "train_proxy", "retrain_proxy", "recalibrate"}
+SELECTION_STAGES = _SYNC_STAGES | {"prune", "repair", "features", "train_proxy", "retrain_proxy", "recalibrate"}
 SELECTION_STAGES |= {"score", "rank", "coreset"}
 """Stages that are paid to choose samples; the others make or use the target."""
-_NO_COUNTERPART = _SYNC_STAGES | {"recalibrate", "retrain_proxy", "features"}  # dense active learning has no such stage
+_NO_COUNTERPART = _SYNC_STAGES | {"repair", "recalibrate", "retrain_proxy", "features"}
+"""Those that dense active learning has not got."""
 _BESIDE = frozenset({"predict", "measure", "trial"})  # neither chooses samples nor makes the target
 
 

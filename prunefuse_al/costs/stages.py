@@ -34,6 +34,12 @@ class Stage:
             self.watched.append((module, counter))
         self.describe(self.watched[0][0])
 
+    def let_go(self, copy: nn.Module) -> None:
+        """Take the counting out of a copy of a watched network, which is kept."""
+        for handle in self._hooks:
+            copy._forward_pre_hooks.pop(handle.id, None)
+            copy._forward_pre_hooks_with_kwargs.pop(handle.id, None)
+
     def compare(self, call: Call) -> None:
         """Compare with the dense network called as in `call`, where the one that is watched reads something else."""
         self._dense_call = call

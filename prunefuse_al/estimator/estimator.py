@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,9 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         candidate_fraction: see `PrunedProxySelector`.
         features_dtype: see `PrunedProxySelector`.
         features_path: see `PrunedProxySelector`.
+        pretrained: see `PrunedProxySelector`.
+        unlabelled: see `PrunedProxySelector`; data itself, not row numbers of `dataset`. Shared by clones.
+        repair: see `PrunedProxySelector`.
         random_state: seed of everything.
 
     Attributes:
@@ -119,6 +122,9 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         candidate_fraction: float = Options.candidate_fraction,
         features_dtype: str = Options.features_dtype,
         features_path: str | os.PathLike[str] | None = Options.features_path,
+        pretrained: bool | str = Options.pretrained,
+        unlabelled: Any = Options.unlabelled,
+        repair: bool | Mapping[str, Any] = Options.repair,
         random_state: RngLike = Options.random_state,
         proxy: ProxyKind | nn.Module | None = Options.proxy,
     ) -> None:
@@ -145,6 +151,9 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         self.candidate_fraction = candidate_fraction
         self.features_dtype = features_dtype
         self.features_path = features_path
+        self.pretrained = pretrained
+        self.unlabelled = unlabelled
+        self.repair = repair
         self.random_state = random_state
         self.proxy = proxy
 
@@ -304,7 +313,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
 
     def __sklearn_clone__(self) -> PruneFuseEstimator:
         """Return an unfitted copy; data among the parameters is shared, as it may be larger than memory."""
-        shared = {"dataset", "recalibration_data"}
+        shared = {"dataset", "recalibration_data", "unlabelled"}
         parameters = self.get_params(deep=False)
         return type(self)(**{k: v if k in shared else _cloned(v) for k, v in parameters.items()})
 

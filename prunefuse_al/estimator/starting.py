@@ -138,9 +138,9 @@ def _reads_independent(trainer: Trainer) -> bool:
 
 
 def _same(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Tell whether two sets of options are the same objects or equal plain values; what data X indexes may differ."""
+    """Tell whether two sets of options are the same objects or equal plain values; data that is read may differ."""
     plain = (str, int, float, bool, tuple, type(None))
-    free = {"dataset", "classes", "warm_start"}
+    free = {"dataset", "unlabelled", "classes", "warm_start"}
     return all(
         now[name] is before[name] or (isinstance(now[name], plain) and now[name] == before[name])
         for name in now.keys() - free

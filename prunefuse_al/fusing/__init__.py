@@ -5,7 +5,9 @@ from .channel_map import Stream as Stream
 from .channel_map import TensorMap as TensorMap
 from .channel_map import as_sequence as as_sequence
 from .channel_map import put_attributes as put_attributes
+from .delta import delta as delta
 from .fusion import Copy as Copy
+from .fusion import Delta as Delta
 from .fusion import Fusible as Fusible
 from .fusion import Fusion as Fusion
 from .fusion import Preserve as Preserve

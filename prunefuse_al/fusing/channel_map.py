@@ -139,6 +139,10 @@ class ChannelMap:
             self.place(name, proxy_state[name], tensor, cross=cross)
         return out
 
+    def check_proxy(self, state: State) -> None:
+        """Raise `FusionError` unless names and shapes of a proxy's state, or of a part of it, fit the map."""
+        self._check(state, dense=False)
+
     def check(self, proxy_state: State, dense_state: State) -> None:
         """Raise `FusionError` unless names and shapes of both states are those the map was made for."""
         self._check(proxy_state, dense=False)

@@ -11,8 +11,9 @@ from torch import nn
 
 from .. import checks
 from ..errors import FallbackWarning, FusionError, warn
-from ..network import check_model, copied, frozen_tensors, named_tensors
+from ..network import check_model, copied, frozen_tensors, looks_trained, named_tensors
 from .channel_map import ChannelMap
+from .delta import delta
 from .preserving import Held, fused_copy
 
 
@@ -60,8 +61,11 @@ def fuse(model: nn.Module, proxy: Fusible, *, cross: str | float | Fusion = "pre
         cross: "preserve": they start at zero, so that target(x) == proxy(x) to rounding in eval mode, and train on
             from there. Normalisations over channels are adjusted as well where that is exact; where it is not, the
             report states the distance. "copy": they keep the dense network's values (the paper's fusion). A number s:
-            they keep s times their value. Or an object of your own, see `fusing.Fusion`: it is given a copy of `model`,
-            and what is frozen is put back after it.
+            they keep s times their value. "delta": all keep the dense network's values, and what the proxy learned
+            since it was cut or repaired is added at its positions: for networks that were trained before; of a proxy
+            that was not repaired it equals "copy". "auto": "delta" if `model` looks trained (`network.looks_trained`),
+            else "preserve". Or an object of your own, see `fusing.Fusion`: it is given a copy of `model`, and what is
+            frozen is put back after it.
 
     Returns:
         A new module of the class of `model`, on its device and in its mode; the weights that train in `model` train.
@@ -82,8 +86,8 @@ def fuse(model: nn.Module, proxy: Fusible, *, cross: str | float | Fusion = "pre
         >>> torch.allclose(fuse(net, proxy)(x), proxy.module(x), atol=1e-6)
         True
     """
-    fusion = fusion_of(cross)
     check_model(model)
+    fusion = fusion_of(cross, trained=looks_trained(model))
     if not isinstance(getattr(proxy, "channel_map", None), ChannelMap) or not isinstance(proxy.module, nn.Module):
         raise checks.refused("proxy", proxy, "the Proxy that prune(model, ...) returned, whole: not its .module")
     names = named_tensors(model).keys() ^ proxy.channel_map.tensors.keys()
@@ -91,26 +95,31 @@ def fuse(model: nn.Module, proxy: Fusible, *, cross: str | float | Fusion = "pre
         raise FusionError(
             f"fuse(): network and proxy differ in {sorted(names)[:5]}; pass the network the proxy was cut from"
         )
-    if isinstance(fusion, Preserve | Copy):
+    if isinstance(fusion, Preserve | Copy | Delta):
         return fusion(model, proxy)
     return _fused_by(fusion, model, proxy)
 
 
-def fusion_of(cross: str | float | Fusion) -> Fusion:
-    """Return the way back that `cross` names: "preserve", "copy" or a factor; one that was given, as it is.
+def fusion_of(cross: str | float | Fusion, *, trained: bool = False) -> Fusion:
+    """Return the way back that `cross` names: "preserve", "copy", "delta" or a factor; one that was given, as it is.
+
+    Args:
+        cross: "auto" is "delta" for a network that was trained before, and "preserve" for one at initialisation.
+        trained: whether it was.
 
     Raises:
         InputError: it is none of these.
     """
+    if isinstance(cross, str) and cross == "auto":
+        return NAMED["delta" if trained else "preserve"]
     if isinstance(cross, str) and cross in NAMED:
         return NAMED[cross]
     if callable(cross) and not isinstance(cross, type):
         if not isinstance(getattr(cross, "exact", None), bool):
             raise checks.refused("cross", cross, "a Fusion: a function of (dense, proxy) with an attribute `exact`")
         return cross
-    return Copy(
-        float(checks.number("cross", cross, what='"preserve", "copy" or a finite number, or a Fusion of your own'))
-    )
+    what = '"preserve", "copy" or a finite number, "delta", "auto", or a Fusion of your own'
+    return Copy(float(checks.number("cross", cross, what=what)))
 
 
 def _fused_by(fusion: Fusion, model: nn.Module, proxy: Fusible) -> nn.Module:
@@ -189,7 +198,45 @@ class Copy:
         return target
 
 
-NAMED: dict[str, Fusion] = {"preserve": Preserve(), "copy": Copy()}
+@dataclass(frozen=True)
+class Delta:
+    """The dense network plus what the proxy learned, at the proxy's positions; see `delta`.
+
+    A pretrained network so starts no further from its knowledge than the proxy's training led away from it.
+
+    Attributes:
+        weight: how much of what was learned is added; 0 leaves the dense network. None is 1, or where a selector fuses,
+            what fits the labelled rows best (0, a quarter, a half, three quarters, or all of it).
+    """
+
+    weight: float | None = None
+    exact: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        what = "how much of what was learned is added, such as 1"
+        checks.settle(self, weight=checks.maybe(checks.number, "weight", self.weight, what=what))
+
+    def __call__(self, dense: nn.Module, proxy: Fusible) -> nn.Module:
+        """Return a new network with what the proxy learned added in its places."""
+        target, frozen = copied(dense), frozen_tensors(dense)
+        own, learned = named_tensors(target), named_tensors(proxy.module)
+        weight = 1.0 if self.weight is None else float(self.weight)
+        values = delta(own, learned, proxy.channel_map, getattr(proxy, "repaired", None), weight=weight)
+        changed = frozenset(name for name in frozen if not torch.equal(values[name], own[name]))
+        with torch.no_grad():
+            for name in own.keys() - frozen:
+                own[name].copy_(values[name])
+        parameters = changed - dict(dense.named_buffers(remove_duplicate=False)).keys()
+        if parameters:
+            warn(
+                f"{_of_frozen(dense, len(frozen), Held(parameters), 'delta')}what the proxy learned there to be added; "
+                "unfreeze them before prune() if they are meant to",
+                FallbackWarning,
+            )
+        return target
+
+
+NAMED: dict[str, Fusion] = {"preserve": Preserve(), "copy": Copy(), "delta": Delta()}
 
 
 def _known_as_exact(proxy: Fusible, frozen: Set[str]) -> bool:

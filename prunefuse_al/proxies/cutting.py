@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, ClassVar
+
+import numpy as np
 
 from .. import checks
 from ..data import as_dataset
 from ..errors import InputError
 from ..network import check_example
-from ..pruning import WITH_DATA, GlobalScope, check_importance, check_ratio, check_round_to, check_scope
+from ..pruning import WITH_DATA, GlobalScope, check_importance, check_ratio, check_round_to, check_scope, repair
 from ..training import ProgressivePruning
 from .ratios import PruningRatio
 
@@ -31,6 +34,11 @@ class Pruning:
         example_inputs: what the dense network takes, two rows; None takes them from data.
         recalibrate: estimate BatchNorm statistics again where they are wrong.
         recalibration_data: unlabelled data for that; None: the labelled data.
+        pretrained: whether the dense network was trained before; "auto" goes by `looks_trained`. A proxy of one that
+            was is repaired (see `repair`), which does what `recalibrate` does too.
+        unlabelled: unlabelled data to repair on; None: `recalibration_data`, else what there is to train on.
+        repair: False to leave a pretrained network's proxy as it was cut; or keyword arguments of `repair`, such as
+            ``{"distil": 4}``.
     """
 
     pruning_ratio: PruningRatio = 0.5
@@ -44,6 +52,9 @@ class Pruning:
     example_inputs: Any = None
     recalibrate: bool = True
     recalibration_data: Any = None
+    pretrained: bool | str = "auto"
+    unlabelled: Any = None
+    repair: bool | Mapping[str, Any] = True
 
     CHECKS: ClassVar[dict[str, Callable[[str, Any], Any]]] = {}
 
@@ -87,6 +98,29 @@ def _dataset(name: str, data: Any) -> Any:
     return None if data is None else as_dataset(data)
 
 
+def _pretrained(name: str, given: Any) -> bool | str:
+    if isinstance(given, str) and given == "auto":
+        return given
+    if not isinstance(given, bool | np.bool_):
+        raise checks.refused(name, given, 'True, False, or "auto" to go by the network')
+    return bool(given)
+
+
+def _repair(name: str, given: Any) -> bool | Mapping[str, Any]:
+    if isinstance(given, bool | np.bool_):
+        return bool(given)
+    if not isinstance(given, Mapping):
+        what = "True, False, or a dict of keyword arguments of repair(), such as {'distil': 4}"
+        raise checks.refused(name, given, what)
+    taken = {key for key, p in inspect.signature(repair).parameters.items() if p.kind is p.KEYWORD_ONLY} - _SET_HERE
+    unknown = sorted(map(str, given.keys() - taken))
+    if unknown:
+        raise InputError(f"repair={given!r}: there is no {unknown[0]!r} to set; known: {', '.join(sorted(taken))}")
+    return dict(given)
+
+
+_SET_HERE = {"device", "random_state", "transform", "collate", "num_workers"}
+"""Arguments of `repair` that the trainer states, or the selector's seed gives."""
 Pruning.CHECKS |= {
     "pruning_ratio": _ratio,
     "importance": _importance,
@@ -97,4 +131,7 @@ Pruning.CHECKS |= {
     "example_inputs": _example,
     "recalibrate": checks.flag,
     "recalibration_data": _dataset,
+    "pretrained": _pretrained,
+    "unlabelled": _dataset,
+    "repair": _repair,
 }

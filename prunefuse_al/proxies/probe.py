@@ -147,7 +147,7 @@ class Probe(Kind):
         if before is None:
             _warn_of_transform(task.trainer)
         report = replace(whole.report(), proxy_macs=head.in_features * head.out_features)
-        return Probed(whole.module, whole.channel_map, report, store)
+        return Probed(whole.module, whole.channel_map, report, features=store)
 
     def prepare(self, task: Task) -> Prepared:
         """Return the dense network, which answers with the head that it has."""
@@ -227,7 +227,7 @@ class Probe(Kind):
                 "load(): the proxy of the file is thinner than the network, which no Probe is; pass proxy="
             )
         store = FeatureStore(str(self.features))
-        return Probed(proxy.module, proxy.channel_map, proxy.pruning_report, store)
+        return Probed(proxy.module, proxy.channel_map, proxy.pruning_report, features=store)
 
     def _validated(self, store: FeatureStore, task: Task, stage: Stage) -> Trainer:
         """Return who trains, with features of the rows that early stopping goes by."""

@@ -8,14 +8,16 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ..costs import Stage
+from ..errors import FallbackWarning, InputError, warn
 from ..fusing import Fusion, fuse
-from ..network import copied
-from ..pruning import Proxy, prune, rebuild
+from ..network import copied, looks_trained, statistics_moved
+from ..pruning import Proxy, prune, rebuild, repair
+from ..types import statement
 from .cutting import Pruning
 from .labelled_importance import measured_on
 from .protocol import AnyProxy, Kind, Prepared, Task, Training, from_a_copy
 from .ratios import ratio_of
-from .reestimating import recalibrate, trained_statistics
+from .reestimating import recalibrate
 from .thinning import Thinning
 
 
@@ -36,11 +38,11 @@ class Pruned(Pruning, Kind):
     def cut(self, task: Task, before: AnyProxy | None = None) -> Proxy:
         """Return the thin network; or where it is thinned while it is trained, the whole one and what it leads to."""
         proxy = self._cut(task, before)
-        return proxy.with_module(task.dense) if self.gradual(task.n) else self._recalibrated(task, proxy)
+        return proxy.with_module(task.dense) if self.gradual(task.n) else self._answering(task, proxy)
 
     def prepare(self, task: Task) -> Prepared:
-        """Return the thin network with BatchNorm statistics of its own."""
-        proxy = self._recalibrated(task, self._cut(task, None))
+        """Return the thin network, repaired where the dense one was trained before, else as it was cut."""
+        proxy = self._answering(task, self._cut(task, None))
         start = proxy.with_module(task.dense) if self.gradual(task.n) else proxy
         return Prepared(start, proxy.with_module(copied(proxy.module)))
 
@@ -101,10 +103,39 @@ class Pruned(Pruning, Kind):
                 return before.with_module(rebuild(task.dense, before.channel_map))
         return own.pruned(task, example=self.example(task), ratio=ratio)
 
-    def _recalibrated(self, task: Task, proxy: Proxy) -> Proxy:
-        """Return the proxy with BatchNorm statistics of its own where it has those of the wider network."""
-        if not (self.recalibrate and self.ratio(task.n) > 0 and trained_statistics(task.dense)):
+    def trained(self, dense: nn.Module) -> bool:
+        """Tell whether the dense network counts as trained before."""
+        return looks_trained(dense) if isinstance(self.pretrained, str) else self.pretrained
+
+    def _answering(self, task: Task, proxy: Proxy) -> Proxy:
+        """Return the proxy with what the wider network knew, as far as it has lost that."""
+        if self.ratio(task.n) == 0:
             return proxy
+        data = next((d for d in (self.unlabelled, self.recalibration_data, task.data) if d is not None), None)
+        if self.repair is not False and data is not None and self.trained(task.dense):
+            try:
+                return self._repaired(task, proxy, data)
+            except InputError as error:
+                if not isinstance(self.pretrained, str) or self.repair is not True:  # it was asked for
+                    raise
+                warn(f"the proxy of this trained network is not repaired: {error}", FallbackWarning)
+        return self._recalibrated(task, proxy) if self.recalibrate and statistics_moved(task.dense) else proxy
+
+    def _repaired(self, task: Task, proxy: Proxy, data: Any) -> Proxy:
+        """Return the proxy repaired on unlabelled data, read as the trainer reads data for evaluation."""
+        said, own = statement(task.trainer), {} if isinstance(self.repair, bool) else self.repair
+        reading = {"transform": said.eval_transform, "collate": said.collate, "num_workers": said.num_workers}
+        reading["device"] = said.device if said.accelerator is None else said.accelerator.device
+        given = {name: value for name, value in reading.items() if value is not None}
+        with task.ledger.stage("repair", round=task.round, network="proxy") as stage:
+            stage.watch(proxy.module, task.dense)
+            repaired = repair(task.dense, proxy, data, **given, random_state=task.seed("prune"), **own)
+            stage.let_go(repaired.module)
+            stage.describe(repaired.module)
+        return repaired
+
+    def _recalibrated(self, task: Task, proxy: Proxy) -> Proxy:
+        """Return the proxy with BatchNorm statistics of its own in the place of those of the wider network."""
         module = copied(proxy.module)
         with task.ledger.stage("recalibrate", round=task.round, network="proxy") as stage:
             stage.watch(module)

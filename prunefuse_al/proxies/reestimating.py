@@ -15,18 +15,6 @@ def batchnorms(model: nn.Module) -> list[Any]:
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
-def trained_statistics(model: nn.Module) -> bool:
-    """Tell whether BatchNorm statistics come from data: those of a wider network do not fit the proxy.
-
-    Files written by other programs may hold statistics but no count of batches, so the values are looked at as well.
-    """
-    return any(
-        bool(norm.num_batches_tracked) or bool(norm.running_mean.any()) or bool((norm.running_var != 1).any())
-        for norm in batchnorms(model)
-        if norm.running_mean is not None
-    )
-
-
 def recalibrate(module: nn.Module, data: Any, trainer: Trainer, *, keep_frozen: bool = False) -> None:
     """Estimate the statistics of `module` in place on `data`, read as a trainer reads data for evaluation.
 

@@ -9,6 +9,9 @@ less is thinned (`search.py`). `register_rule` teaches an operation that the tra
 from .build import rebuild as rebuild
 from .proxy import Proxy as Proxy
 from .proxy import prune as prune
+from .repaired import repair as repair
+from .repairing import Imitation as Imitation
+from .repairing import RepairReport as RepairReport
 from .report import LayerWidth as LayerWidth
 from .report import PruningReport as PruningReport
 from .sensitivity import Hessian as Hessian
@@ -32,6 +35,7 @@ from .widths import check_round_to as check_round_to
 from .widths import check_scope as check_scope
 
 __all__ = [
-    "GlobalScope", "Hessian", "LayerWidth", "Marks", "Mixes", "Normalises", "OperationCall", "Proxy", "PruningReport",
-    "Reduces", "RegisteredRule", "Taylor", "prune", "rebuild", "register_rule",
+    "GlobalScope", "Hessian", "Imitation", "LayerWidth", "Marks", "Mixes", "Normalises", "OperationCall", "Proxy",
+    "PruningReport", "Reduces", "RegisteredRule", "RepairReport", "Taylor", "prune", "rebuild", "register_rule",
+    "repair",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import checks
 from ..costs import batch_rows, parameter_count
@@ -20,6 +20,7 @@ from ..types import RngLike, as_rng
 from .groups import Keep, check_keep, outside
 from .importance import Importance, channel_scores, check_importance, measured
 from .refusals import CURES, NOT_UNDERSTOOD, nothing_prunable
+from .repairing import RepairReport
 from .report import LayerWidth, PruningReport
 from .search import Attempt, Choice, Found, widest
 from .widths import (
@@ -40,11 +41,17 @@ class Proxy:
     Attributes:
         module: the thin network: same class and code path as the dense one, on its device, in its mode, trainable.
         channel_map: per parameter and buffer, the kept indices of each dimension of the dense tensor.
+        pruning_report: what pruning did; None for a proxy that was put together by hand.
+        repaired: values that `repair` left where it changed any, by name: with them training began; None for a proxy
+            that was not repaired.
+        repair_report: what `repair` did.
     """
 
     module: nn.Module
     channel_map: ChannelMap
     pruning_report: PruningReport | None = None
+    repaired: Mapping[str, Tensor] | None = None
+    repair_report: RepairReport | None = None
 
     def report(self) -> PruningReport:
         """Return parameters, MACs and widths before and after, and what was kept whole and why; prints as a table.

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, PruneFuseError
-from ..fusing import Copy, Preserve
+from ..fusing import Copy, Delta, Preserve
 from ..proxies import IN_MEMORY, Dense, FallingRatio, Probe
-from ..pruning import GlobalScope, Hessian, LayerWidth, PruningReport, Taylor
+from ..pruning import GlobalScope, Hessian, Imitation, LayerWidth, PruningReport, Taylor
 from ..scorers import SCORERS
 from ..training import (
     Compose,
@@ -42,7 +42,9 @@ KINDS: dict[str, type] = {
         Probe,
         Preserve,
         Copy,
+        Delta,
         GlobalScope,
+        Imitation,
         Taylor,
         Hessian,
         Constant,

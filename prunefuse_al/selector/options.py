@@ -15,7 +15,7 @@ from .. import checks
 from ..costs import CostLedger
 from ..errors import InputError
 from ..fusing import Fusion, fusion_of
-from ..network import Outputs, check_storage, of_trainer
+from ..network import Outputs, check_storage, looks_trained, of_trainer
 from ..proxies import Another, Kind, ProxyKind, Pruned, Pruning, Task, completed
 from ..scorers import get_scorer
 from ..training import Distillation, ShrinkPerturb, TorchTrainer
@@ -58,17 +58,12 @@ class Target:
         fine_tune_lr_scale: factor on `trainer`'s learning rates after fusing.
     """
 
-    cross: str | float | Fusion = "preserve"
+    cross: str | float | Fusion = "auto"
     distillation: Distillation | None = None
     target_trainer: Trainer | None = None
     fine_tune_lr_scale: float | None = 0.5
 
     CHECKS: ClassVar[dict[str, Callable[[str, Any], Any]]] = {}
-
-    @property
-    def fusion(self) -> Fusion:
-        """The way back that `cross` names."""
-        return fusion_of(self.cross)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +110,11 @@ class Options(Pruning, Query, Target):
     ) -> Task:
         """Return what a kind of proxy is lent in a round; a `trainer` that differs in what is asked of it, perhaps."""
         return Task(dense, trainer or self.trainer, data, n, round, ledger, self.seed)
+
+    def fusion(self, dense: nn.Module) -> Fusion:
+        """Return the way back into the dense network."""
+        trained = looks_trained(dense) if isinstance(self.pretrained, str) else self.pretrained
+        return fusion_of(self.cross, trained=trained)
 
     @property
     def entropy(self) -> int:

@@ -146,7 +146,7 @@ def load_selector(
         tensors = file.tensors()
         return Saved(
             file.where,
-            {name: decode(v) for name, v in config["options"].items() if name not in given and name not in WRITES},
+            _options(config["options"], given),
             config["entropy"],
             _state(tensors, config, dense, other),
             _ledger(tensors, config["costs"]),
@@ -208,6 +208,14 @@ def _check_networks(file: SelectorFile, model: nn.Module, other: nn.Module | Non
     """Raise unless the networks are those of the file beyond names and shapes, as far as it says."""
     if file.version == 1:
         return
+    frozen, own = file.config.get("frozen"), {name for name, p in model.named_parameters() if not p.requires_grad}
+    if frozen is not None and own != {*frozen}:
+        thawed, held = sorted({*frozen} - own), sorted(own - {*frozen})
+        what = f"{thawed[0]!r} was frozen and is not" if thawed else f"{held[0]!r} is frozen and was not"
+        raise CheckpointError(
+            f"{file.where}: of the network's parameters, {what} ({len(thawed) + len(held)} differ): set "
+            "requires_grad_() as it was when it was saved, or pass accept_changes=True to go on with what there is"
+        )
     found = difference(file.config["architecture"], model, "model")
     if not found and file.config["proxy_architecture"] is not None and other is not None:
         found = difference(file.config["proxy_architecture"], other, "proxy")
@@ -266,12 +274,28 @@ def _state(
     if under("start/", tensors) or channel_map is None:
         start = load_state(copied(shape), tensors, "start/", "proxy")
     trained = load_state(shape, tensors, "trained/", "proxy")
-    proxy: AnyProxy = OtherNetwork(trained) if channel_map is None else Proxy(trained, channel_map, report)
+    proxy: AnyProxy = OtherNetwork(trained)
+    if channel_map is not None:
+        proxy = Proxy(trained, channel_map, report, repaired=_repaired(config, start))
     synced = None
     if config["synced_epsilons"] is not None:
         synced = load_state(copied(dense), tensors, "synced/", "target")
         _put_epsilons(synced, config["synced_epsilons"])
     return Trained(dense, proxy.with_module(start), proxy, config["round"], synced=synced)
+
+
+def _options(written: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a file that were not given; those that it was written before have the meaning they had."""
+    found = {name: decode(value) for name, value in written.items() if name not in given and name not in WRITES}
+    return found if "pretrained" in {*written, *given} else {**found, "pretrained": False}
+
+
+def _repaired(config: Mapping[str, Any], start: nn.Module) -> dict[str, Tensor] | None:
+    """Return the values that `repair` left, which the proxy's training began with; None where nothing was repaired."""
+    names, own = config.get("repaired", []), named_tensors(start)
+    if not isinstance(names, list) or not all(isinstance(name, str) and name in own for name in names):
+        raise CheckpointError(f"load(): the file names repaired tensors that the proxy has not: {names!r:.200}")
+    return {name: own[name].detach().clone() for name in names} or None
 
 
 def _another(proxy: Any) -> nn.Module | None:

@@ -21,7 +21,7 @@ from .options import Options
 from .state import State, Trained
 
 MAP, COSTS = "channel_map", "costs"
-ELSEWHERE = frozenset({"random_state", "example_inputs"})  # one has a place of its own, the other is taken from data
+ELSEWHERE = frozenset({"random_state", "example_inputs", "unlabelled"})  # has a place of its own, or is data
 WRITES = frozenset({"features_path"})
 """Options that name what is written to: no file is asked for them, whoever made it."""
 
@@ -32,12 +32,13 @@ def save_selector(path: str | os.PathLike[str], options: Options, state: State, 
     columns, words = to_columns(ledger)
     tensors = state_tensors(state.dense, "dense/") | _under(COSTS, columns)
     rest = report = synced = None
+    repaired: list[str] = []
     if isinstance(state, Trained):
         start, synced = state.start.module, state.synced
         for prefix, module in (("start/", start), ("trained/", state.proxy.module), ("synced/", synced)):
             tensors |= {} if module is None or module is state.dense else state_tensors(module, prefix)
         if isinstance(state.proxy, Proxy):
-            report = state.proxy.report()
+            report, repaired = state.proxy.report(), sorted(state.proxy.repaired or ())
             indices, rest = state.proxy.channel_map.to_tensors()
             tensors |= _under(MAP, indices)
     config = {
@@ -47,6 +48,7 @@ def save_selector(path: str | os.PathLike[str], options: Options, state: State, 
         "entropy": options.entropy,
         "model": type(state.dense).__name__,
         "architecture": architecture(state.dense),
+        "frozen": sorted(name for name, p in state.dense.named_parameters() if not p.requires_grad),
         "proxy_architecture": architecture(options.proxy.network) if isinstance(options.proxy, Another) else None,
         "round": state.round,
         "cut": isinstance(state, Trained),
@@ -54,6 +56,7 @@ def save_selector(path: str | os.PathLike[str], options: Options, state: State, 
         "synced_epsilons": None if synced is None else epsilons(synced),
         "channel_map": rest,
         "report": encode(report),
+        "repaired": repaired,
         "costs": words,
     }
     write_file(path, tensors, config)

@@ -7,6 +7,7 @@ proxy out of a target trained on what was labelled so far.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from ..costs import CostLedger
 from ..data import alone, as_dataset
 from ..errors import FallbackWarning, InputError, warn
 from ..fusing import Fusion
-from ..network import check_model, copied
+from ..network import check_model, copied, looks_trained
 from ..proxies import ProxyKind, PruningRatio
 from ..pruning import GlobalScope, check_keep
 from ..scorers import get_scorer
@@ -57,7 +58,8 @@ class PrunedProxySelector(Holder):
         sync_importance: which channels stay when V2 prunes a trained target: None goes by `importance`, "same" takes
             those of the proxy before (no search, and it starts nearer to what was learnt), anything else as
             `importance`.
-        cross: what fusing does to the other weights, see `fuse`.
+        cross: what fusing does to the other weights, see `fuse`; "auto" is "delta" for a pretrained network, its weight
+            chosen on labelled rows with 0 allowed, and "preserve" for one at initialisation.
         distillation: a `Distillation` that teaches the target by the proxy; None: what its trainer does.
         example_inputs: what `model` takes, two rows; None takes them from the first data seen.
         proxy: the kind of what is selected with, see `prunefuse_al.proxies`: None is ``Pruned``, as the options here
@@ -89,6 +91,12 @@ class PrunedProxySelector(Holder):
             "float16" for half the memory.
         features_path: a .npy file for those features, mapped into memory, so that they may be larger than it. Every
             query writes it anew; row i is candidate i, in the order in which candidates are named.
+        pretrained: whether `model` was trained before, elsewhere: then its proxy is repaired (see `repair` of this
+            package) instead of having BatchNorm statistics estimated again, and ``cross="auto"`` is "delta". "auto"
+            looks at its normalisations (`network.looks_trained`), and is False in `options` where it was not.
+        unlabelled: data to repair on, such as the pool; None: `recalibration_data`, else the data of the first `fit`,
+            or of `prepare`. Pickles hold it, files of `save` do not.
+        repair: False leaves the proxy of a pretrained network as it was cut; or a dict of arguments of `repair`.
 
     Raises:
         InputError: an option is out of range or unknown.
@@ -139,11 +147,16 @@ class PrunedProxySelector(Holder):
         candidate_fraction: float = Options.candidate_fraction,
         features_dtype: str = Options.features_dtype,
         features_path: str | os.PathLike[str] | None = Options.features_path,
+        pretrained: bool | str = Options.pretrained,
+        unlabelled: Any = Options.unlabelled,
+        repair: bool | Mapping[str, Any] = Options.repair,
     ) -> None:
         given = told(locals())
         check_model(model)
         options = Options(**given)
-        self.options = replace(options, keep=check_keep(options.keep, model))
+        new = isinstance(options.pretrained, str) and not looks_trained(model)  # whatever becomes of it in V2
+        trained = False if new else options.pretrained
+        self.options = replace(options, keep=check_keep(options.keep, model), pretrained=trained)
         self.history: Any = None
         self._state: State = Uncut(copied(model))
         self._ledger = CostLedger()
@@ -151,18 +164,21 @@ class PrunedProxySelector(Holder):
     def prepare(self, unlabelled: Any = None) -> PrunedProxySelector:
         """Prune before anything is labelled, so that a network trained elsewhere can choose the first samples.
 
-        Until `fit`, `query` and `fuse` answer with the proxy as it was cut, BatchNorm statistics re-estimated.
+        Until `fit`, `query` and `fuse` answer with the proxy as it was cut; a pretrained network's is repaired first.
 
         Args:
-            unlabelled: data to read the network's input from, and to estimate statistics on if there is no
-                `recalibration_data`, which is used if this is None.
+            unlabelled: data to read the network's input from, and to repair the proxy on unless the option `unlabelled`
+                is there for that; None: that option's, or `recalibration_data`.
 
         Raises:
             InputError: after a `fit`, or no data was given.
         """
-        given = self.options.recalibration_data if unlabelled is None else unlabelled
+        own = (unlabelled, self.options.unlabelled, self.options.recalibration_data)
+        given = next((data for data in own if data is not None), None)
         if given is None:
-            raise InputError("prepare: pass unlabelled data, for example the pool, or recalibration_data= to the class")
+            raise InputError(
+                "prepare: pass unlabelled data, such as the pool, or unlabelled= or recalibration_data= to the class"
+            )
         with self._ledger.transaction():
             if self._state.round or not isinstance(self._state, Uncut):
                 raise InputError(f"prepare: the proxy is there already (round {self.round}); prepare comes before fit")
@@ -320,8 +336,8 @@ class PrunedProxySelector(Holder):
         saved = load_selector(checks.path("path", path), model, options, accept_changes=accept)
         selector = saved.constructed(partial(cls, model), options)
         selector._state, selector._ledger = saved.state_of(selector.options.kind), saved.ledger
-        if "random_state" not in options:
-            selector.options = replace(selector.options, random_state=saved.entropy)
+        kept = {"random_state": saved.entropy, "pretrained": saved.options["pretrained"]}  # whatever `model` looks like
+        selector.options = replace(selector.options, **{k: v for k, v in kept.items() if k not in options})
         saved.check_start(selector.options)
         for words in saved.said:
             warn(words, FallbackWarning)

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
-from ..costs import CostLedger
+from ..costs import CostLedger, Stage
+from ..data import labels_of, subset, to_dataset
 from ..errors import FallbackWarning, warn
-from ..fusing import in_the_way
-from ..network import copied, frozen_norms, frozen_tensors, held_still
+from ..fusing import Delta, Fusion, in_the_way
+from ..network import SIGMOID, VALUES, copied, frozen_norms, frozen_tensors, held_still, probabilities
 from ..proxies import batchnorms, recalibrate
 from ..pruning import Proxy
-from ..types import Trainer, alterable, altered, statement
+from ..training import Reader, class_numbers
+from ..types import Signals, Trainer, alterable, altered, statement
 from .options import Options
 from .state import Trained
+
+ROWS = 512
+"""Labelled rows on which the weight of what was learned is chosen."""
+WEIGHTS = (1.0, 0.75, 0.5, 0.25, 0.0)
 
 
 def make_target(options: Options, ledger: CostLedger, state: Trained, data: Any, *, sync: bool = False) -> nn.Module:
@@ -51,15 +59,56 @@ def fused_target(options: Options, ledger: CostLedger, state: Trained, data: Any
         FusionError: the proxy has no place there.
     """
     with ledger.stage("sync_fuse" if sync else "fuse", round=state.round, network="target") as stage:
-        target = options.kind.put_back(state.dense, state.proxy, options.fusion)
+        target = options.kind.put_back(state.dense, state.proxy, _weighed(options, state, data, stage))
         stage.describe(target)
     if fusing_recalibrates(options, state):
         name = "sync_recalibrate" if sync else "recalibrate_target"
         with ledger.stage(name, round=state.round, network="target") as stage:
             stage.watch(target)
-            given = data if options.recalibration_data is None else options.recalibration_data
-            recalibrate(target, given, options.trainer, keep_frozen=True)
+            _recalibrated(options, target, data)
     return target
+
+
+def _weighed(options: Options, state: Trained, data: Any, stage: Stage) -> Fusion:
+    """Return the way back; where it adds what was learned, with the weight that fits labelled rows best.
+
+    Those are rows that the trainer names to hold out, else at most `ROWS` of what the proxy was trained on. Weight 0,
+    which leaves the dense network as it was, is among the choices, so that harm is not taken home.
+    """
+    fusion = options.fusion(state.dense)
+    held_out = getattr(statement(options.trainer).early_stopping, "validation_data", None)
+    labelled = data if held_out is None else to_dataset(held_out)
+    if options.kind.exact or not isinstance(fusion, Delta) or fusion.weight is not None or labelled is None:
+        return fusion
+    order = np.random.default_rng(options.seed("train_target")).permutation(len(labelled))[:ROWS]
+    rows = subset(labelled, np.sort(order))
+    losses = {}
+    for weight in WEIGHTS:
+        target = options.kind.put_back(state.dense, state.proxy, Delta(weight))
+        if fusing_recalibrates(options, state):
+            _recalibrated(options, target, rows)
+        stage.watch(target)
+        losses[weight] = _surprise(Reader(options.trainer, target, rows).signals(), labels_of(rows))
+    return Delta(min(losses, key=lambda weight: (losses[weight], -weight)))
+
+
+def _surprise(signals: Signals, labels: Tensor | None) -> float:
+    """Return the mean negative logarithm of the probability of the labels; 0 where there is no such thing."""
+    assert signals.logits is not None  # they were asked for
+    if signals.outputs == VALUES or labels is None:
+        return 0.0
+    independent = signals.outputs == SIGMOID
+    p = probabilities(signals.logits.double(), signals.outputs).clamp(1e-12, 1)  # [n c]
+    if independent and labels.shape == p.shape:
+        given = torch.where(labels.bool(), p, 1 - p + 1e-12)
+        return float(-given.log().mean())
+    numbers = class_numbers(labels, independent=independent)
+    return 0.0 if numbers is None else float(-p.gather(1, numbers[:, None]).log().mean())
+
+
+def _recalibrated(options: Options, target: nn.Module, data: Any) -> None:
+    given = data if options.recalibration_data is None else options.recalibration_data
+    recalibrate(target, given, options.trainer, keep_frozen=True)
 
 
 def fusing_recalibrates(options: Options, state: Trained) -> bool:
@@ -67,7 +116,7 @@ def fusing_recalibrates(options: Options, state: Trained) -> bool:
     dense, proxy = state.dense, state.proxy
     if options.kind.exact or not options.recalibrate or not set(batchnorms(dense)) - set(frozen_norms(dense)):
         return False
-    if not options.fusion.exact or not isinstance(proxy, Proxy):
+    if not options.fusion(dense).exact or not isinstance(proxy, Proxy):
         return True
     return bool(in_the_way(dense, proxy.module, proxy.channel_map, frozen_tensors(dense)))
 

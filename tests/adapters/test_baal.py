@@ -23,7 +23,7 @@ from baal.experiments.base import ActiveLearningExperiment
 from baal.modelwrapper import TrainingArgs
 from baal.utils.metrics import Accuracy
 
-from prunefuse_al import FunctionTrainer, Selection
+from prunefuse_al import FunctionTrainer, Selection, TorchTrainer
 from prunefuse_al.adapters.baal import ProxyHeuristic, ProxyWrapper, trainer_of
 from prunefuse_al.errors import InputError, NotFittedError, UnsupportedModelError
 
@@ -336,3 +336,18 @@ def test_losses_of_independent_labels(outputs: int) -> None:
             other.get_ranks(wrapper.predict_on_dataset(pool, 1, verbose=False))
     else:
         assert len(other.get_ranks(wrapper.predict_on_dataset(pool, 1, verbose=False))[0]) == 20
+
+
+def test_a_pretrained_network_is_repaired_on_the_pool() -> None:
+    net = seeded(
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
+    )
+    dataset = labelled()
+    TorchTrainer(2, progress=False, device="cpu").fit(net, (DATA.tensors[0], DATA.tensors[1]), seed=0)
+    wrapper = wrap(net)
+    for _ in range(2):
+        wrapper.train_on_dataset(dataset)
+    stages = [row.stage for row in wrapper.selector.costs.rows()]
+    assert (stages.count("repair"), stages[:2]) == (1, ["prune", "repair"])
+    assert wrapper.selector.proxy.repair_report is not None
+    assert wrapper.selector.proxy.repair_report.rows == len(POOL)

@@ -227,3 +227,16 @@ def test_copies_grid_search_and_row_numbers(y):
     search = GridSearchCV(classifier(), grid, cv=2).fit(X[known], TRUE[known])
     width = search.best_estimator_.estimator_.embed(X[:2]).shape[1]
     assert width == 16 * (1 - search.best_params_["estimator__pruning_ratio"])
+
+
+def test_a_pretrained_network_is_repaired_on_all_rows(y):
+    net = seeded(
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
+    )
+    quick = TorchTrainer(2, progress=False, device="cpu")
+    quick.fit(net, (X[5:400:4], TRUE[5:400:4]), seed=0)
+    clf = PruneFuseClassifier(PruneFuseEstimator(net, trainer=quick, random_state=0), classes=range(10))
+    first = clf.fit(X, y).estimator_.selector_
+    assert first.proxy.repair_report.rows == len(X)
+    assert clf.fit(X.copy(), y).estimator_.selector_ is first  # other rows of X do not start over
+    assert [row.stage for row in first.costs.rows()].count("repair") == 1

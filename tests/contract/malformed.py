@@ -121,7 +121,7 @@ KINDS: dict[str, str | tuple[Any, ...]] = {
     **dict.fromkeys(("target_epochs",), "maybe count"),
     **dict.fromkeys(("n", "num_workers", "padding", "snapshots", "warmup"), "whole"),
     **dict.fromkeys(("channels_last", "deterministic", "fold_batchnorm", "from_neighbours", "progress"), "flag"),
-    **dict.fromkeys(("accept_changes", "keep_frozen"), "flag"),
+    **dict.fromkeys(("accept_changes", "keep_frozen", "sequential"), "flag"),
     **dict.fromkeys(("recalibrate", "return_embeddings", "return_scores", "total"), "flag"),
     **dict.fromkeys(
         ("annealing", "features_dtype", "measure", "monitor", "name", "network", "precision", "scope"), "name"
@@ -162,7 +162,9 @@ KINDS: dict[str, str | tuple[Any, ...]] = {
     "needs": "needs",
     "optimizer": "optimizer",
     "points": "features",
+    "pretrained": (WORD, 1, None),
     "proxy": "maybe network",
+    "repair": (WORD, 1, None, Bad({"speed": 3}, "no 'speed'")),
     "sample_weight": "weights",
     "scheduler": "schedule",
     "scope": "name",
@@ -204,6 +206,7 @@ GOOD: dict[str, Any] = {
     "other": fitted,
     "path": "file",
     "pool": X,
+    "unlabelled": X,
     "points": H,
     "proxy": CUT,
     "X": X,
@@ -322,6 +325,16 @@ TABLE = [
     line(prune),
     line(prunefuse_al.fuse, proxy=(None, 3, CUT.module, Proxy)),
     line(pruning.rebuild),
+    line(
+        pruning.repair,
+        {"device": "cpu"},
+        proxy=(None, 3, CUT.module, Proxy),
+        rows="maybe count",
+        positions="positive",
+        memory="positive",
+        distil=(True, 1.5, "3", [1], -1, pruning.Imitation),
+    ),
+    line(pruning.Imitation, on="name", lr="positive", epochs="whole", rows="maybe count"),
     line(pruning.GlobalScope),
     line(
         pruning.register_rule,
@@ -613,6 +626,7 @@ ROWS = [(each.name, argument, values) for each in TABLE for argument, values in 
 SKLEARN = "scikit-learn looks at X and y, in words of its own"
 EXEMPT: dict[str, str] = {
     **dict.fromkeys(("ChannelMap", "Proxy", "LayerWidth", "PruningReport"), "made by prune"),
+    "RepairReport": "made by repair",
     **dict.fromkeys(("Advice", "AdviceRow", "Prediction"), "made by advise"),
     **dict.fromkeys(
         ("make_optimizer", "make_schedule", "check_optimizer", "check_scheduler"), "called by a TorchTrainer"

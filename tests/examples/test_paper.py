@@ -264,7 +264,7 @@ def test_from_a_checkpoint(tmp_path, capsys):
     weights = run.source(plan, "").network(plan.network, 0, file).state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in torch.load(file, weights_only=True).items())
     scratch, started = (Store(tmp_path / "out").record(parse_arm(arm), 0, 1) for arm in arms)
-    assert "recalibrate" in {row["stage"] for row in Store(tmp_path / "out").record(parse_arm(arms[1]), 0, 0)["costs"]}
+    assert "repair" in {row["stage"] for row in Store(tmp_path / "out").record(parse_arm(arms[1]), 0, 0)["costs"]}
     assert started["accuracy"] > scratch["accuracy"]
     assert "500 pictures of digits" in capsys.readouterr().out
 

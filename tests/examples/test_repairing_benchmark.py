@@ -1,0 +1,33 @@
+"""The benchmark of repairing runs from the command line, and its table is that of the numbers it found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fakes import run_script
+
+from examples.benchmarks import repairing
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "benchmarks" / "repairing.py"
+WAYS = [
+    "dense",
+    "as cut",
+    "BatchNorm re-estimated",
+    "repaired, one pass",
+    "repaired",
+    "repaired, 1 epochs of imitation",
+]
+
+
+def test_every_way_has_its_line(tmp_path: Path) -> None:
+    options = "--unlabelled 60 --rows 40 --labels 60 --test 60 --epochs 1 --training 1 --seeds 2 --threads 1"
+    printed = run_script(SCRIPT, tmp_path, *options.split()).splitlines()
+    assert [line[:36].strip() for line in printed[-6:]] == WAYS
+    assert printed[-6].split()[4] == "1.00"
+    assert sum(line.startswith("seed 1: ") for line in printed) == len(WAYS)
+
+
+def test_the_table_has_means_and_shares() -> None:
+    lines = repairing.table({"dense": [(0.8, 0.0), (0.6, 0.0)], "repaired": [(0.4, 1.0), (0.3, 3.0)]}).splitlines()
+    assert lines[1].split() == ["dense", "70.0", "±", "14.1", "1.00", "0"]
+    assert lines[2].split() == ["repaired", "35.0", "±", "7.1", "0.50", "2"]
