@@ -77,7 +77,8 @@ class Probe(Kind):
     (pictures in files) has to be the same object, so let what is labelled be a `Subset` of the pool. Arrays that were
     written to in between are computed again; of a NumPy array a few rows are looked at to tell. Pickles and files of
     `save` hold no features, copies of a selector share them. What `predict_proba` and `signals` are asked of other rows
-    is computed and not kept.
+    is computed and not kept. The last bits of features depend on the batch in which a row was first read, and so may
+    those of what is trained on them.
 
     The trainer's `transform` is for inputs, and no augmentation reaches a frozen trunk: it is left out in training the
     head, as `collate` is, with a warning where it is another than `eval_transform`. A trainer of your own is given an
@@ -90,7 +91,9 @@ class Probe(Kind):
             another network or other data is refused. With `sync_every` it is written anew after each sync.
         head: "linear": trained by the selector's trainer, with its loss, from the head's present weights; "logistic":
             by scikit-learn's `LogisticRegression` on features brought to one scale (cross entropy of classes alone;
-            the trainer's epochs and rates, and `warm_start`, say nothing then).
+            the trainer's epochs and rates, and `warm_start`, say nothing then). EfficientNet-Lite0 with ImageNet
+            weights, 400 pictures of CIFAR-10 at 96 px, mean of three seeds: logistic 66.4 % right, linear 65.9 (AdamW
+            at 1e-3, 15 epochs) or 63.0 (the default trainer).
         dropout: share of the features that each of the passes for "mc_logits" (`bald`, `batchbald`) leaves out; 0: the
             head has no dropout, and such scorers are refused.
         refresh: with `sync_every`, when features are computed again, from a target trained on what is labelled (ASVP,

@@ -108,6 +108,7 @@ class PrunedProxySelector(Holder):
 
     Example:
         >>> import torch
+        >>> from prunefuse_al import TorchTrainer
         >>> X, y = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
         >>> with torch.random.fork_rng():
         ...     net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
