@@ -401,7 +401,7 @@ def test_a_net_that_is_there_becomes_a_pruned_one():
     assert ours.optimizer_.param_groups[0]["momentum"] == 0.9
     assert dict(ours.callbacks_)["rate"].kwargs["step_size"] == 2
     assert torch.equal(ours.dense_.layers[0].weight, theirs.module_.layers[0].weight)
-    assert "recalibrate" in [row.stage for row in ours.costs_.rows()]  # statistics of 32 channels do not fit 8
+    assert "repair" in [row.stage for row in ours.costs_.rows()]  # what 32 channels knew is fitted to 8
     np.testing.assert_array_equal(theirs.predict_proba(X), expected)
     unfitted = PruneFuseNet.from_net(NeuralNetClassifier(Digits, **settings))
     assert (unfitted.module, unfitted.module__hidden, unfitted.pruning_ratio) == (Digits, 32, 0.5)
