@@ -106,6 +106,8 @@ def arms(args: Any, trained: Trained, sample: Sample, seed: int) -> Iterator[tup
     yield "as at initialisation", lambda: proxied(pretrained=False, recalibration_data=pool)
     taught = {"rows": args.rows, "distil": args.epochs}
     yield "repaired", lambda: proxied(unlabelled=pool, repair={"rows": args.rows})
+    full = {"unlabelled": pool, "repair": {"rows": args.rows}, "fine_tune_lr_scale": None}
+    yield "repaired, full rate", lambda: proxied(**full)
     yield "repaired and taught", lambda: proxied(unlabelled=pool, repair=taught)
 
 
