@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,11 @@ from prunefuse_al import (
 )
 from prunefuse_al.advisor import LoopPlan
 from prunefuse_al.errors import InputError
+from prunefuse_al.estimator.starting import LEFT_OUT
 from prunefuse_al.proxies import Probe
 from prunefuse_al.pruning import GlobalScope
 from prunefuse_al.scorers import CCS, D2, BatchBALD, Mixture, ProbCover, TwoStage, TypiClust
-from prunefuse_al.selector.options import CHECKS, Options
+from prunefuse_al.selector.options import CHECKS, NAMES, Options
 from prunefuse_al.training.checking import OPTIONS
 
 X, Y = blobs(60)
@@ -260,3 +262,12 @@ def test_a_failed_fit_with_other_parameters_leaves_an_estimator_as_it_was() -> N
         assert estimator.costs_.rows() == rows
     after: dict[str, Tensor] = estimator.selector_.model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_an_estimator_has_every_option_of_a_selector_but_those_it_lists() -> None:
+    given = inspect.signature(PruneFuseEstimator).parameters
+    assert {*NAMES} - given.keys() == {*LEFT_OUT}
+    own = inspect.signature(PrunedProxySelector).parameters
+    assert {*NAMES} == own.keys() - {"model"}
+    for name in {*NAMES} & given.keys():
+        assert given[name].default is own[name].default is getattr(Options, name)

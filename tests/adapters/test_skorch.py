@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,8 +25,10 @@ from skorch.callbacks import Checkpoint, EarlyStopping, EpochScoring, LRSchedule
 
 from prunefuse_al import Distillation, FallingRatio, PrunedProxySelector, Signals, TorchTrainer, fuse, get_scorer
 from prunefuse_al.adapters.skorch import PruneFuseNet
+from prunefuse_al.adapters.skorch_training import LEFT_OUT, SKORCHS_OWN
 from prunefuse_al.errors import BudgetError, InputError
 from prunefuse_al.scorers import SCORERS
+from prunefuse_al.selector import NAMES, Options
 
 pytestmark = pytest.mark.touches_global_rng  # skorch shuffles and initialises with torch's global generator
 
@@ -553,3 +556,11 @@ def test_threads_that_ask_one_net_at_once_get_the_same_answers():
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda call: call(), calls * 8))
     assert all(np.array_equal(answer, expected[i % 3]) for i, answer in enumerate(answers))
+
+
+def test_a_net_has_every_option_of_a_selector_but_those_it_lists():
+    given = inspect.signature(PruneFuseNet).parameters
+    own = {"distillation", "random_state"}  # which it has, and sees to itself
+    assert {*NAMES} - given.keys() == {*LEFT_OUT, *SKORCHS_OWN} - own
+    for name in {*NAMES} & given.keys():
+        assert given[name].default is getattr(Options, name)
