@@ -7,11 +7,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from ..costs import Stage
 from ..errors import FusionError
 from ..fusing import Fusion
 from ..network import check_model, copied
-from .protocol import AnyProxy, Kind, Prepared, Task, Training, from_a_copy
+from .protocol import AnyProxy, Kind, Task
 
 NO_PLACE = (
     "proxy= was given, another network, which has no place in the dense one; `model` is that network, trained, "
@@ -52,19 +51,6 @@ class Another(Kind):
         with task.ledger.stage("prune", round=task.round, network="proxy") as stage:
             stage.describe(self.network)
         return OtherNetwork(self.network)
-
-    def prepare(self, task: Task) -> Prepared:
-        """Return the other network, which answers as it is."""
-        start = self.cut(task)
-        return Prepared(start, start.with_module(copied(start.module)))
-
-    def stale(self, proxy: AnyProxy, n: int) -> bool:
-        """Return False: however much is labelled, it is the same network."""
-        return False
-
-    def begin(self, task: Task, start: AnyProxy, stage: Stage) -> Training:
-        """Return a training of a copy."""
-        return from_a_copy(start)
 
     def put_back(self, dense: nn.Module, proxy: AnyProxy, fusion: Fusion) -> nn.Module:
         """Raise `FusionError`: it has no place in the dense network."""

@@ -9,11 +9,12 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+from torch import nn
 
 from .. import checks
 from ..data import as_dataset
 from ..errors import InputError
-from ..network import check_example
+from ..network import check_example, looks_trained
 from ..pruning import WITH_DATA, GlobalScope, check_importance, check_ratio, check_round_to, check_scope, repair
 from ..training import ProgressivePruning
 from .ratios import PruningRatio
@@ -67,6 +68,10 @@ class Pruning:
                 f"progressive= chooses channels by `importance` while a proxy is trained, and sync_importance="
                 f"{self.sync_importance!r} says how to choose before that: give one of the two"
             )
+
+    def trained(self, dense: nn.Module) -> bool:
+        """Tell whether the dense network counts as trained before."""
+        return looks_trained(dense) if isinstance(self.pretrained, str) else self.pretrained
 
 
 def _ratio(name: str, given: Any) -> PruningRatio:

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from torch import nn
 
-from ..costs import Stage, macs, parameter_count
+from ..costs import macs, parameter_count
 from ..fusing import ChannelMap, Fusion, TensorMap, fuse
-from ..network import copied, frozen_tensors, named_tensors
+from ..network import frozen_tensors, named_tensors
 from ..pruning import Proxy, PruningReport
-from .protocol import AnyProxy, Kind, Prepared, Task, Training, from_a_copy
+from .protocol import AnyProxy, Kind, Task
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,6 @@ class Dense(Kind):
             shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
             whole = ChannelMap({name: TensorMap(shape, (None,) * len(shape)) for name, shape in shapes.items()})
             return Proxy(task.dense, whole, _report(task))
-
-    def prepare(self, task: Task) -> Prepared:
-        """Return the dense network, which answers as it is."""
-        start = self.cut(task)
-        return Prepared(start, start.with_module(copied(start.module)))
-
-    def stale(self, proxy: AnyProxy, n: int) -> bool:
-        """Return False: however much is labelled, it is the same network."""
-        return False
-
-    def begin(self, task: Task, start: AnyProxy, stage: Stage) -> Training:
-        """Return a training of a copy."""
-        return from_a_copy(start)
 
     def put_back(self, dense: nn.Module, proxy: AnyProxy, fusion: Fusion) -> nn.Module:
         """Return a copy of the dense network with the trained weights."""

@@ -139,6 +139,19 @@ class Kind(ProxyKind):
     syncs: ClassVar[bool] = False
     exact: ClassVar[bool] = False
 
+    def prepare(self, task: Task) -> Prepared:
+        """Return what trainings begin with, which answers as it is."""
+        start = self.cut(task)
+        return Prepared(start, start.with_module(copied(start.module)))
+
+    def stale(self, proxy: AnyProxy, n: int) -> bool:
+        """Return False: however much is labelled, it is the same network."""
+        return False
+
+    def begin(self, task: Task, start: AnyProxy, stage: Stage) -> Training:
+        """Return a training of a copy."""
+        return from_a_copy(start)
+
     def check(self, trainer: Trainer, sync_every: int | None) -> None:
         """Raise `InputError` where these options of a selector contradict what the kind was told."""
 

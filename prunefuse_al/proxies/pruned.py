@@ -10,7 +10,7 @@ from torch import nn
 from ..costs import Stage
 from ..errors import FallbackWarning, InputError, warn
 from ..fusing import Fusion, fuse
-from ..network import copied, looks_trained, statistics_moved
+from ..network import copied, statistics_moved
 from ..pruning import Proxy, prune, rebuild, repair
 from ..types import statement
 from .cutting import Pruning
@@ -102,10 +102,6 @@ class Pruned(Pruning, Kind):
             elif before.report().pruning_ratio == ratio:  # else they are not as many as before
                 return before.with_module(rebuild(task.dense, before.channel_map))
         return own.pruned(task, example=self.example(task), ratio=ratio)
-
-    def trained(self, dense: nn.Module) -> bool:
-        """Tell whether the dense network counts as trained before."""
-        return looks_trained(dense) if isinstance(self.pretrained, str) else self.pretrained
 
     def _answering(self, task: Task, proxy: Proxy) -> Proxy:
         """Return the proxy with what the wider network knew, as far as it has lost that."""

@@ -15,7 +15,7 @@ from .. import checks
 from ..costs import CostLedger
 from ..errors import InputError
 from ..fusing import Fusion, fusion_of
-from ..network import Outputs, check_storage, looks_trained, of_trainer
+from ..network import Outputs, check_storage, of_trainer
 from ..proxies import Another, Kind, ProxyKind, Pruned, Pruning, Task, completed
 from ..scorers import get_scorer
 from ..training import Distillation, ShrinkPerturb, TorchTrainer
@@ -113,8 +113,7 @@ class Options(Pruning, Query, Target):
 
     def fusion(self, dense: nn.Module) -> Fusion:
         """Return the way back into the dense network."""
-        trained = looks_trained(dense) if isinstance(self.pretrained, str) else self.pretrained
-        return fusion_of(self.cross, trained=trained)
+        return fusion_of(self.cross, trained=self.trained(dense))
 
     @property
     def entropy(self) -> int:
