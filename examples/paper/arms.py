@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from plan import Arm, Plan
-from sources import epochs_of
+from plan import WAYS, Arm, Plan
+from sources import epochs_of, rate_of
 
 from prunefuse_al import Distillation, EarlyStopping, FallingRatio, ProgressivePruning, ShrinkPerturb
 
 
 def trainer_changes(plan: Plan, arm: Arm) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return how the trainers of the network that chooses and of the target differ from the plan's."""
-    layout = {"channels_last": True} if arm.layout == "last" else {}
-    choosing, finishing = {"epochs": epochs_of(plan, arm), **layout}, dict(layout)
+    both: dict[str, Any] = {"channels_last": True} if arm.layout == "last" else {}
+    if arm.rate != 1:
+        both["lr"] = arm.rate * rate_of(plan)
+    choosing, finishing = {"epochs": epochs_of(plan, arm), **both}, dict(both)
     if arm.plateau:
         rule = EarlyStopping(patience=arm.plateau, min_delta=0.01, monitor="train_loss")
         choosing |= {"early_stopping": rule, "scheduler": "constant"}  # no schedule that is cut off half-way
-    if arm.pruned and arm.start == "fused":
+    if arm.fused:
         finishing["lr_scale"] = plan.fine_tune if arm.fine_tune is None else arm.fine_tune
     if arm.target_epochs:
         finishing["epochs"] = arm.target_epochs
@@ -34,13 +36,17 @@ def selector_options(plan: Plan, arm: Arm, seed: int, labels: list[int]) -> dict
         "scorer": "random" if arm.method == "random" else arm.scorer or plan.scorer,
         "random_state": seed,
         "warm_start": warm(arm),
-        "cross": arm.cross if arm.cross in ("preserve", "copy") else float(arm.cross),
+        "cross": arm.cross if arm.cross in WAYS else float(arm.cross),
         "importance": arm.importance,
         "sync_every": int(arm.argument) if arm.method == "prunefuse-v2" else None,
         "candidate_fraction": arm.fraction,
     }
     if arm.distill:
         options["distillation"] = Distillation(lambda_=arm.distill)
+    if arm.repair == "no":
+        options["pretrained"] = False
+    if arm.imitate:
+        options["repair"] = {"distil": arm.imitate}
     if arm.progressive:
         options["progressive"] = ProgressivePruning(epochs=arm.progressive)
     return options

@@ -20,6 +20,7 @@ from watching import Watched, accuracy
 
 from prunefuse_al import CostLedger, Distillation, PrunedProxySelector, TorchTrainer, prune
 from prunefuse_al.data.datasets import as_dataset, subset
+from prunefuse_al.proxies import Probe
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Unit:
         self.dense = data.network(plan.network, seed, arm.checkpoint)
         self.plain = trainer(plan, data.transforms, TorchTrainer, bench.device)
         choosing, finishing = trainer_changes(plan, arm)
+        if arm.method == "probe":  # whose features are computed once
+            choosing["transform"] = data.transforms[1]
         # Where the network that chooses is not the target, its training is not followed.
         self.choosing, self.finishing = (
             trainer(plan, data.transforms, Watched, bench.device, **changes).watch(data, self.plain, follows=follows)
@@ -67,10 +70,19 @@ class Unit:
         self.options = selector_options(plan, arm, seed, self.sizes) | {
             "trainer": self.choosing,
             "target_trainer": self.finishing,
-            **({"proxy": data.network(arm.argument, seed)} if arm.method == "svp" else {}),
+            **self.chooser(),
         }
         self.selector = PrunedProxySelector(self.dense, **self.options)
         self.folder = bench.store.state(arm, seed)
+
+    def chooser(self) -> dict[str, Any]:
+        """Return the options about the network that chooses which need networks or pictures."""
+        if self.arm.method == "svp":
+            return {"proxy": self.bench.data.network(self.arm.argument, self.seed)}
+        if self.arm.method == "probe":
+            return {"proxy": Probe()}
+        pool = subset(as_dataset(self.bench.data.unlabelled), self.drawn.pool)
+        return {"unlabelled": pool} if self.arm.pruned else {}
 
     def resume(self, done: int) -> None:
         """Take up the labels and the selector of the rounds that are done."""

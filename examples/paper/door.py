@@ -61,9 +61,10 @@ def check_network(name: str) -> None:
     """Raise `ValueError` unless a network can be called so; torchvision's are looked up when they are built."""
     base, _, narrow = name.partition("/")
     known = base in NETWORKS and re.fullmatch("|[1-9]|1[0-6]", narrow) is not None and not name.endswith("/")
-    if name and not known and not re.fullmatch(r"torchvision:\w+", name):
+    if name and not known and not re.fullmatch(r"(torchvision|pretrained):[\w-]+", name):
         raise ValueError(
-            f"network {name!r}: there are {', '.join(NETWORKS)}, each also as NAME/2 to NAME/16, or torchvision:NAME"
+            f"network {name!r}: there are {', '.join(NETWORKS)}, each also as NAME/2 to NAME/16, torchvision:NAME or "
+            f"pretrained:NAME"
             f"{nearest(base, NETWORKS)}"
         )
 
@@ -101,6 +102,7 @@ def check_fit(data: Source, name: str, checkpoint: str) -> None:
     network = data.network(name, 0, checkpoint).eval()
     try:
         with torch.no_grad():
-            network(torch.zeros(1, *data.shape))
+            x = torch.zeros(1, *data.shape)
+            network(x if data.transforms[1] is None else data.transforms[1](x))
     except RuntimeError as error:
         raise ValueError(f"network {name!r} does not take pictures {list(data.shape)}: {error}") from error

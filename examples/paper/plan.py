@@ -13,9 +13,10 @@ from typing import Any
 import checking
 from checking import nearest
 
-METHODS = ("random", "dense-reinit", "dense-continue", "svp", "prunefuse-v1", "prunefuse-v2")
-PRUNED = METHODS[4:]
+METHODS = ("random", "dense-reinit", "dense-continue", "svp", "probe", "prunefuse-v1", "prunefuse-v2")
+PRUNED = METHODS[5:]
 STARTS = ("fused", "scratch")
+WAYS = ("auto", "preserve", "copy", "delta")
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,13 @@ class Arm:
         method: one of `METHODS`. "random" trains the dense network on random labels; "dense-reinit" is active learning
             with the dense network, from its initial weights in every round, and "dense-continue" from those it has;
             "svp:NETWORK" chooses with another network (Coleman et al., 2020); "prunefuse-v1" and "prunefuse-v2:T" with
-            the pruned one.
+            the pruned one; "probe" with a head on features of the network as it is.
         argument: what stands behind the colon: the network of "svp", T of "prunefuse-v2".
         start: "fused", or "scratch": the target starts from the network's initial weights (fusion off).
-        cross: how the proxy is fused: "preserve", "copy", or a number.
+        cross: how the proxy is fused: "auto", "preserve", "copy", "delta", or a number.
+        repair: "auto": the proxy of a network that was trained before is repaired on the pool; "no": it is not, and the
+            network counts as one at initialisation.
+        imitate: epochs in which a repaired proxy imitates the network on the pool, without labels.
         distill: weight of the proxy as teacher of the target, 0 (off) to 1.
         stop: the target is trained until its held-out loss has not fallen for so many epochs; 0: for all epochs.
         importance: which channels stay; "random" is the control.
@@ -39,6 +43,7 @@ class Arm:
         scorer: who picks; None: the plan's.
         epochs: of the network that chooses; 0: the plan's.
         target_epochs: of the target; 0: the plan's.
+        rate: factor on the plan's rate, in every training.
         fine_tune: factor on the rate of a fused target; None: the plan's.
         warm: the proxy goes on from the last round's: "" no, "continue" as it was, or "shrink" (shrunk and perturbed;
             Ash & Adams, 2020); after the first round for `warm_share` of the epochs.
@@ -54,7 +59,9 @@ class Arm:
     method: str
     argument: str = ""
     start: str = "fused"
-    cross: str = "preserve"
+    cross: str = "auto"
+    repair: str = "auto"
+    imitate: int = 0
     distill: float = 0.0
     stop: int = 0
     importance: str = "l2"
@@ -64,6 +71,7 @@ class Arm:
     scorer: str | None = None
     epochs: int = 0
     target_epochs: int = 0
+    rate: float = 1.0
     fine_tune: float | None = None
     warm: str = ""
     warm_share: float = 1.0
@@ -80,9 +88,14 @@ class Arm:
         return self.method in PRUNED
 
     @property
+    def fused(self) -> bool:
+        """Whether the target starts from what the network that chooses has learnt."""
+        return (self.pruned or self.method == "probe") and self.start == "fused"
+
+    @property
     def own_target(self) -> bool:
         """Whether a target is trained beside the network that chooses."""
-        return self.pruned or self.method == "svp" or bool(self.target)
+        return self.pruned or self.method in ("svp", "probe") or bool(self.target)
 
     @property
     def idle(self) -> bool:
@@ -157,8 +170,12 @@ def complaints(arm: Arm) -> Iterator[str]:
         yield f"start={arm.start}; choose {' or '.join(STARTS)}"
     if arm.warm not in ("", "continue", "shrink"):
         yield f"warm={arm.warm}; choose continue or shrink"
-    if arm.cross not in ("preserve", "copy") and not is_number(arm.cross):
-        yield f"cross={arm.cross}; choose preserve, copy or a number"
+    if arm.cross not in WAYS and not is_number(arm.cross):
+        yield f"cross={arm.cross}; choose {', '.join(WAYS)} or a number"
+    if arm.repair not in ("auto", "no"):
+        yield f"repair={arm.repair}; choose auto or no"
+    if arm.imitate and (arm.repair == "no" or not arm.pruned):
+        yield f"imitate={arm.imitate} is a part of repairing a pruned network"
     if arm.target and arm.start == "fused" and arm.pruned:
         yield f"target={arm.target} cannot be fused with a proxy of another network; add start=scratch"
     if arm.subset and "subset=" in arm.subset:
@@ -181,6 +198,8 @@ class Plan:
         name: what reports call it, and the folder of its report.
         data: a name that `data.load` knows, an .npz file, or "folder:PATH" with PATH/train and PATH/val by class.
         size: pictures are averaged down to this many pixels where that divides; 0: as they are.
+        resize: pictures are interpolated to this many pixels on their way into the network, in three colours, and
+            normalised as ImageNet's are; 0: normalised by their own statistics.
         train: training pictures used, the first ones; 0: all.
         pool: of these, how many there are to choose from, drawn for each seed; 0: all.
         test: test pictures used, the first ones; 0: all.
@@ -189,7 +208,8 @@ class Plan:
         scorer: who picks.
         first: labels to start with, drawn at random; below 1: a share of the pool.
         budgets: labels after each query; below 1: shares of the pool.
-        trainer: "scaled" (SGD with momentum, a cosine), or a preset of `TorchTrainer`, "cifar" or "imagenet".
+        trainer: "scaled" (SGD with momentum, a cosine), "adamw" (the same with AdamW), or a preset of `TorchTrainer`,
+            "cifar" or "imagenet".
         epochs: of every training; 0: those of the preset.
         batch_size: rows per step; 0: those of the preset.
         lr: learning rate; 0: that of the preset.
@@ -205,6 +225,7 @@ class Plan:
     name: str
     data: str = "digits"
     size: int = 0
+    resize: int = 0
     train: int = 0
     pool: int = 0
     test: int = 0

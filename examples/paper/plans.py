@@ -98,6 +98,32 @@ PAPER_IMAGENET = Plan(
     precision="auto",
     arms=MAIN,
 )
+# Fine-tuning of weights learnt from ImageNet. Pictures are small, so that a training takes a minute or two on a core.
+PRETRAINED = Plan(
+    "cifar10-pretrained",
+    data="cifar10",
+    resize=64,
+    train=25_000,
+    pool=4352,
+    test=2000,
+    network="pretrained:efficientnet-lite0",
+    scorer="margin",
+    first=100,
+    budgets=(400,),
+    trainer="adamw",
+    epochs=10,
+    batch_size=32,
+    lr=1e-3,
+    references=("random", "random epochs=20 rate=0.5"),
+    arms=(
+        *("random", "random rate=0.5", "random epochs=20 rate=0.5", "dense-reinit", "probe"),
+        *("prunefuse-v1", "prunefuse-v1 repair=no"),
+        *("prunefuse-v1 subset=random", "prunefuse-v1 imitate=4 subset=random"),
+        *("random subset=probe", "random subset=prunefuse-v1"),
+    ),
+    note="Whose labels are worth what, and what a target is worth beside fine-tuning on the same labels.",
+)
+PRETRAINED_CELLS = replace(PRETRAINED, name="elpv-pretrained", data="elpv", size=100, train=0, pool=0, test=0)
 
 
 Question = tuple[str, ...]  # name, what is asked, and the arms that answer it
@@ -263,6 +289,8 @@ PLANS = {
         FASHION,
         CIFAR,
         CIFAR_GPU,
+        PRETRAINED,
+        PRETRAINED_CELLS,
         PAPER_CIFAR,
         replace(PAPER_CIFAR, name="cifar100-paper", data="cifar100"),
         replace(PAPER_CIFAR, name="tiny-imagenet-paper", data="folder:data/tiny-imagenet", size=64, network="resnet18"),

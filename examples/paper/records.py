@@ -48,6 +48,7 @@ class Store:
         was, now = read(self.root / SETUP), plan.setup()
         if was is None:
             return False
+        was = {"resize": 0, **was}  # not in the folders of before there was such a field
         changed = [f"{name} was {was.get(name)}, is {now[name]}" for name in now if was.get(name) != now[name]]
         if changed:
             raise ValueError(f"{self.root} holds another plan: {'; '.join(changed)}. Give another --out")

@@ -17,6 +17,7 @@ POLICY = {
     "dense-reinit": "`dense-reinit`: the dense network chooses and is trained from its initial weights in every round",
     "dense-continue": "`dense-continue`: the dense network chooses and is trained on from the round before",
     "svp": "`svp:NET`: NET chooses, drawn and trained anew in every round; the dense network is trained at the end",
+    "probe": "`probe`: a head on features that the network gives as it is; the head is kept, all of it fine-tuned",
     "prunefuse-v1": "`prunefuse-v1`: the pruned network chooses, from the same pruned weights in every round; fused, "
     "then fine-tuned",
     "prunefuse-v2": "`prunefuse-v2:T`: the same, and every T rounds the next proxy is cut from the trained target",

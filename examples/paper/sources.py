@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from data import Images, load, smaller
+from data import Images, as_imagenet, load, smaller
 from networks import build
 from plan import Arm, Plan
 from torch import nn
@@ -71,7 +71,7 @@ def source(plan: Plan, root: str) -> Source:
         unlabelled=images.x_train,
         test=images.x_test,
         y_test=images.y_test,
-        transforms=images.transforms(),
+        transforms=as_imagenet(plan.resize, images.flips) if plan.resize else images.transforms(),
     )
 
 
@@ -134,11 +134,19 @@ def trainer(plan: Plan, transforms: tuple[Any, Any], kind: type[TorchTrainer], d
     asked = {"epochs": plan.epochs, "batch_size": plan.batch_size, "lr": plan.lr}
     options = {name: value for name, value in asked.items() if value}
     options |= {"device": device, "precision": plan.precision, "progress": False, **changes}
-    if plan.trainer == "scaled":
+    if plan.trainer == "adamw":
+        options["optimizer"] = "adamw"
+    if plan.trainer in ("scaled", "adamw"):
         return kind(**{"transform": transforms[0], "eval_transform": transforms[1], **options})
     if plan.data.startswith("folder:"):  # whose pictures are augmented one by one
         options |= {"transform": transforms[0], "num_workers": min(8, os.cpu_count() or 1)}
     return kind.preset(plan.trainer, **options)
+
+
+def rate_of(plan: Plan) -> float:
+    """Return the learning rate of a plan."""
+    rate: float = plan.lr or trainer(plan, (None, None), TorchTrainer, "cpu").lr
+    return rate
 
 
 def epochs_of(plan: Plan, arm: Arm) -> int:

@@ -336,7 +336,43 @@ def test_every_ready_plan_names_networks_that_there_are():
             *(a.argument for a in plan.parsed if a.method == "svp"),
             *(a.target for a in plan.parsed),
         ]
-        assert all(n.split("/")[0] in NETWORKS or n.startswith("torchvision:") for n in names if n), plan.name
+        assert all(n.split("/")[0] in NETWORKS or n.startswith(("torchvision:", "pretrained:")) for n in names if n), (
+            plan.name
+        )
+
+
+def test_pictures_come_to_networks_of_imagenet_in_three_colours_and_their_size():
+    import torch
+    from data import IMAGENET, as_imagenet
+
+    grey = torch.full((2, 1, 8, 8), 255, dtype=torch.uint8)
+    augmented, plain = as_imagenet(16, flips=True)
+    assert torch.allclose(plain(grey), IMAGENET(torch.ones(2, 3, 16, 16)))
+    with torch.random.fork_rng(devices=[]):
+        assert augmented(grey).shape == (2, 3, 16, 16)
+
+
+def test_arms_of_a_pretrained_start(tmp_path, monkeypatch):
+    import pretrain
+
+    monkeypatch.chdir(tmp_path)  # a short name stands in the pictures
+    file = "s.pt"
+    pretrain.main(["digits", "--data", "digits", "--epochs", "1", "--rows", "200", "--out", file])
+    arms = [
+        *("dense-reinit", "random rate=0.5", "probe", "prunefuse-v1 imitate=1", "prunefuse-v1 repair=no"),
+        "random subset=probe",
+    ]
+    arms = [f"{arm} checkpoint={file}" if "subset" not in arm and "dense" not in arm else arm for arm in arms]
+    arms[-1] = f"random checkpoint={file} subset=probe+checkpoint={file}"
+    small = ["--epochs", "1", "--budgets", "60", "--seeds", "0", "--device", "cpu", "--test", "150"]
+    run.main(["digits", *small, "--trainer", "adamw", "--lr", "0.01", "--out", str(tmp_path / "out"), "--arms", *arms])
+    costs = [Store(tmp_path / "out").record(parse_arm(arm), 0, 0)["costs"] for arm in arms]
+    _, _, probe, repaired, bare, borrowed = ({row["stage"] for row in rows} for rows in costs)
+    assert "features" in probe
+    assert "repair" not in probe
+    assert {"prune", "repair"} <= repaired
+    assert "repair" not in bare
+    assert "features" not in borrowed
 
 
 def test_the_papers_plan_is_the_papers():
