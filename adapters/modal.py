@@ -52,7 +52,7 @@ _REFUSED = {
 }
 
 
-def query_strategy(scorer: str | Scorer = "least_confidence", *, random_state: int = 0) -> QueryStrategy:
+def query_strategy(scorer: str | Scorer = "margin", *, random_state: int = 0) -> QueryStrategy:
     """Return a scorer as modAL's query strategy, for an `ActiveLearner` or a `Committee`.
 
     With a `PruneFuseEstimator` (also as the last step of a `Pipeline`) the proxy looks at the pool once and the

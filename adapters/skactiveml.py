@@ -146,7 +146,7 @@ class PruneFuseQuery(SingleAnnotatorPoolQueryStrategy):
 
     def __init__(
         self,
-        scorer: str | Scorer = "least_confidence",
+        scorer: str | Scorer = "margin",
         missing_label: Any = MISSING_LABEL,
         random_state: RngLike = None,
     ) -> None:

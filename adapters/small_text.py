@@ -151,7 +151,7 @@ class ScorerStrategy(QueryStrategy):
         rng: breaks ties and draws; None: with a proxy derived from its `random_state` and the round.
     """
 
-    def __init__(self, scorer: str | Scorer = "least_confidence", rng: RngLike = None) -> None:
+    def __init__(self, scorer: str | Scorer = "margin", rng: RngLike = None) -> None:
         self.scorer, self.rng = get_scorer(scorer), rng
 
     def query(

@@ -161,7 +161,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--test", type=int, help="use no more than so many test pictures, the first ones")
     parser.add_argument("--network", choices=networks.NETWORKS, help="default: resnet8 for digits, else resnet20")
     parser.add_argument("--pruning-ratio", type=float, default=0.5, help="share of channels removed (default: 0.5)")
-    parser.add_argument("--scorer", choices=SCORERS, default="least_confidence", help="default: least_confidence")
+    parser.add_argument("--scorer", choices=SCORERS, default="margin", help="default: margin")
     parser.add_argument("--rounds", type=int, default=4, help="queries (default: 4)")
     parser.add_argument("--initial", type=int, help="random labels to start with; default: 40 for digits, else 500")
     parser.add_argument("--per-round", type=int, help="labels per query; default: 40 for digits, else 500")

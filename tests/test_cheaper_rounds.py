@@ -24,6 +24,7 @@ from prunefuse_al import (
     selector_preset,
 )
 from prunefuse_al.errors import CheckpointError, InputError
+from prunefuse_al.scorers import LeastConfidence, Margin
 from prunefuse_al.training import ProgressivePruning
 
 X, Y = blobs(200)
@@ -240,8 +241,35 @@ def test_cheapest_rounds_by_name() -> None:
     assert chosen.select(X, 9).considered == round(0.3 * len(X))
 
 
+def test_what_is_recommended() -> None:
+    chosen = PrunedProxySelector(
+        mlp(6, 16, 16, 3), **selector_preset("recommended"), trainer=trainer(epochs=6), random_state=0
+    )
+    epochs = []
+    for m in (40, 80):
+        chosen.fit(X[:m], Y[:m])
+        epochs.append(len(chosen.history.epochs))
+    assert epochs == [6, 2]
+    picked = chosen.query(X, 9)
+    np.testing.assert_array_equal(picked, chosen.select(X, 9, scorer=Margin()).indices)
+
+
+def test_the_papers_settings() -> None:
+    network = mlp(6, 16, 16, 3)
+    chosen = PrunedProxySelector(network, **selector_preset("paper"), trainer=trainer(epochs=3), random_state=0)
+    for m in (40, 80):
+        before = chosen.fit(X[:m], Y[:m]).proxy
+    again = PrunedProxySelector(network, **selector_preset("paper"), trainer=trainer(epochs=3), random_state=0)
+    assert_same(again.fit(X[:80], Y[:80]).model, chosen.model)  # a fresh proxy in every round
+    dense, fused = dict(network.named_parameters()), dict(chosen.fuse().named_parameters())
+    expected = before.channel_map.scatter(dict(chosen.model.named_parameters()), dense)
+    assert all(torch.equal(fused[name], expected[name]) for name in dense)
+    options = chosen.options
+    assert (options.scorer, options.fine_tune_lr_scale, options.pruning_ratio) == (LeastConfidence(), None, 0.5)
+
+
 def test_a_preset_that_does_not_exist() -> None:
-    with pytest.raises(InputError, match="preset: name='cheap'; pass one of 'cheap_rounds', 'cheapest_rounds'"):
+    with pytest.raises(InputError, match="preset: name='cheap'; pass one of 'recommended', 'paper', 'cheap_rounds'"):
         selector_preset("cheap")
 
 

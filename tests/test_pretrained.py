@@ -148,6 +148,15 @@ def test_the_data_is_shared_by_copies(trained: nn.Module) -> None:
     assert copy.deepcopy(chosen).options.recalibration_data is chosen.options.recalibration_data
 
 
+@pytest.mark.parametrize("scorer", ["k_center", "typiclust", "probcover"])
+def test_a_first_round_by_features_of_which_nothing_is_labelled(trained: nn.Module, scorer: str) -> None:
+    chosen = selector(trained, scorer=scorer).prepare(POOL)
+    assert len(set(chosen.query(POOL, 6).tolist())) == 6
+    with pytest.raises(InputError, match="CAL"):  # asks how labelled neighbours are answered
+        chosen.select(POOL, 6, scorer="cal")
+    assert chosen.fit(X[:30], Y[:30]).round == 1
+
+
 def test_what_cannot_be_prepared_is_said(trained: nn.Module) -> None:
     with pytest.raises(InputError, match=r"prepare: pass unlabelled data.*recalibration_data="):
         selector(trained).prepare()

@@ -1,4 +1,4 @@
-"""The README's Python blocks and its modAL script run, and its commands are those that CI runs."""
+"""The Python blocks of README and docs and the modAL script run, and its commands are those that CI runs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(kind: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def run(tmp_path: Path, code: str) -> None:
@@ -37,6 +37,14 @@ def test_python_blocks_run(tmp_path):
     """A block fenced as ```python no-run is for reading only."""
     assert len(blocks("python")) > 5
     run(tmp_path, "\n".join(blocks("python")))
+
+
+PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if blocks("python", page.read_text())]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_with_code_run(tmp_path, page):
+    run(tmp_path, "\n".join(blocks("python", page.read_text())))
 
 
 def test_the_modal_script_runs_once_it_is_switched(tmp_path):

@@ -37,7 +37,7 @@ def advise(
     proxy: nn.Module | None = None,
     labelled: Any = None,
     trainer: Trainer | None = None,
-    scorer: str | Scorer = "least_confidence",
+    scorer: str | Scorer = "margin",
     trial_epochs: int = 5,
     repeats: int = 5,
     random_state: int = 0,

@@ -38,7 +38,7 @@ class Query:
         features_path: a .npy file for them.
     """
 
-    scorer: Scorer = "least_confidence"  # type: ignore[assignment]  # told by name, read as a scorer
+    scorer: Scorer = "margin"  # type: ignore[assignment]  # told by name, read as a scorer
     candidate_fraction: float = 1.0
     fold_batchnorm: bool = True
     features_dtype: str = "float32"

@@ -52,7 +52,7 @@ def pick(
     generator = as_rng(options.seed("query", state.round) if rng is None else rng)
     rows = drawn(rows, k, options.candidate_fraction, generator)
     labelled = state.labelled
-    if labelled is None and OF_LABELLED & chosen.needs:
+    if labelled is None and state.round and OF_LABELLED & chosen.needs:  # before the first fit nothing is labelled
         raise NotFittedError(
             "query: the labelled data is not in memory (it is neither saved nor pickled with a selector), and "
             f"{chosen!r} reads it; call fit(labelled, y) again"
