@@ -26,6 +26,8 @@ STAGE_COLOURS = {
     "train_proxy": DARK,
     "retrain_proxy": "#3f8fb3",
     "recalibrate": "#9c89b8",
+    "repair": "#6b5b95",
+    "head": "#b3a7cc",
     "features": "#7a6f9b",
     "score": LIGHT,
     "rank": "#888888",

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from fakes import assert_same, blobs, mlp
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from prunefuse_al import PrunedProxySelector, PruneFuseEstimator, TorchTrainer, fuse, prune, repair
@@ -101,6 +103,53 @@ def test_a_prepared_proxy_is_what_repair_makes(trained: nn.Module) -> None:
     bare = selector(trained, repair=False, recalibrate=False).prepare(X[POOL])
     far, near = (float((outputs(each.model) - outputs(trained)).square().mean()) for each in (bare, chosen))
     assert near < far / 2
+
+
+class Begun(TorchTrainer):
+    """Keeps what it was given to train."""
+
+    def fit(self, model: nn.Module, data: Any, **options: Any) -> Any:
+        self.kept.append(copy.deepcopy(model))
+        return super().fit(model, data, **options)
+
+
+def begun(network: nn.Module, **options: Any) -> tuple[PrunedProxySelector, nn.Module]:
+    watched = Begun(epochs=2, lr=0.01, progress=False, device="cpu")
+    watched.kept = []  # copies of a trainer add to the same
+    chosen = selector(network, trainer=watched, unlabelled=X[POOL], **options).fit(X[TRAIN], Y[TRAIN])
+    return chosen, watched.kept[0]
+
+
+def test_a_repaired_proxy_with_a_new_head_trains_from_the_head_that_fits(trained: nn.Module) -> None:
+    fresh = copy.deepcopy(trained)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        fresh[-1] = nn.Linear(32, 3)
+    chosen, network = begun(fresh)
+    start = chosen._state.start.module  # type: ignore[union-attr]
+    head = sorted(name for name, p in network.named_parameters() if not torch.equal(p, start.get_parameter(name)))
+    assert head == ["5.bias", "5.weight"]
+    with torch.no_grad():
+        given = start.eval()[:-1](X[TRAIN]).double()
+        right = (network.eval()(X[TRAIN]).argmax(1) == Y[TRAIN]).double().mean()
+    scaler = StandardScaler().fit(given)
+    solver = LogisticRegression(C=0.01, max_iter=5000).fit(scaler.transform(given), Y[TRAIN])
+    assert float(right) == pytest.approx(solver.score(scaler.transform(given), Y[TRAIN]), abs=0.01)
+    (row,) = [row for row in chosen.costs.rows() if row.stage == "head"]
+    assert row.samples == 120
+    assert_same(chosen._state.begun.network, network)  # type: ignore[union-attr,arg-type]
+
+
+@pytest.mark.parametrize("what", ["answers already", "not repaired", "at initialisation", "frozen", "goes on"])
+def test_other_proxies_train_from_the_head_that_they_have(trained: nn.Module, what: str) -> None:
+    net = copy.deepcopy(trained if what != "at initialisation" else network())
+    if what in ("not repaired", "frozen"):
+        nn.init.zeros_(net[-1].weight)
+    net[-1].requires_grad_(what != "frozen")
+    chosen, start = begun(net, repair=what != "not repaired", warm_start=what == "goes on")
+    if what == "goes on":
+        chosen.fit(X[TRAIN], Y[TRAIN])
+    assert torch.equal(start[-1].weight, chosen._state.start.module[-1].weight)  # type: ignore[union-attr]
 
 
 def test_data_for_repair_is_unlabelled_then_recalibration_data_then_what_is_there(trained: nn.Module) -> None:

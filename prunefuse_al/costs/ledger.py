@@ -21,10 +21,10 @@ from .stages import peak_memory, reset_peak
 from .tables import aligned, si
 
 _SYNC_STAGES = frozenset({"sync_fuse", "sync_recalibrate", "sync"})
-SELECTION_STAGES = _SYNC_STAGES | {"prune", "repair", "features", "train_proxy", "retrain_proxy", "recalibrate"}
+SELECTION_STAGES = _SYNC_STAGES | {"prune", "repair", "features", "head", "train_proxy", "retrain_proxy", "recalibrate"}
 SELECTION_STAGES |= {"score", "rank", "coreset"}
 """Stages that are paid to choose samples; the others make or use the target."""
-_NO_COUNTERPART = _SYNC_STAGES | {"repair", "recalibrate", "retrain_proxy", "features"}
+_NO_COUNTERPART = _SYNC_STAGES | {"repair", "recalibrate", "retrain_proxy", "features", "head"}
 """Those that dense active learning has not got."""
 _BESIDE = frozenset({"predict", "measure", "trial"})  # neither chooses samples nor makes the target
 
@@ -35,11 +35,11 @@ class CostRow:
 
     Attributes:
         round: number of the `fit` it belongs to, from 1; 0 for what was asked before the first.
-        stage: ``"prune"``, ``"train_proxy"``, ``"recalibrate"``, ``"score"``, ``"rank"`` (of a pool) or ``"coreset"``
-            (of labelled data), ``"features"`` (of a frozen trunk, computed to be kept), ``"retrain_proxy"`` (again, to
-            watch it), and of V2 ``"sync_fuse"``, ``"sync_recalibrate"``, ``"sync"`` (selection); ``"fuse"``,
-            ``"recalibrate_target"``, ``"train_target"``; ``"predict"``, and what `advise` does, ``"measure"`` and
-            ``"trial"``.
+        stage: ``"prune"``, ``"repair"``, ``"head"`` (fitted before the rest of a repaired proxy), ``"train_proxy"``,
+            ``"recalibrate"``, ``"score"``, ``"rank"`` (of a pool) or ``"coreset"`` (of labelled data), ``"features"``
+            (of a frozen trunk, computed to be kept), ``"retrain_proxy"`` (again, to watch it), and of V2
+            ``"sync_fuse"``, ``"sync_recalibrate"``, ``"sync"`` (selection); ``"fuse"``, ``"recalibrate_target"``,
+            ``"train_target"``; ``"predict"``, and what `advise` does, ``"measure"`` and ``"trial"``.
         network: whose parameters are stated: ``"proxy"``, ``"target"`` or ``"dense"``.
         seconds: wall time; counting MACs is not in it.
         samples: rows that passed forward through the network.

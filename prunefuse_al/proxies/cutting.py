@@ -39,7 +39,7 @@ class Pruning:
             was is repaired (see `repair`), which does what `recalibrate` does too.
         unlabelled: unlabelled data to repair on; None: `recalibration_data`, else what there is to train on.
         repair: False to leave a pretrained network's proxy as it was cut; or keyword arguments of `repair`, such as
-            ``{"distil": 4}``.
+            ``{"distil": 4}``. Trainings of a repaired proxy begin with its head, see `with_first_head`.
     """
 
     pruning_ratio: PruningRatio = 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -123,6 +123,13 @@ class LogisticTrainer:
     def infer(self, model: nn.Module, data: Any, needs: Iterable[str]) -> Signals:
         """Return the signals in `needs` for every row of `data`."""
         return FeatureAsker(self.trainer).infer(model, data, needs)
+
+
+def fits(y: Tensor | None, classes: int) -> TypeGuard[Tensor]:
+    """Tell whether labels are numbers of classes, 0 to `classes` - 1, and more than one of them."""
+    if y is None or y.is_floating_point() or y.ndim != 1 or int(y.min()) < 0 or int(y.max()) >= classes:
+        return False
+    return len(y.unique()) > 1
 
 
 def _of_classes(solver: LogisticRegression) -> tuple[Any, Any]:

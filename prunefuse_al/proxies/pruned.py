@@ -14,6 +14,7 @@ from ..network import copied, statistics_moved
 from ..pruning import Proxy, prune, rebuild, repair
 from ..types import statement
 from .cutting import Pruning
+from .first_head import with_first_head
 from .labelled_importance import measured_on
 from .protocol import AnyProxy, Kind, Prepared, Task, Training, from_a_copy
 from .ratios import ratio_of
@@ -53,9 +54,9 @@ class Pruned(Pruning, Kind):
 
     def begin(self, task: Task, start: AnyProxy, stage: Stage) -> Training:
         """Return a training of a copy; where it is gradual, one in which channels leave."""
-        if not self.gradual(task.n):
-            return from_a_copy(start)
         assert isinstance(start, Proxy)
+        if not self.gradual(task.n):
+            return from_a_copy(start) if start.repaired is None else self._probing_first(task, start, stage)
         thinning = Thinning(self, task, start, self.example(task), stage)
         return Training(thinning.network, thinning.proxy, watching={"on_epoch": thinning})
 
@@ -116,6 +117,12 @@ class Pruned(Pruning, Kind):
                     raise
                 warn(f"the proxy of this trained network is not repaired: {error}", FallbackWarning)
         return self._recalibrated(task, proxy) if self.recalibrate and statistics_moved(task.dense) else proxy
+
+    def _probing_first(self, task: Task, start: Proxy, stage: Stage) -> Training:
+        """Return a training that begins with a head that fits what a repaired proxy knows."""
+        with stage.aside():
+            begun = with_first_head(task, start)
+        return replace(from_a_copy(start.with_module(begun)), begun=begun)
 
     def _repaired(self, task: Task, proxy: Proxy, data: Any) -> Proxy:
         """Return the proxy repaired on unlabelled data, read as the trainer reads data for evaluation."""
