@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ..fusing import put_attributes
-from ..network import Arguments, copied
+from ..network import Arguments, answers, copied
 from .quietly import answer_of
 
 
@@ -68,7 +67,7 @@ def _answers(module: nn.Module, arguments: Arguments) -> Iterator[list[Tensor] |
         except Exception:  # whatever a user's code raises at a size that does not fit
             yield None
         else:
-            yield [leaf for leaf in tree_leaves(answer) if isinstance(leaf, Tensor)]
+            yield answers(answer)
 
 
 def _equal(one: list[list[Tensor] | None], other: list[list[Tensor] | None]) -> bool:
