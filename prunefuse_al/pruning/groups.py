@@ -76,14 +76,17 @@ class Structure:
     reasons: dict[int, str]  # axis number -> why it is kept whole
 
 
-def structure(trace: Trace, protected: Mapping[int, str]) -> Structure:
+def structure(trace: Trace, protected: Mapping[int, str], *, pads_stay: bool = False) -> Structure:
     """Resolve the ties of a trace into groups of channels.
 
     Args:
         trace: what a forward pass told.
         protected: axis number -> reason, for axes the user wants kept whole.
+        pads_stay: channels that forward pads a tensor by are a fixed number; else they follow the widths.
     """
     atoms = trace.atoms
+    for padded in atoms.padded if pads_stay else ():
+        atoms.freeze(padded.marks, padded.reason)
     for number, reason in protected.items():
         axis = atoms.axes[number]
         atoms.freeze(torch.arange(axis.start, axis.start + axis.size), reason)

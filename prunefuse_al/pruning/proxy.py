@@ -31,6 +31,7 @@ from .widths import (
     check_scope,
     choose_widths,
     kept_channels,
+    rounded_blocks,
 )
 
 
@@ -146,9 +147,15 @@ def prune(
         # The careful readings take the plain widths: whatever stood in the way, rounding is not part of it.
         rounding = 1 if attempt.careful and round_to is None else round_to
         widths = choose_widths(
-            reading.groups, scores, pruning_ratio, scope=scope, round_to=rounding, equal_widths=attempt.equal_widths
+            reading.groups,
+            scores,
+            pruning_ratio,
+            scope=scope,
+            round_to=rounding,
+            equal_widths=attempt.equal_widths,
+            fewer_blocks=attempt.fewer_blocks,
         )
-        return Choice(kept_channels(reading, scores, widths.taken), widths.asked)
+        return Choice(kept_channels(reading, scores, widths.taken), widths.asked, (1 - pruning_ratio) ** 2)
 
     with alone(), torch.inference_mode(False):
         given = as_arguments(example_inputs, model)
@@ -178,6 +185,8 @@ def _report(model: nn.Module, found: Found, arguments: Arguments, ratio: float) 
     for number, reason in sorted(reading.reasons.items()):
         thinned = maps[axes[number].name].kept[axes[number].dim] is not None
         whole[f"{axes[number].name}, dimension {axes[number].dim}"] = f"{reason} (in part)" if thinned else reason
+    for axis, reason in rounded_blocks(reading, found.choice.asked, found.choice.kept):
+        whole.setdefault(f"{axis.name}, dimension {axis.dim}", reason)
     return PruningReport(
         pruning_ratio=float(ratio),
         dense_parameters=parameter_count(model),

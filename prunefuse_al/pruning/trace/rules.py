@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from .atoms import FROZEN, NEUTRAL, varying
+from .atoms import FROZEN, NEUTRAL, Freeze, varying
 from .calls import OperationCall, freeze_planes, like
 from .marks import Marks, merge, positions, restructure, shared_stretches
 from .shuffles import tie_shuffled
@@ -95,12 +95,6 @@ def gated(call: OperationCall) -> list[Marks]:
     source, result = call.marks_of(call.args[0]), call.results[0]
     halves = restructure(lambda plane: plane.chunk(2, call.argument("dim")), source, [result, result])
     return [merge(call.atoms, halves, tuple(result.shape), call.name)]
-
-
-def restrided(call: OperationCall) -> list[Marks]:
-    """`as_strided_` at the same shape only changes the memory layout; anything else is not understood."""
-    source = call.tensors()[0]
-    return same(call) if list(source.shape) == list(call.argument("size")) else unknown(call)
 
 
 def joined(call: OperationCall) -> list[Marks]:
@@ -233,15 +227,36 @@ def spatial(call: OperationCall, *, trailing: int) -> list[Marks]:
 
 
 def pad(call: OperationCall) -> list[Marks]:
-    """Constant padding: padded positions along a marked dimension have a fixed place, so they are frozen."""
+    """Constant padding; along a marked dimension, as in a shortcut to more channels, the positions it makes are new.
+
+    How many of them there are may follow the widths, or be a number that is written in forward: both are tried. As
+    many before as behind leave in pairs, so that they stay equally many.
+    """
     source = call.marks_of(call.tensors()[0])
     amounts, ndim = call.argument("pad"), len(source.shape)
     planes = []
     for plane in source.planes:
-        own = [a if ndim - 1 - i // 2 in varying(plane) else 0 for i, a in enumerate(amounts)]
-        padded = torch.nn.functional.pad(plane, own, value=FROZEN)
-        planes.append(padded)
+        for dim in varying(plane):
+            last = 2 * (ndim - 1 - dim)
+            if last < len(amounts):
+                plane = _padded(call, plane, dim, *amounts[last : last + 2])
+        planes.append(plane)
     return [like(call.results[0], planes, source)]
+
+
+def _padded(call: OperationCall, plane: Tensor, dim: int, before: int, behind: int) -> Tensor:
+    plane = plane.narrow(dim, max(0, -before), plane.shape[dim] + min(0, before) + min(0, behind))  # cropped
+    made = [call.atoms.made(max(0, number)) for number in (before, behind)]
+    if before == behind:
+        made[1] = made[0]
+    if before > 0 or behind > 0:
+        what = f"is joined with positions of fixed size, padded by {call.name} in {call.module or 'the network itself'}"
+        call.atoms.padded.append(Freeze(torch.cat(made), what))
+    shape = [-1 if d == dim else 1 for d in range(plane.ndim)]
+    sides = [
+        side.view(shape).expand([len(side) if d == dim else n for d, n in enumerate(plane.shape)]) for side in made
+    ]
+    return torch.cat([sides[0], plane, sides[1]], dim)
 
 
 def factory(call: OperationCall) -> list[Marks]:
