@@ -94,6 +94,8 @@ def contract(call: OperationCall, left: Marks, right: Marks, shape: tuple[int, .
     k_left, k_right = len(left.shape) - 1, len(right.shape) - 2
     summed_left = _summed(call, left, k_left, outer=k_left - 1)
     summed_right = _summed(call, right, k_right, outer=k_right + 1)
+    if left.parameter and right.parameter:
+        summed_left, summed_right = _finest(call, summed_left, summed_right), _finest(call, summed_right, summed_left)
     if not left.free and not right.free:
         reads_data = left.parameter != right.parameter
         _meet(call, summed_left, [p.transpose(-1, -2) for p in summed_right], reads_data)
@@ -119,6 +121,20 @@ def _summed(call: OperationCall, marks: Marks, k: int, outer: int) -> list[Tenso
         for plane in planes:
             call.atoms.contract(plane)
     return planes
+
+
+def _finest(call: OperationCall, planes: list[Tensor], other: list[Tensor]) -> list[Tensor]:
+    """Return what of a weight that was flattened meets a vector, as for its spectral norm: channels, not their places.
+
+    Kernel positions and channels in one dimension would all become one where a vector that knows neither ties them.
+    """
+    if len(planes) < 2 or len(other) != 1:
+        return planes
+    finest = max(planes, key=lambda plane: len(plane.unique()))
+    for plane in planes:
+        if plane is not finest:
+            call.atoms.freeze(plane, None)
+    return [finest]
 
 
 def _meet(call: OperationCall, left: list[Tensor], right: list[Tensor], reads_data: bool) -> None:
