@@ -106,9 +106,9 @@ def put(call: OperationCall) -> list[Marks]:
 
 
 def _writes_into_part(call: OperationCall) -> bool:
-    """True where it writes through a view, so that the tensor behind it would not learn of the marks."""
+    """True where it writes through a view of what has no marks, so that the tensor behind it would not learn of any."""
     target = call.args[0]
-    return call.in_place and bool(target._is_view())
+    return call.in_place and bool(target._is_view()) and call.marks_of(target).free
 
 
 def _without(shape: Sequence[int], dim: int) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -220,10 +221,29 @@ def _results(call: OperationCall, source: Marks, passed: list[Tensor], dims: Seq
 
 
 def spatial(call: OperationCall, *, trailing: int) -> list[Marks]:
-    """Pooling and resizing: only the trailing dimensions change, so many of them."""
+    """Pooling and resizing: only the trailing dimensions change, so many of them; not those of windows of size 1."""
     source = call.marks_of(call.tensors()[0])
-    freeze_planes(call, source, {len(source.shape) - 1 - i for i in range(trailing)}, "is resized by")
+    still = _still(call, trailing)
+    dims = {len(source.shape) - trailing + i for i in range(trailing) if not still[i]}
+    freeze_planes(call, source, dims, "is resized by")
     return [like(result, list(source.planes), source) for result in call.results]
+
+
+def _still(call: OperationCall, trailing: int) -> list[bool]:
+    """Return which of the trailing dimensions a pooling leaves alone: its windows there are single positions."""
+    windows = call.argument("kernel_size")
+    if windows is None:
+        return [False] * trailing
+    kernel, stride, padding = (
+        _each(given, trailing) for given in (windows, call.argument("stride") or windows, call.argument("padding"))
+    )
+    return [(k, s, p) == (1, 1, 0) for k, s, p in zip(kernel, stride, padding, strict=True)]
+
+
+def _each(given: Any, dims: int) -> list[int]:
+    """Return a number for each dimension, where one may stand for all."""
+    numbers = [given or 0] if not isinstance(given, list | tuple) else list(given)
+    return numbers * dims if len(numbers) == 1 else numbers
 
 
 def pad(call: OperationCall) -> list[Marks]:

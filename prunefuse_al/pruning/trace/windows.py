@@ -47,9 +47,11 @@ def restrided(call: OperationCall) -> list[Marks]:
     offset = call.argument("storage_offset")
     start = 0 if offset is None else offset - tensor.storage_offset()
     reach = start + sum((n - 1) * step for n, step in zip(size, strides, strict=True))
-    if not tensor.is_contiguous() or start < 0 or reach >= tensor.numel():
+    order = sorted(range(tensor.ndim), key=lambda dim: -tensor.stride(dim))  # as it lies in memory
+    if not tensor.permute(order).is_contiguous() or start < 0 or reach >= tensor.numel():
         return unknown(call)
-    return restructure(lambda plane: plane.contiguous().as_strided(size, strides, start), source, call.results)
+    in_memory = lambda plane: plane.permute(order).contiguous().as_strided(size, strides, start)  # noqa: E731
+    return restructure(in_memory, source, call.results)
 
 
 def transformed(call: OperationCall) -> list[Marks]:
