@@ -146,11 +146,18 @@ def on_both_sides(m: Any, x: Tensor, y: Tensor) -> Tensor:
     return F.pad(x, (0, 0, 0, 0, missing // 2, missing - missing // 2))
 
 
+def into_zeros(m: Any, x: Tensor, y: Tensor) -> Tensor:
+    z = torch.zeros_like(y)
+    z[:, : x.shape[1]] = x
+    return z
+
+
 SHORTCUTS: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "padded on both sides": on_both_sides,
     "padded behind": lambda m, x, y: F.pad(x, (0, 0, 0, 0, 0, y.shape[1] - x.shape[1])),
     "joined with zeros like it": lambda m, x, y: torch.cat([x, torch.zeros_like(x)], 1),
     "joined with it times zero": lambda m, x, y: torch.cat([x, x.mul(0)], 1),
+    "written into zeros": into_zeros,
     "joined with new zeros": lambda m, x, y: torch.cat(
         [x, x.new_zeros(len(x), y.shape[1] - x.shape[1], *x.shape[2:])], 1
     ),
@@ -388,6 +395,19 @@ def test_experts_are_thinned(kind: str) -> None:
 
 
 # --- what stays, and the words
+
+
+def test_positions_that_are_no_buffer_are_named() -> None:
+    network = layers(lambda m, x: ends(m, m.a(x) + m.positions[: x.shape[1]]))
+    network.positions = torch.randn(64, 32)
+    with pytest.warns(
+        NoEffectWarning, match=r"a\.weight.*\(positions, which is no buffer; see register_buffer\) in add"
+    ):
+        proxy = prune(network, TOKENS, 0.5)
+    assert [w.proxy for w in proxy.report().widths] == [32, 16, 4]
+    buffered = layers(lambda m, x: ends(m, m.a(x) + m.positions[: x.shape[1]]))
+    buffered.register_buffer("positions", torch.randn(64, 32))
+    assert prune(buffered, TOKENS, 0.5).module.positions.shape == (64, 16)
 
 
 def test_frequencies_over_channels_keep_them() -> None:

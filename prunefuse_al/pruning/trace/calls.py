@@ -199,4 +199,5 @@ def settled(call: OperationCall, source: Marks, dims: set[int], what: str | None
 
 def like(result: Tensor, planes: list[Tensor], source: Marks, stretched: tuple[Tensor, ...] = ()) -> Marks:
     """Return the marks of a result: new planes, and what else is known of where it came from."""
-    return Marks(tuple(result.shape), planes, source.parameter, source.free, stretched, layer=source.layer)
+    kept = (source.parameter, source.free, stretched)
+    return Marks(tuple(result.shape), planes, *kept, layer=source.layer, origin=source.origin)

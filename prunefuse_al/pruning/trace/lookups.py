@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from .atoms import varying
+from .atoms import NEUTRAL, varying
 from .calls import OperationCall, freeze_planes, like, settled
 from .marks import Marks, merge, restructure
 from .rules import pointwise, unknown
@@ -137,18 +137,36 @@ def repeated(call: OperationCall) -> list[Marks]:
 def written(call: OperationCall) -> list[Marks]:
     """`copy_`: point by point; into a part of a tensor of zeros, the whole of it has the marks from then on.
 
-    So are rows that were packed by their lengths put back. The marks have to run along dimensions of which the part
-    is all there is.
+    So are rows that were packed by their lengths put back, and so are channels put in the place of others that are
+    left zeros. Along dimensions of which the part is all there is, the marks are those of the whole.
     """
     target, source = call.tensors()[:2]
     base, marks = target._base, call.marks_of(source)
-    if base is None or base.ndim != source.ndim or not marks.planes or not call.marks_of(base).free:
+    if base is None or base.ndim != source.ndim or not marks.planes or not call.marks_of(target).free:
         return pointwise(call)
-    dims = [d for plane in marks.planes for d in varying(plane)]
-    if any(target.shape[d] != base.shape[d] or target.stride(d) != base.stride(d) for d in dims):
+    known = call.marks_of(base)
+    dims = {d for plane in (*marks.planes, *known.planes) for d in varying(plane)}
+    if not base.is_contiguous() or any(target.stride(d) != base.stride(d) for d in dims):
         return pointwise(call)
-    call.restate(base, Marks(tuple(base.shape), list(marks.planes), debts=marks.debts))
+    planes = [_among_neutral(plane, target, base) for plane in marks.planes]
+    for plane in known.planes:  # of another part that was written to before
+        place = next((i for i, own in enumerate(planes) if varying(own) == varying(plane)), None)
+        if place is None:
+            return pointwise(call)
+        planes[place] = torch.where(plane == NEUTRAL, planes[place], plane)
+    call.restate(base, Marks(tuple(base.shape), planes, debts=marks.debts | known.debts))
     return [like(call.results[0], list(marks.planes), marks)]
+
+
+def _among_neutral(plane: Tensor, part: Tensor, whole: Tensor) -> Tensor:
+    """Return the plane of a part of a contiguous tensor as one of the whole, neutral at other positions."""
+    start = part.storage_offset() - whole.storage_offset()
+    for dim in varying(plane):
+        before = start // whole.stride(dim) % whole.shape[dim]
+        grown = plane.new_full([whole.shape[dim] if d == dim else n for d, n in enumerate(plane.shape)], NEUTRAL)
+        grown.narrow(dim, before, plane.shape[dim]).copy_(plane)
+        plane = grown
+    return plane
 
 
 def packed(call: OperationCall) -> list[Marks]:

@@ -98,7 +98,7 @@ class Trace:
 class Tracer(TorchDispatchMode):
     """Carries marks through every operation below autograd."""
 
-    def __init__(self, trace: Trace, tensors: dict[str, Tensor]) -> None:
+    def __init__(self, trace: Trace, model: nn.Module, tensors: dict[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
         self.modules = [""]
@@ -110,6 +110,9 @@ class Tracer(TorchDispatchMode):
             planes = trace.atoms.planes(trace.atoms.registered[name], tensor.ndim)
             self._seen[tensor] = Marks(tuple(tensor.shape), planes, parameter=True)
             self._sight(self._seen[tensor], name.rpartition(".")[0])
+        for name, tensor in _plain_tensors(model):
+            if tensor not in self._seen:
+                self._seen[tensor] = Marks(tuple(tensor.shape), origin=name)
 
     def marks_of(self, tensor: Tensor) -> Marks:
         """Return a copy of what is known of a tensor; one never seen has a fixed size."""
@@ -164,6 +167,14 @@ class Tracer(TorchDispatchMode):
         return found
 
 
+def _plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors that are mere attributes of modules, such as positions that were computed once."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                yield f"{path}.{name}" if path else name, value
+
+
 def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, train_mode: bool = False) -> Trace:
     """Run a copy of `model` in eval mode and return the ties among its channels.
 
@@ -176,7 +187,7 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, tr
     model = copied(model).eval()
     tensors = named_tensors(model)
     result = Trace(Atoms(tensors))
-    tracer = Tracer(result, tensors)
+    tracer = Tracer(result, model, tensors)
     for training in (False, True) if train_mode else (False,):
         seen = (list(result.statistics), result.flops, result.answers)
         watched = _module_stack(model.train(training), tracer.modules)
