@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from prunefuse_al import prune
-from prunefuse_al.errors import NoEffectWarning
+from prunefuse_al.errors import FusionError, NoEffectWarning
+from prunefuse_al.fusing import ChannelMap
+from prunefuse_al.pruning.build import rebuild
 from tests.pruning.test_breadth import assert_exact
 from tests.pruning.test_prune import Wrapped
 
@@ -223,8 +226,7 @@ def test_a_length_for_each_channel_that_is_read() -> None:
 
 
 def test_shortcuts_padded_by_a_number_keep_the_padded_channels_and_say_where() -> None:
-    planes = 32
-    network = Shortcut(lambda m, x, y: F.pad(x, (0, 0, 0, 0, planes // 4, planes // 4)))
+    network = Shortcut(lambda m, x, y: F.pad(x, (0, 0, 0, 0, 8, 8)))
     proxy = prune(network, IMAGES, 0.5)
     reason = "is joined with positions of fixed size, padded by constant_pad_nd in the network itself (in part)"
     assert proxy.report().kept_whole["c.weight, dimension 0"] == reason
@@ -238,6 +240,29 @@ def test_a_width_by_which_a_shortcut_is_padded_follows() -> None:
     assert [w.proxy for w in proxy.report().widths] == [8, 16, 16, 4]
     assert proxy.module.planes == 16
     assert_exact(network, proxy, IMAGES)
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_a_width_that_the_function_of_a_shortcut_captured_follows(ratio: float) -> None:
+    """As in the ResNet for CIFAR that most code is copied from: `LambdaLayer(lambda x: F.pad(..., planes // 4))`."""
+    planes = 40
+    network = Shortcut(lambda m, x, y: F.pad(x, (0, 0, 0, 0, planes // 4, planes // 4)), 20)
+    proxy = prune(network, IMAGES, ratio)
+    share = {0.3: 0.56, 0.5: 0.29, 0.7: 0.12}[ratio]
+    assert proxy.report().mac_share < share
+    assert_exact(network, proxy, IMAGES)
+    again = rebuild(network, proxy.channel_map)
+    assert torch.equal(again(IMAGES), rebuild(network, proxy.channel_map)(IMAGES))
+    assert network.pad.__closure__[0].cell_contents == 40
+    assert network(IMAGES).shape == (2, 4)
+    if ratio == 0.5:
+        assert proxy.channel_map.attributes[":pad.planes"] == 20
+        tensors, rest = proxy.channel_map.to_tensors()
+        read = ChannelMap.from_tensors(tensors, json.loads(json.dumps(rest)))
+        assert torch.equal(rebuild(network, read)(IMAGES), again(IMAGES))
+        network.pad = into_zeros
+        with pytest.raises(FusionError, match=r"'pad\.planes' is no number that a function captured in Shortcut"):
+            rebuild(network, read)
 
 
 # --- attention
