@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -417,6 +418,12 @@ def test_experts_are_thinned(kind: str) -> None:
     assert proxy.report().preserve_exact
     if kind in ("index_add_", "groups"):  # the gate, and two experts for each of six tokens
         assert proxy.report().dense_macs == 6 * (16 * 32 + 32 * 4 + 2 * (32 * 64 + 64 * 32)) + 32 * 4
+
+
+def test_what_a_network_draws_from_numpy_while_it_trains_is_put_back() -> None:
+    """As the spans that wav2vec 2.0 masks; that nothing moved is checked after every test."""
+    network = layers(lambda m, x: ends(m, m.a(x) * (float(np.random.rand()) if m.training else 1.0)))
+    assert [w.proxy for w in prune(network, TOKENS, 0.5).report().widths] == [16, 16, 4]
 
 
 # --- what stays, and the words
