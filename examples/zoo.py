@@ -200,6 +200,78 @@ def _double(inputs: int, width: int) -> nn.Sequential:
     )  # fmt: skip
 
 
+class ShortcutsOfZeros(nn.Module):
+    """A ResNet whose shortcuts have no weights: zeros stand for the channels that they lack (option A)."""
+
+    def __init__(self, width: int = 16, stages: int = 3) -> None:
+        super().__init__()
+        self.enter, self.head = _double(3, width), nn.Linear(width * 2 ** (stages - 1), 10)
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.AvgPool2d(2), _double(width * 2**n, width * 2 ** (n + 1))) for n in range(stages - 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pictures [n 3 h w] to logits [n 10]."""
+        x = self.enter(x)
+        for stage in self.stages:
+            y = stage(x)
+            missing = y.shape[1] - x.shape[1]
+            x = y + nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, missing // 2, missing - missing // 2))
+        return self.head(x.mean((2, 3)))
+
+
+class WithEmbedding(nn.Module):
+    """A small network that answers with logits and the embedding they are made of, as much active learning does."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(_double(3, width), _double(width, width)), nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map pictures [n 3 h w] to logits [n 10] and embeddings [n width]."""
+        embedding = self.body(x).mean((2, 3))
+        return self.head(embedding), embedding
+
+
+class Experts(nn.Module):
+    """Each token goes through one of several networks, which a gate chooses, and comes back weighted."""
+
+    def __init__(self, width: int = 32, experts: int = 3) -> None:
+        super().__init__()
+        self.embedding, self.gate, self.head = nn.Embedding(50, width), nn.Linear(width, experts), nn.Linear(width, 4)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)) for _ in range(experts)
+        )
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map token numbers [n t] to logits [n 4]."""
+        x = self.embedding(ids)
+        tokens = x.flatten(0, 1)
+        share, chosen = self.gate(tokens).softmax(-1).max(-1)
+        mixed = torch.zeros_like(tokens)
+        for number, expert in enumerate(self.experts):
+            (rows,) = torch.where(chosen == number)
+            mixed.index_add_(0, rows, expert(tokens[rows]) * share[rows, None])
+        return self.head((x + mixed.view_as(x)).mean(1))
+
+
+class Frequencies(nn.Module):
+    """Pictures filtered by their frequencies, one filter a channel (GFNet, Rao et al. 2021)."""
+
+    def __init__(self, width: int = 32, size: int = 8) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Conv2d(3, width, 4, stride=4), nn.Linear(width, 10)
+        self.filter = nn.Parameter(torch.randn(width, size, size // 2 + 1, 2) / 10)
+        self.mlp = nn.Sequential(nn.Conv2d(width, 2 * width, 1), nn.GELU(), nn.Conv2d(2 * width, width, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pictures [n 3 32 32] to logits [n 10]."""
+        x = self.enter(x)
+        spectrum = torch.fft.rfft2(x, norm="ortho") * torch.view_as_complex(self.filter)
+        x = x + self.mlp(torch.fft.irfft2(spectrum, s=x.shape[-2:], norm="ortho"))
+        return self.head(x.mean((2, 3)))
+
+
 def wide_resnet(depth: int, factor: int) -> ResNet:
     """Return a pre-activation WRN-depth-factor for CIFAR (Zagoruyko & Komodakis 2016)."""
     n = (depth - 4) // 6
@@ -230,6 +302,10 @@ def plain() -> Iterator[Family]:
     yield Family("gru text classifier", "plain", lambda: TextClassifier("gru"), None, 7, 7, words)
     yield Family("transformer encoder, padded", "plain", PaddedEncoder, None, 7, 7, padded)
     yield Family("multi-head attention, padded", "plain", PaddedAttention, None, 7, 7, padded)
+    yield Family("resnet, shortcuts padded with zeros", "plain", ShortcutsOfZeros)
+    yield Family("logits and embedding", "plain", WithEmbedding)
+    yield Family("mixture of experts", "plain", Experts, None, 7, 7, words)
+    yield Family("filters of frequencies", "plain", Frequencies)
     for name, spread in SPREADS.items():
         make = lambda spread=spread: MaskedAttention(spread)  # noqa: E731
         yield Family(f"attention by hand, mask by {name}", "plain", make, None, 7, 7, padded)
@@ -369,6 +445,24 @@ def transformers_families() -> Iterator[Family]:
             9,
             inputs,
         )
+    near = dict(small, relative_attention=True, pos_att_type="c2p|p2c", max_relative_positions=8)
+    waves = dict(conv_dim=(16, 16, 16), conv_stride=(5, 2, 2), conv_kernel=(10, 3, 2), num_feat_extract_layers=3)
+    experts = dict(num_key_value_heads=2, num_local_experts=4, experts_implementation="eager")
+    heard = dict(waves, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=4, classifier_proj_size=24)
+    # Tested in the small configuration alone.
+    tiny: dict[str, tuple[str, int, Callable[[int], Any], dict[str, Any]]] = {
+        "DeBERTa": ("Deberta", 9, tokens, near),
+        "DeBERTa-v2": ("DebertaV2", 9, tokens, near),
+        "Longformer": ("Longformer", 16, tokens, dict(small, attention_window=4, max_position_embeddings=70)),
+        "Mixtral": ("Mixtral", 9, tokens, dict(small, **experts)),
+        "wav2vec 2.0": ("Wav2Vec2", 800, sounds, dict(small, **heard)),
+    }
+    for name, (prefix, size, inputs, options) in tiny.items():
+        config, model = getattr(library, f"{prefix}Config"), getattr(library, f"{prefix}ForSequenceClassification")
+        make = lambda model=model, config=config, options=options: model(  # noqa: E731
+            config(num_labels=4, pad_token_id=0, **options)
+        )
+        yield Family(name, "transformers", make, None, size, size, inputs)
     vit = dict(image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
     yield Family(
         "ViT",
@@ -379,6 +473,10 @@ def transformers_families() -> Iterator[Family]:
         224,
         lambda size: {"pixel_values": pictures(size)},
     )
+
+
+def sounds(size: int) -> dict[str, Tensor]:
+    return {"input_values": torch.randn(2, size, generator=torch.Generator().manual_seed(1))}
 
 
 def with_end(size: int) -> dict[str, Tensor]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache as cached
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, shape_wrapper
 
 from ..data import alone
 from ..network import copied
@@ -32,9 +34,22 @@ def parameter_count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def _of_groups(x: Any, weights: Any, *_: Any, **__: Any) -> int:
+    """Return the operations of a product of rows [n k] with one of several matrices each [e k m], from the shapes."""
+    rows: int = math.prod(x[-2:] if len(weights) == 2 else x)
+    return 2 * rows * int(weights[-1])
+
+
+# Of shapes, for what torch has no formula of its own; releases of it that have no such operation have none to count.
+_FORMULAS: Mapping[Any, Callable[..., int]] = MappingProxyType(
+    {getattr(torch.ops.aten, name): _of_groups for name in ("_grouped_mm",) if hasattr(torch.ops.aten, name)}
+)
+
+
 def operation_flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
     """Return the floating-point operations of one call seen by a dispatch mode, by the formulas of torch's counter."""
-    formula = flop_registry.get(func._overloadpacket)
+    own = _FORMULAS.get(func._overloadpacket)
+    formula = flop_registry.get(func._overloadpacket) or (None if own is None else shape_wrapper(own))
     return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))
 
 
@@ -81,7 +96,7 @@ class _Operations(FlopCounterMode):
     """torch's counter without its hooks on every module of the process, which other threads would run into."""
 
     def __init__(self) -> None:
-        super().__init__(display=False)
+        super().__init__(display=False, custom_mapping=dict(_FORMULAS))
         self.mod_tracker: Any = _OneModule()
 
 

@@ -1,5 +1,7 @@
 """Where a proxy sits in the dense network, and the ways back into it."""
 
+from .captured import attribute as attribute
+from .captured import captured_numbers as captured_numbers
 from .channel_map import ChannelMap as ChannelMap
 from .channel_map import Stream as Stream
 from .channel_map import TensorMap as TensorMap

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import FusionError
 from ..network import named_tensors as named_tensors
+from .captured import put_attribute
 from .indexing import compose_index, read_entries, relative_index, same_index, write_entries
 
 State = Mapping[str, Tensor]
@@ -284,11 +285,11 @@ def put_attributes(model: nn.Module, attributes: Mapping[str, Any]) -> None:
     Maps that were saved know lists from tuples at most, and those of before not even that.
     """
     for place, value in attributes.items():
-        path, _, attribute = place.partition(":")
+        path, _, name = place.partition(":")
         module = model.get_submodule(path)
         if isinstance(value, list | tuple):
-            value = as_sequence(getattr(module, attribute), value)
-        setattr(module, attribute, value)
+            value = as_sequence(getattr(module, name), value)
+        put_attribute(module, name, value)
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoder) and any(_odd_heads(layer) for layer in module.layers):
             module.use_nested_tensor = False  # as torch's own constructor has it: such layers cannot take them

@@ -108,7 +108,9 @@ def _check_copies(place: str, pairs: Tensor, t: TensorMap, dim: int) -> None:
 def _check_attribute(place: str, value: Any) -> None:
     _, colon, name = place.partition(":")
     width = all(type(size) is int for size in value) if isinstance(value, tuple | list) else _whole(value, 1)
-    if not colon or not name.isidentifier() or name.startswith("__") or not width:
+    parts = name.split(".")  # two, where a function that is an attribute captured the width
+    named = len(parts) <= 2 and all(part.isidentifier() and not part.startswith("__") for part in parts)
+    if not colon or not named or not width:
         raise _wrong(f"the attribute {place!r} is {value!r}; it is a width, or several, of a module")
 
 

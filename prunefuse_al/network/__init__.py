@@ -11,8 +11,10 @@ from .endings import squashed_by as squashed_by
 from .example import Arguments as Arguments
 from .example import answers as answers
 from .example import as_arguments as as_arguments
+from .example import beside_logits as beside_logits
 from .example import check_example as check_example
 from .example import first_output as first_output
+from .example import named_answers as named_answers
 from .example import output_shapes as output_shapes
 from .example import perturbed as perturbed
 from .example import with_rows as with_rows

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .. import checks
 from ..errors import InputError
+from .forward import logits_of
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -72,21 +74,65 @@ def perturbed(arguments: Arguments, generator: torch.Generator) -> Arguments:
     return args, kwargs
 
 
-def answers(output: Any) -> list[Tensor]:
-    """Return the tensors that a network answers with.
+def named_answers(output: Any) -> dict[str, Tensor]:
+    """Return the tensors that a network answers with, by the place at which each stands: "logits", "1", "states.0".
 
     A Hugging Face output that names its logits answers with its logits and losses: hidden states and caches that come
-    along are as wide as the network. Of any other output every tensor counts.
+    along are as wide as the network. Of any other output every tensor counts; dataclasses are opened as dicts are. One
+    tensor alone has the name "".
     """
     hugging_face = isinstance(output, Mapping) and hasattr(output, "to_tuple")
     if hugging_face and any("logits" in str(name) for name in output):
-        output = [value for name, value in output.items() if "logits" in str(name) or "loss" in str(name)]
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        output = {name: value for name, value in output.items() if "logits" in str(name) or "loss" in str(name)}
+    return {".".join(place): leaf for place, leaf in _placed(output)}
 
 
-def first_output(output: Any) -> Tensor:
-    """Return every floating tensor a network answered with, flattened to [rows, all values] and joined."""
-    leaves = [leaf for leaf in answers(output) if leaf.is_floating_point()]
+def _placed(output: Any) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    """Yield every tensor of a structure, and the keys that lead to it."""
+    parts: Iterable[tuple[object, Any]]
+    if isinstance(output, Tensor):
+        yield (), output
+        return
+    if isinstance(output, Mapping):
+        parts = output.items()
+    elif is_dataclass(output):
+        parts = ((part.name, getattr(output, part.name)) for part in fields(output))
+    elif isinstance(output, tuple | list):
+        parts = enumerate(output)
+    else:  # what else torch knows how to open
+        leaves = tree_leaves(output)
+        parts = () if len(leaves) == 1 and leaves[0] is output else enumerate(leaves)
+    for key, part in parts:
+        for place, leaf in _placed(part):
+            yield (str(key), *place), leaf
+
+
+def answers(output: Any) -> list[Tensor]:
+    """Return the tensors that a network answers with, see `named_answers`."""
+    return list(named_answers(output).values())
+
+
+def beside_logits(output: Any) -> frozenset[str]:
+    """Return the names of those answers that stand beside the logits, such as an embedding.
+
+    They are floating tensors of another shape; those of the same shape answer the same question.
+    """
+    named = named_answers(output)
+    try:
+        logits = logits_of(output)
+    except InputError:  # of a kind that training refuses
+        return frozenset()
+    return frozenset(name for name, leaf in named.items() if leaf.is_floating_point() and leaf.shape != logits.shape)
+
+
+def first_output(output: Any, without: Collection[str] = ()) -> Tensor:
+    """Return every floating tensor a network answered with, flattened to [rows, all values] and joined.
+
+    Args:
+        output: what the network returned.
+        without: names of answers that are left out, see `named_answers`.
+    """
+    leaves = [leaf for name, leaf in named_answers(output).items() if leaf.is_floating_point() and name not in without]
     return torch.cat([leaf.reshape(leaf.shape[0] if leaf.ndim else 1, -1) for leaf in leaves], dim=-1)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..errors import FusionError
-from ..fusing import ChannelMap, as_sequence, put_attributes
+from ..fusing import ChannelMap, as_sequence, attribute, captured_numbers, put_attributes
 from ..network import check_model, copied, named_tensors
 from .groups import Structure
 
@@ -107,7 +107,7 @@ class _Layer:
 
     def changed(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return "module:attribute" -> value of those of its attributes that are to change."""
-        return {f"{self.path}:{name}": v for name, v in values.items() if getattr(self.module, name) != v}
+        return {f"{self.path}:{name}": v for name, v in values.items() if attribute(self.module, name) != v}
 
 
 def _layers(model: nn.Module, channel_map: ChannelMap) -> Iterator[_Layer]:
@@ -158,8 +158,11 @@ def _seen_within(seen: Mapping[str, Mapping[int, set[int]]]) -> dict[str, dict[i
 
 
 def _guessed(module: nn.Module, sizes: Mapping[int, set[int]], freely: bool) -> Iterator[tuple[str, Any]]:
-    for name, value in vars(module).items():
-        plain = name.lstrip("_")  # a private name says the same
+    captured = {
+        f"{name}.{own}": n for name, value in vars(module).items() for own, n in captured_numbers(value).items()
+    }
+    for name, value in {**vars(module), **captured}.items():
+        plain = name.rpartition(".")[2].lstrip("_")  # a private name says the same
         if name == "training" or OTHER_NAMES.search(plain):
             continue
         if not freely and not WIDTH_NAMES.search(plain):

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from ..costs import batch_rows, operation_flops
 from ..errors import PruningError
 from ..fusing import ChannelMap, copy_channels, put_back
 from ..network import (
     Arguments,
+    answers,
     copied,
     first_output,
     frozen_tensors,
@@ -34,7 +35,7 @@ from ..network import (
     perturbed,
     with_rows,
 )
-from .groups import Structure
+from .groups import Structure, thinned_shapes
 from .quietly import answer_of, first_line
 from .trace import KeptStatistics, visible_operations
 
@@ -81,7 +82,7 @@ def inspect(
         kept: bool [components], which channels stay.
     """
     thin = copied(proxy)  # for every check in turn, each of which overwrites what the one before left
-    reason = _runs(thin, structure.trace.answers, arguments) or _trains(model, thin, arguments)
+    reason = _runs(thin, thinned_shapes(structure, kept), arguments) or _trains(model, thin, arguments)
     if reason:
         return Verdict(reason, channel_map)
     generator = torch.Generator().manual_seed(0)
@@ -194,23 +195,25 @@ class _Comparison:
     def _distance(self, target: nn.Module, mode: KeptStatistics | None = None) -> float:
         """Return the relative distance, NaN where one of the two answers with NaN or infinity."""
         with mode or nullcontext():
-            found = _run(target, self.inputs)
-        if found.shape != self.expected.shape:
+            answered = _run(target, self.inputs)
+        pairs = [(a, b) for a, b in zip(answered, self.expected, strict=True) if a.shape == b.shape]
+        if not pairs:
             return math.inf
+        # What was thinned, as an embedding beside the logits, has another shape in the target.
+        found, expected = (first_output(list(side)) for side in zip(*pairs, strict=True))
         # Measured on what differs between rows: a large constant part would hide any difference.
-        expected = self.expected
         scale = max(float((expected - expected.mean(0)).abs().max()), 1e-6 * float(expected.abs().max())) or 1.0
         distance = float((found - expected).abs().max()) / scale
         return distance if math.isfinite(distance) else math.nan
 
 
-def _runs(thin: nn.Module, answers: list[tuple[int, ...]], arguments: Arguments) -> str:
+def _runs(thin: nn.Module, expected: list[tuple[int, ...]], arguments: Arguments) -> str:
     """Return why the proxy does not run, as a user runs it, like the dense network did, or ""."""
     try:
         found = output_shapes(answer_of(thin.eval(), arguments))
     except Exception as error:  # whatever a user's code raises
         return f"the proxy does not run: {first_line(error)}"
-    return "" if found == answers else f"the proxy gives {found} where the network gives {answers}"
+    return "" if found == expected else f"the proxy gives {found} where the network gives {expected}"
 
 
 def _trains(model: nn.Module, thin: nn.Module, arguments: Arguments) -> str:
@@ -230,7 +233,7 @@ def _backward(module: nn.Module, arguments: Arguments) -> None:
     module.train()
     args, kwargs = with_rows(arguments, 2)
     with visible_operations(module):
-        outputs = [t for t in tree_leaves(module(*args, **kwargs)) if isinstance(t, Tensor) and t.requires_grad]
+        outputs = [t for t in answers(module(*args, **kwargs)) if t.requires_grad]
         if outputs:
             torch.stack([t.float().square().mean() for t in outputs]).sum().backward()
     module.zero_grad()
@@ -326,7 +329,7 @@ def _batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
     return [m for m in module.modules() if isinstance(m, kind) and m.running_mean is not None]
 
 
-def _run(module: nn.Module, inputs: Arguments) -> Tensor:
+def _run(module: nn.Module, inputs: Arguments) -> list[Tensor]:
     args, kwargs = inputs
     with visible_operations(module), torch.no_grad():
-        return first_output(module(*args, **kwargs))
+        return answers(module(*args, **kwargs))

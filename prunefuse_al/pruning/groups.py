@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from .. import checks
 from ..errors import InputError
 from ..fusing import ChannelMap, Stream, TensorMap
-from .trace import FROZEN, Axis, Trace
+from .trace import FROZEN, Answer, Axis, Trace
 
 Keep = str | type[nn.Module] | nn.Module
+OUTPUTS = "outputs"
+"""What `keep` takes for everything that the network answers with beside its logits."""
 
 
 class Owned(NamedTuple):
@@ -74,14 +76,17 @@ class Structure:
     reasons: dict[int, str]  # axis number -> why it is kept whole
 
 
-def structure(trace: Trace, protected: Mapping[int, str]) -> Structure:
+def structure(trace: Trace, protected: Mapping[int, str], *, pads_stay: bool = False) -> Structure:
     """Resolve the ties of a trace into groups of channels.
 
     Args:
         trace: what a forward pass told.
         protected: axis number -> reason, for axes the user wants kept whole.
+        pads_stay: channels that forward pads a tensor by are a fixed number; else they follow the widths.
     """
     atoms = trace.atoms
+    for padded in atoms.padded if pads_stay else ():
+        atoms.freeze(padded.marks, padded.reason)
     for number, reason in protected.items():
         axis = atoms.axes[number]
         atoms.freeze(torch.arange(axis.start, axis.start + axis.size), reason)
@@ -95,6 +100,7 @@ def structure(trace: Trace, protected: Mapping[int, str]) -> Structure:
     by_signature: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
     for component, owned in owners.items():
         by_signature[tuple(owned)].append(component)
+    answered = {n for answer in trace.answers for plane in answer.planes for n in atoms.owners(plane)}
     groups = []
     for signature, channels in by_signature.items():
         numbers = [number for number, _ in signature]
@@ -102,7 +108,8 @@ def structure(trace: Trace, protected: Mapping[int, str]) -> Structure:
         # A weight that is used both ways round, as in a tied autoencoder, is written by what it reads.
         written = len(read) < len(numbers) or any(n in atoms.written for n in numbers)
         if not read or not written:
-            reasons.update({n: reasons.get(n, "is not both written and read by a layer") for n in numbers})
+            if answered.isdisjoint(numbers):  # else another head's outputs, which stay as those of the logits do
+                reasons.update({n: reasons.get(n, "is not both written and read by a layer") for n in numbers})
         elif len(channels) == 1:
             reasons.update({n: reasons.get(n, "has a single channel that can leave only as a whole") for n in numbers})
         else:
@@ -113,12 +120,19 @@ def structure(trace: Trace, protected: Mapping[int, str]) -> Structure:
 def protected_axes(trace: Trace, model: nn.Module, keep: Keep | Iterable[Keep]) -> dict[int, str]:
     """Return the output axes of everything named by `keep`: name patterns, module types or modules of `model`.
 
+    `OUTPUTS` among them keeps what the network answers with beside its logits.
+
     Raises:
         InputError: an entry is none of these, or matches nothing in the network.
     """
     reasons: dict[int, str] = {}
     atoms = trace.atoms
     for entry in [keep] if isinstance(keep, str | type | nn.Module) or not isinstance(keep, Iterable) else keep:
+        if entry == OUTPUTS:
+            for plane in (plane for answer in trace.answers if answer.beside for plane in answer.planes):
+                atoms.freeze(plane, f"kept on request ({OUTPUTS})")
+            if not any(_is_meant(entry, name, module) for name, module in model.named_modules()):
+                continue
         names = {atoms.registered[name] for name in _tensors_meant(entry, model, atoms.registered)}
         hits = {n for n, axis in enumerate(atoms.axes) if axis.name in names and n not in atoms.contracted}
         if not hits:
@@ -190,6 +204,19 @@ def outside(structure: Structure, within: ChannelMap) -> np.ndarray:
             removed = np.setdiff1d(np.arange(axis.size), kept.numpy())
             gone.append(structure.components[axis.start + removed])
     return np.unique(np.concatenate(gone)) if gone else np.array([], dtype=np.int64)
+
+
+def thinned_shapes(structure: Structure, kept: np.ndarray) -> list[tuple[int, ...]]:
+    """Return the shape that each answer of the network has in the proxy."""
+    return [_thinned_shape(answer, structure.components, kept) for answer in structure.trace.answers]
+
+
+def _thinned_shape(answer: Answer, components: np.ndarray, kept: np.ndarray) -> tuple[int, ...]:
+    alive = torch.ones([1] * len(answer.shape), dtype=torch.bool)
+    for plane in answer.planes:
+        alive = alive & torch.from_numpy(kept[components[plane.clamp(min=0).numpy()]])
+    # Counted line by line: of several heads as many places may stay, and others in each.
+    return tuple(size if alive.shape[dim] == 1 else int(alive.sum(dim).max()) for dim, size in enumerate(answer.shape))
 
 
 def channel_map(structure: Structure, kept: np.ndarray, tensors: Mapping[str, Tensor]) -> ChannelMap:

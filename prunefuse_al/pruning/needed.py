@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from ..fusing import put_attributes
-from ..network import Arguments, copied
+from ..fusing import attribute, put_attributes
+from ..network import Arguments, answers, copied
 from .quietly import answer_of
 
 
@@ -48,16 +47,16 @@ def needed(model: nn.Module, proxy: nn.Module, guessed: Mapping[str, Any], argum
 def _meant_alike(model: nn.Module, places: Mapping[str, Any]) -> list[list[str]]:
     groups: dict[tuple[type, str], list[str]] = defaultdict(list)
     for place in places:
-        path, _, attribute = place.partition(":")
+        path, _, name = place.partition(":")
         kind = type(model.get_submodule(path))
         if not kind.__module__.startswith("torch."):
-            groups[kind, attribute].append(place)
+            groups[kind, name].append(place)
     return list(groups.values())
 
 
 def _value(model: nn.Module, place: str) -> Any:
-    path, _, attribute = place.partition(":")
-    return getattr(model.get_submodule(path), attribute)
+    path, _, name = place.partition(":")
+    return attribute(model.get_submodule(path), name)
 
 
 def _answers(module: nn.Module, arguments: Arguments) -> Iterator[list[Tensor] | None]:
@@ -68,7 +67,7 @@ def _answers(module: nn.Module, arguments: Arguments) -> Iterator[list[Tensor] |
         except Exception:  # whatever a user's code raises at a size that does not fit
             yield None
         else:
-            yield [leaf for leaf in tree_leaves(answer) if isinstance(leaf, Tensor)]
+            yield answers(answer)
 
 
 def _equal(one: list[list[Tensor] | None], other: list[list[Tensor] | None]) -> bool:

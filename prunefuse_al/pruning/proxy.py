@@ -17,7 +17,7 @@ from ..errors import InputError, NoEffectWarning, PruningError, warn
 from ..fusing import ChannelMap, TensorMap
 from ..network import Arguments, as_arguments, check_model, frozen_tensors, named_tensors, with_rows
 from ..types import RngLike, as_rng
-from .groups import Keep, check_keep, outside
+from .groups import Keep, check_keep, outside, thinned_shapes
 from .importance import Importance, channel_scores, check_importance, measured
 from .refusals import CURES, NOT_UNDERSTOOD, nothing_prunable
 from .repairing import RepairReport
@@ -31,6 +31,7 @@ from .widths import (
     check_scope,
     choose_widths,
     kept_channels,
+    rounded_blocks,
 )
 
 
@@ -100,8 +101,9 @@ def prune(
             weakest first; a tenth of each layer stays (`GlobalScope` sets another floor), a head counts as the channels
             it holds, and channels tied over layers count once.
         keep: what not to thin: names of modules or tensors, or patterns ("layer1.*"), module types, or modules of
-            `model`. Their outputs stay; what they read may leave. Outputs of the network are found by themselves and
-            never thinned.
+            `model`. Their outputs stay; what they read may leave. The logits are found by themselves and never
+            thinned. What a network answers with beside them, such as an embedding, is thinned with the layer it comes
+            from, as the report says; "outputs" keeps its shape.
         round_to: widths become the nearest multiple of this, never 0; layers narrower than it are not rounded, nor are
             heads. None rounds to multiples of 8 where that moves a width by at most a thirty-second of itself, so that
             wide layers fill vector units; 1 turns that off. The report states the width asked and the width taken.
@@ -145,9 +147,15 @@ def prune(
         # The careful readings take the plain widths: whatever stood in the way, rounding is not part of it.
         rounding = 1 if attempt.careful and round_to is None else round_to
         widths = choose_widths(
-            reading.groups, scores, pruning_ratio, scope=scope, round_to=rounding, equal_widths=attempt.equal_widths
+            reading.groups,
+            scores,
+            pruning_ratio,
+            scope=scope,
+            round_to=rounding,
+            equal_widths=attempt.equal_widths,
+            fewer_blocks=attempt.fewer_blocks,
         )
-        return Choice(kept_channels(reading, scores, widths.taken), widths.asked)
+        return Choice(kept_channels(reading, scores, widths.taken), widths.asked, (1 - pruning_ratio) ** 2)
 
     with alone(), torch.inference_mode(False):
         given = as_arguments(example_inputs, model)
@@ -177,6 +185,8 @@ def _report(model: nn.Module, found: Found, arguments: Arguments, ratio: float) 
     for number, reason in sorted(reading.reasons.items()):
         thinned = maps[axes[number].name].kept[axes[number].dim] is not None
         whole[f"{axes[number].name}, dimension {axes[number].dim}"] = f"{reason} (in part)" if thinned else reason
+    for axis, reason in rounded_blocks(reading, found.choice.asked, found.choice.kept):
+        whole.setdefault(f"{axis.name}, dimension {axis.dim}", reason)
     return PruningReport(
         pruning_ratio=float(ratio),
         dense_parameters=parameter_count(model),
@@ -188,6 +198,11 @@ def _report(model: nn.Module, found: Found, arguments: Arguments, ratio: float) 
         preserve_exact=verdict.exact,
         preserve_distance=verdict.preserve_distance,
         frozen=tuple(sorted(frozen_tensors(model))),
+        outputs={
+            answer.name: (answer.shape, shape)
+            for answer, shape in zip(reading.trace.answers, thinned_shapes(reading, found.choice.kept), strict=True)
+            if shape != answer.shape
+        },
     )
 
 

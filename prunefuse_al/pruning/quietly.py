@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from ..network import Arguments
 
 
-def draws_put_back() -> AbstractContextManager[None]:
-    """Return a block after which the states of torch's random generators are what they were."""
-    found: AbstractContextManager[None] = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
-    return found
+@contextmanager
+def draws_put_back() -> Iterator[None]:
+    """Put the states of all random generators back after the block: of torch, of NumPy (wav2vec's masks), of Python."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 def answer_of(module: nn.Module, arguments: Arguments) -> Any:

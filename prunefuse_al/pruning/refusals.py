@@ -30,11 +30,9 @@ REST = "or pass pruning_ratio=0 to work with the whole network, or a small netwo
 def nothing_prunable(found: Structure, ratio: float) -> str:
     """Return what to tell a user whose network has no group of channels that can be thinned."""
     reasons = _by_reason(found)
-    answers = found.trace.answers
+    answers = [list(answer.shape) for answer in found.trace.answers]
     if not reasons and len(answers) > 1:
-        reasons = [
-            f"it answers with {len(answers)} tensors, {[list(shape) for shape in answers]}, which stay as they are"
-        ]
+        reasons = [f"it answers with {len(answers)} tensors, {answers}, which stay as they are"]
     what = "; ".join(reasons[:5] or _by_reason(found, natural=True)[:2])
     cure = next(
         (cure for word, cure in CURES.items() if any(word in reason for reason in reasons)),

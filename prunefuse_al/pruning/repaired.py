@@ -42,6 +42,7 @@ from .repairing import (
     last_layer,
     live_bytes,
     mend,
+    of_other_shapes,
     plain_operations,
     remember,
     scout,
@@ -300,10 +301,14 @@ def _imitated(
     pair: _Pair, reader: BatchLoader, order: Tensor, how: Imitation, seed: int, memory: float
 ) -> tuple[float, ...]:
     """Train the thin network of a pair in place; return the loss of each epoch."""
+    one = pair.read(reader, order[:1])
     with plain_operations(pair.dense):
-        last = last_layer(pair.dense, partial(pair.run_dense, pair.read(reader, order[:1])))
+        last = last_layer(pair.dense, partial(pair.run_dense, one))
+    with torch.no_grad():
+        without = of_other_shapes(pair.run_dense(one), pair.run_thin(one))
     dense, thin = (
-        Shown(network, run, last) for network, run in ((pair.dense, pair.run_dense), (pair.thin, pair.run_thin))
+        Shown(network, run, last, without)
+        for network, run in ((pair.dense, pair.run_dense), (pair.thin, pair.run_thin))
     )
     return imitate(dense, thin, partial(pair.batches, reader), order, how, seed=seed, frozen=pair.frozen, memory=memory)
 

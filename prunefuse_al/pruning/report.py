@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class PruningReport:
             weights at fusion, but for what is frozen.
         frozen: names of parameters of the dense network that take no gradient, and of statistics of frozen batch norms:
             no fusion changes them, so that it is seldom exact where whole layers are frozen.
+        outputs: what the network answers with beside its logits and was thinned, as an embedding: its place ("1",
+            "features") -> shape in the dense network, shape in the proxy. Targets have the dense one.
     """
 
     pruning_ratio: float
@@ -52,6 +54,7 @@ class PruningReport:
     preserve_exact: bool
     preserve_distance: float
     frozen: tuple[str, ...] = ()
+    outputs: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
 
     @property
     def parameter_share(self) -> float:
@@ -73,6 +76,9 @@ class PruningReport:
             "output widths:",
             *(_row(f"{w.name:{column}}", w.dense, f"{w.asked:,}", w.proxy) for w in self.widths),
         ]
+        if self.outputs:
+            lines += ['outputs beside the logits (keep="outputs" keeps their shapes):']
+            lines += [f"  {name}: {list(dense)} -> {list(proxy)}" for name, (dense, proxy) in self.outputs.items()]
         if self.kept_whole:
             lines += ["kept whole:", *(f"  {name}: {reason}" for name, reason in self.kept_whole.items())]
         if self.preserve_exact:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,10 +30,17 @@ MOST_TRIALS = 60
 
 @dataclass(frozen=True)
 class Choice:
-    """Which channels stay, bool [components], and the channels asked for in each group of the reading."""
+    """Which channels stay.
+
+    Attributes:
+        kept: bool [components].
+        asked: channels asked for in each group of the reading.
+        share: of the multiply-accumulates, that goes with what was asked.
+    """
 
     kept: np.ndarray
     asked: Sequence[float]
+    share: float
 
 
 @dataclass(frozen=True)
@@ -43,11 +51,13 @@ class Attempt:
         structure: the reading.
         equal_widths: dimensions of equal size stay equal.
         careful: something has failed already.
+        fewer_blocks: of heads, or other steps, the smaller of two numbers as near to what was asked is taken.
     """
 
     structure: Structure
     equal_widths: bool
     careful: bool
+    fewer_blocks: bool = False
 
 
 Choose = Callable[[Attempt], Choice]
@@ -103,6 +113,16 @@ class _Trial:
         again = self._judged(replace(cut, attributes=known | left), found.structure, found.choice)
         return found if again.verdict.reason else again
 
+    def exact_if_near(self, found: Found, attempt: Attempt) -> Found:
+        """Return the thinning with fewer heads where that alone fuses exactly, and as near to what was asked."""
+        fewer = replace(attempt, fewer_blocks=True)
+        if found.verdict.exact or np.array_equal(self.choose(fewer).kept, found.choice.kept):
+            return found
+        other = self(fewer)
+        asked = found.structure.trace.flops / 2 / batch_rows(*self.arguments) * found.choice.share
+        far, near = (abs(math.log(max(1, one.verdict.macs) / max(1, asked))) for one in (found, other))
+        return other if not other.verdict.reason and other.verdict.exact and near <= far else found
+
     def _needed(self, cut: ChannelMap, guessed: dict[str, Any]) -> dict[str, Any]:
         if not guessed:
             return guessed
@@ -132,7 +152,7 @@ def widest(model: nn.Module, given: Arguments, keep: Keep | Iterable[Keep], choo
     for attempt in _attempts(model, trial.arguments, given, keep):
         found = trial(attempt)
         if not found.verdict.reason:
-            return trial.leanest(found) if attempt.careful else found
+            return trial.exact_if_near(trial.leanest(found) if attempt.careful else found, attempt)
         if not attempt.structure.trace.finite:
             raise PruningError(not_finite(given))
     assert found is not None  # the first reading raises where there is none
@@ -152,9 +172,11 @@ def _attempts(
             if train_mode:
                 return
             raise PruningError(does_not_run(model, arguments, given, error)) from error
-        reading = structure(watched, protected_axes(watched, model, keep))
-        for equal_widths in (True,) if train_mode else (False, True):
-            yield Attempt(reading, equal_widths, careful=train_mode)
+        protected = protected_axes(watched, model, keep)
+        for pads_stay in (False, True) if watched.atoms.padded and not train_mode else (train_mode,):
+            reading = structure(watched, protected, pads_stay=pads_stay)
+            for equal_widths in (True,) if train_mode else (False, True):
+                yield Attempt(reading, equal_widths, careful=train_mode)
 
 
 def _by_halving(trial: _Trial, refused: Found) -> Found:

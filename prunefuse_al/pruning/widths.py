@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -97,6 +97,7 @@ def choose_widths(
     scope: str | GlobalScope = "local",
     round_to: int | None = None,
     equal_widths: bool = False,
+    fewer_blocks: bool = False,
 ) -> Widths:
     """Return how many channels of each group stay.
 
@@ -108,6 +109,7 @@ def choose_widths(
             weakest channels first; channels of equal importance leave every group in the same proportion.
         round_to: see `rounded`; whole heads are not rounded.
         equal_widths: dimensions of equal size in the dense network stay equal, in steps of the coarsest of them.
+        fewer_blocks: of two numbers of heads, or of other steps, that are as near to what was asked, take the smaller.
     """
     full = [len(group.channels) for group in groups]
     if ratio == 0 or not groups:
@@ -115,7 +117,8 @@ def choose_widths(
     if scope == "local":
         asked = [max(1, _floor(n * g.positions * (1 - ratio))) / g.positions for n, g in zip(full, groups, strict=True)]
         ladders = _ladders(groups, equal_widths)
-        taken = [_local(ladder, ratio, round_to) * n // ladder.steps for ladder, n in zip(ladders, full, strict=True)]
+        steps = [_local(ladder, ratio, round_to, fewer_blocks) for ladder in ladders]
+        taken = [step * n // ladder.steps for step, ladder, n in zip(steps, ladders, full, strict=True)]
         return Widths(asked, taken)
     floor = scope.floor if isinstance(scope, GlobalScope) else GlobalScope().floor
     demand = _Demand(ratio, floor, 1)
@@ -161,6 +164,21 @@ def asked_sizes(structure: Structure, asked: Sequence[float], unmet: Mapping[int
     }
 
 
+def rounded_blocks(structure: Structure, asked: Sequence[float], kept: np.ndarray) -> Iterator[tuple[Axis, str]]:
+    """Yield the first axis of each group of blocks, such as heads, that could not be cut as asked, and the words.
+
+    Args:
+        structure: groups of channels.
+        asked: channels of each group that were asked to stay.
+        kept: bool [components], which channels stay.
+    """
+    for group, share in zip(structure.groups, asked, strict=True):
+        left, full = int(kept[group.channels].sum()), len(group.channels)
+        if group.block and abs(left - share) > 0.49:
+            what = f"leaves in whole blocks, such as heads: {left} of {full} stay where {share:.3g} were asked"
+            yield group.axes[0].axis, f"{what} (in part)" if left < full else what
+
+
 def rounded(width: int, full: int, round_to: int | None) -> int:
     """Return the width taken where `width` of `full` channels are asked.
 
@@ -183,11 +201,18 @@ def _floor(width: float) -> int:
     return math.floor(width + 1e-9)  # widths that are whole in decimals are not lost to rounding
 
 
-def _local(ladder: _Ladder, ratio: float, round_to: int | None) -> int:
-    """Return how many steps stay: int(n * (1 - p)), as in the paper, rounded; the nearest number of coarse ones."""
+def _local(ladder: _Ladder, ratio: float, round_to: int | None, fewer_blocks: bool) -> int:
+    """Return how many steps stay: int(n * (1 - p)), as in the paper, rounded; the nearest number of coarse ones.
+
+    Nearest is by ratio, as work goes with widths multiplied: of three heads two stay where one and a half are asked;
+    with `fewer_blocks` one.
+    """
     share = ladder.steps * (1 - ratio)
-    if ladder.coarse:
+    if ladder.coarse and fewer_blocks:
         return max(1, math.ceil(share - 0.5 - 1e-9))
+    if ladder.coarse:
+        below = max(1, _floor(share))
+        return below + int(share / below > (below + 1) / share)
     return rounded(max(1, _floor(share)), ladder.steps, round_to)
 
 

@@ -144,7 +144,7 @@ def test_the_outputs_of_several_heads_are_kept() -> None:
     assert found == {f"{name}.weight": width for name, width in expected.items()}
 
 
-def test_a_hidden_layer_that_is_given_out_is_kept() -> None:
+def test_a_hidden_layer_that_is_given_out_is_kept_on_request() -> None:
     class Features(Heads):
         def forward(self, x: Tensor) -> Any:
             x = torch.relu(self.body(x))
@@ -153,4 +153,5 @@ def test_a_hidden_layer_that_is_given_out_is_kept() -> None:
 
     network = Features()
     del network.right, network.second, network.early
-    assert [w.proxy for w in prune(network, X, 0.5).report().widths] == [8, 16, 3]
+    assert [w.proxy for w in prune(network, X, 0.5).report().widths] == [8, 8, 3]
+    assert [w.proxy for w in prune(network, X, 0.5, keep="outputs").report().widths] == [8, 16, 3]

@@ -255,7 +255,8 @@ def test_inputs_by_name_and_outputs_in_a_dict() -> None:
         a=nn.Linear(8, 12), b=nn.Linear(8, 12), c=nn.Linear(12, 3),
     )  # fmt: skip
     with pytest.raises(errors.PruningError, match="nothing"):  # the hidden layer is an output, and ties all others
-        prune(network, {"left": X, "right": X}, 0.5)
+        prune(network, {"left": X, "right": X}, 0.5, keep="outputs")
+    assert widths(prune(network, {"left": X, "right": X}, 0.5)) == [6, 6, 3]
     network.function = lambda m, left, right: {"logits": m.c(torch.relu(m.a(left) * m.b(right)))}
     assert widths(prune(network, {"left": X, "right": X}, 0.5)) == [6, 6, 3]
     assert widths(prune(network, (X, X), 0.5)) == [6, 6, 3]

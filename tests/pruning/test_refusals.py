@@ -22,9 +22,9 @@ X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 class Two(nn.Module):
     """Two layers, with a function between them."""
 
-    def __init__(self, between: Callable[[Tensor], Any]) -> None:
+    def __init__(self, between: Callable[[Tensor], Any], outputs: int = 2) -> None:
         super().__init__()
-        self.a, self.b, self.between = nn.Linear(3, 16), nn.Linear(16, 2), between
+        self.a, self.b, self.between = nn.Linear(3, 16), nn.Linear(16, outputs), between
 
     def forward(self, x: Tensor) -> Any:
         hidden = self.between(self.a(x))
@@ -59,7 +59,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any, str, str]] = {
     "no hidden layer": (lambda: nn.Linear(3, 2), X, "reads an input of fixed size", HIDDEN),
     "no layer": (nn.Identity, X, "can be thinned. ", HIDDEN),
     "several answers": (
-        lambda: Two(lambda h: (h, h)), X, r"it answers with 2 tensors, \[\[2, 2\], \[2, 16\]\]", CURES["answers with"],
+        lambda: Two(lambda h: (h, h), 16), X, r"it answers with 2 tensors, \[\[2, 16\], \[2, 16\]\]",
+        CURES["answers with"],
     ),
     "an operation": (
         lambda: Two(lambda h: h.sort(1).values), X, r"a\.weight.* and 1 more, goes through sort",

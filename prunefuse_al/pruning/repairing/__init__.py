@@ -5,6 +5,7 @@ from .imitating import Read as Read
 from .imitating import Shown as Shown
 from .imitating import imitate as imitate
 from .imitating import last_layer as last_layer
+from .imitating import of_other_shapes as of_other_shapes
 from .mending import mend as mend
 from .outcome import RepairReport as RepairReport
 from .products import plain_operations as plain_operations

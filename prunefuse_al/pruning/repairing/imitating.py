@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ... import checks
 from ...errors import InputError, NonFiniteError
-from ...network import first_output, named_tensors
+from ...network import first_output, named_answers, named_tensors
 from .products import Event, Product, Watcher
 from .ridge import Layer, refit
 
@@ -35,9 +35,9 @@ class Imitation:
         lr: rate of AdamW.
         batch_size: rows of a step.
         rows: at most so many rows are used, drawn at random; None is all.
-        on: what is to be alike, by squared error: "outputs", all that the network returns; "features", what its last
-            layer is given, which a linear map takes to the dense network's (a new head says little of what the network
-            knows); or "both", where such a layer is seen.
+        on: what is to be alike, by squared error: "outputs", all that both networks return in one shape; "features",
+            what the last layer is given, which a linear map takes to the dense network's (a new head says little of
+            what the network knows); or "both", where such a layer is seen.
 
     Raises:
         InputError: a value out of range or an unknown name.
@@ -72,11 +72,13 @@ class Shown:
         network: the network.
         run: passes inputs through it.
         layer: name of the module that is looked at, or None.
+        without: names of answers that are not shown, as they have another shape in the other network.
     """
 
     network: nn.Module
     run: Callable[[Any], Any]
     layer: str | None
+    without: frozenset[str] = frozenset()
     _given: list[Tensor] = field(default_factory=list)
 
     @contextlib.contextmanager
@@ -97,8 +99,14 @@ class Shown:
     def __call__(self, inputs: Any) -> dict[str, Tensor]:
         """Return the "outputs" [b m] for a batch, and the "features" [b ... d] where there are any."""
         self._given.clear()
-        outputs = first_output(self.run(inputs))
+        outputs = first_output(self.run(inputs), self.without)
         return {"outputs": outputs, **({"features": self._given[0]} if self._given else {})}
+
+
+def of_other_shapes(dense: Any, thin: Any) -> frozenset[str]:
+    """Return the names of those answers that have another shape in the thin network, as an embedding may have."""
+    other = named_answers(thin)
+    return frozenset(name for name, leaf in named_answers(dense).items() if leaf.shape != other[name].shape)
 
 
 def last_layer(model: nn.Module, run: Callable[[], Any]) -> str | None:

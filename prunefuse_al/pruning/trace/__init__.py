@@ -16,6 +16,7 @@ from .registered import Reduces as Reduces
 from .registered import RegisteredRule as RegisteredRule
 from .registered import register_rule as register_rule
 from .replay import KeptStatistics as KeptStatistics
+from .tracing import Answer as Answer
 from .tracing import Trace as Trace
 from .tracing import trace as trace
 from .tracing import visible_operations as visible_operations

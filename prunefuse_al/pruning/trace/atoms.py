@@ -64,11 +64,18 @@ class Atoms:
                     if size > 1:
                         self._add(Axis(name, dim, self.total, size))
         self._starts = np.array([axis.start for axis in self.axes], dtype=np.int64)
+        self._end = self.total  # of those that belong to tensors
+        self.padded: list[Freeze] = []  # positions that forward made: they stay if it makes a fixed number of them
 
     def _add(self, axis: Axis) -> None:
         self.axes.append(axis)
         self._of_tensor[axis.name].append(axis)
         self.total += axis.size
+
+    def made(self, number: int) -> Tensor:
+        """Return so many new atoms, of positions that are made inside forward and belong to no tensor."""
+        self.total += number
+        return torch.arange(self.total - number, self.total)
 
     def planes(self, name: str, ndim: int) -> list[Tensor]:
         """Return one mark plane for each axis of a tensor, broadcastable to its shape."""
@@ -124,9 +131,9 @@ class Atoms:
         return frozenset(self.axes[number].name for plane in planes for number in self.owners(plane))
 
     def owners(self, marks: Tensor) -> set[int]:
-        """Return the numbers of the axes that positive marks belong to."""
+        """Return the numbers of the axes that positive marks belong to; what was made inside forward has none."""
         flat = marks.numpy()
-        flat = flat[flat > FROZEN]
+        flat = flat[(flat > FROZEN) & (flat < self._end)]
         if not flat.size:
             return set()
         first, last = (int(np.searchsorted(self._starts, end, side="right")) - 1 for end in (flat.min(), flat.max()))

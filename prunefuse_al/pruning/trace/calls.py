@@ -175,6 +175,29 @@ def freeze_planes(call: OperationCall, source: Marks, dims: set[int], what: str)
     source.planes = [plane for plane in source.planes if not varying(plane) & dims]
 
 
+def settled(call: OperationCall, source: Marks, dims: set[int], what: str | None) -> None:
+    """Keep positions along some dimensions; a channel that has marks of its own at each of them leaves as a whole.
+
+    Args:
+        call: the operation.
+        source: loses the planes that lie along `dims` alone, and has others with size 1 there.
+        dims: numbers of dimensions.
+        what: what becomes of them in the operation, for the report; None where that is in the nature of the axis.
+    """
+    left = []
+    for plane in source.planes:
+        along = varying(plane) & dims
+        if along and along == varying(plane):
+            call.atoms.freeze(plane, None if what is None else f"{what} {call.name}")
+            continue
+        for dim in along:
+            plane = call.atoms.tie_along(plane, dim)
+        left.append(plane)
+    source.planes = left
+    source.stretched = tuple(n for n in source.stretched if not varying(n) & dims)
+
+
 def like(result: Tensor, planes: list[Tensor], source: Marks, stretched: tuple[Tensor, ...] = ()) -> Marks:
     """Return the marks of a result: new planes, and what else is known of where it came from."""
-    return Marks(tuple(result.shape), planes, source.parameter, source.free, stretched, layer=source.layer)
+    kept = (source.parameter, source.free, stretched)
+    return Marks(tuple(result.shape), planes, *kept, layer=source.layer, origin=source.origin)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from .atoms import FROZEN, varying
-from .calls import OperationCall
+from .calls import OperationCall, settled
 from .marks import Marks, merge, partners
+from .rules import unknown
 
 
 def matmul(call: OperationCall) -> list[Marks]:
@@ -31,6 +32,18 @@ def matmul(call: OperationCall) -> list[Marks]:
         weight = left if left.parameter else right
         given.layer = call.atoms.names([p for marks in (weight, *added) for p in marks.planes])
     return [given]
+
+
+def grouped(call: OperationCall) -> list[Marks]:
+    """A product of rows with one of several matrices each (experts): [n k], [e k m], ends of runs [e] -> [n m]."""
+    x, weights = call.marks()[:2]
+    if len(x.shape) != 2 or len(weights.shape) != 3:
+        return matmul(call) if len(x.shape) == len(weights.shape) == 3 else unknown(call)
+    settled(call, weights, {0}, "is chosen by number in")
+    _note_sum(call, {1: 1})
+    matrix = Marks(weights.shape[1:], [p[0] for p in weights.planes], weights.parameter, weights.free)
+    out = contract(call, x, matrix, (x.shape[0], weights.shape[2]))
+    return [out]
 
 
 def linear(call: OperationCall) -> list[Marks]:
@@ -81,6 +94,8 @@ def contract(call: OperationCall, left: Marks, right: Marks, shape: tuple[int, .
     k_left, k_right = len(left.shape) - 1, len(right.shape) - 2
     summed_left = _summed(call, left, k_left, outer=k_left - 1)
     summed_right = _summed(call, right, k_right, outer=k_right + 1)
+    if left.parameter and right.parameter:
+        summed_left, summed_right = _finest(call, summed_left, summed_right), _finest(call, summed_right, summed_left)
     if not left.free and not right.free:
         reads_data = left.parameter != right.parameter
         _meet(call, summed_left, [p.transpose(-1, -2) for p in summed_right], reads_data)
@@ -106,6 +121,20 @@ def _summed(call: OperationCall, marks: Marks, k: int, outer: int) -> list[Tenso
         for plane in planes:
             call.atoms.contract(plane)
     return planes
+
+
+def _finest(call: OperationCall, planes: list[Tensor], other: list[Tensor]) -> list[Tensor]:
+    """Return what of a weight that was flattened meets a vector, as for its spectral norm: channels, not their places.
+
+    Kernel positions and channels in one dimension would all become one where a vector that knows neither ties them.
+    """
+    if len(planes) < 2 or len(other) != 1:
+        return planes
+    finest = max(planes, key=lambda plane: len(plane.unique()))
+    for plane in planes:
+        if plane is not finest:
+            call.atoms.freeze(plane, None)
+    return [finest]
 
 
 def _meet(call: OperationCall, left: list[Tensor], right: list[Tensor], reads_data: bool) -> None:
@@ -173,17 +202,8 @@ def convolution(call: OperationCall) -> list[Marks]:
 
 
 def _settle_positions(call: OperationCall, marks: Marks, channels: set[int]) -> None:
-    """Keep pixels and kernel positions; a channel that has marks of its own at each of them leaves as a whole."""
-    settled = []
-    for plane in marks.planes:
-        positions = varying(plane) - channels
-        if positions == varying(plane):
-            call.atoms.freeze(plane, None)
-            continue
-        for dim in positions:
-            plane = call.atoms.tie_along(plane, dim)
-        settled.append(plane)
-    marks.planes = settled
+    """Keep pixels and kernel positions."""
+    settled(call, marks, set(range(len(marks.shape))) - channels, None)
 
 
 def _channels(marks: Marks, dim: int) -> Tensor | None:
@@ -260,13 +280,16 @@ def batch_norm(call: OperationCall) -> list[Marks]:
 
 
 def weight_norm(call: OperationCall) -> list[Marks]:
-    """Direction and length of each row (`torch.nn.utils.parametrizations.weight_norm`).
+    """Direction and length of each row, or along another dimension (`nn.utils.parametrizations.weight_norm`).
 
-    The length of a row does not change by columns that are zero, so what fusing switches off leaves it alone.
+    The length of a row does not change by columns that are zero, so what fusing switches off leaves it alone. Where
+    lengths are those of what is summed over, they are switched off themselves: a direction of zeros has none.
     """
     direction, length = (call.marks_of(t) for t in call.tensors())
     weight, lengths = call.results
-    out = merge(call.atoms, [direction, length], tuple(weight.shape), call.name)
+    dim = call.argument("dim") % weight.ndim
+    call.note([p for p in direction.planes if dim not in varying(p)], operand=0)
+    out = merge(call.atoms, [length, direction], tuple(weight.shape), call.name)
     return [out, Marks(tuple(lengths.shape), list(length.planes), parameter=True)]
 
 
@@ -292,7 +315,7 @@ def group_norm(call: OperationCall) -> list[Marks]:
     vectors = [_channel_vector(call.marks_of(t), len(x.shape)) for t in tensors[1:]]
     out = merge(call.atoms, [x, *vectors], x.shape, call.name)
     _note_affine(call, tensors[1:])
-    _note_norm(call, x, {1}, None)
+    _note_norm(call, x, {1} if x.shape[1] > groups else set(), None)  # one channel a group has its own
     return [out] + [Marks(tuple(r.shape), free=True) for r in call.results[1:]]
 
 

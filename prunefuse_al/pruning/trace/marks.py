@@ -30,6 +30,7 @@ class Marks:
             these numbers differ the tensor is the same, so that it adapts to what is left along that axis.
         debts: numbers of the freezes that are due if the tensor is ever used in an output.
         layer: weight and bias of the layer that gave it, while nothing came after but a scale of each channel.
+        origin: the attribute of a module that it was taken from, of a tensor that is neither parameter nor buffer.
     """
 
     shape: tuple[int, ...]
@@ -39,6 +40,7 @@ class Marks:
     stretched: tuple[Tensor, ...] = ()
     debts: frozenset[int] = frozenset()
     layer: frozenset[str] = frozenset()
+    origin: str = ""
 
     def __post_init__(self) -> None:
         planes = [narrowed(plane) for plane in self.planes]
@@ -150,7 +152,8 @@ def _freeze_on_fixed(atoms: Atoms, left: Marks, right: Marks, where: str) -> Non
         if not fixed:
             continue
         if fixed == varying(plane):
-            atoms.freeze(plane, f"meets a tensor of fixed size in {where}")
+            plain = f" ({right.origin}, which is no buffer; see register_buffer)" if right.origin else ""
+            atoms.freeze(plane, f"meets a tensor of fixed size{plain} in {where}")
             plane = torch.where(plane > FROZEN, FROZEN, plane)
         else:  # of several dimensions that a channel spans: it leaves as a whole
             for dim in fixed:
@@ -221,6 +224,7 @@ def restructure(operation: Structural, source: Marks, results: Sequence[Tensor])
             source.free,
             tuple(number[place] for number in numbers),
             layer=source.layer,
+            origin=source.origin,
         )
         for place, result in enumerate(results)
     ]

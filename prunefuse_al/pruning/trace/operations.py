@@ -1,11 +1,11 @@
 """The table of operations: what is known of each, read where a network is watched and where that is replayed.
 
 To teach the tracer an operation of torch, enter an `Op` in `OPERATIONS`: its names, its rule (in `rules.py`,
-`contractions.py` or `lookups.py`), and, where it takes a statistic or a sum over channels, how that is computed over
-those that the proxy has (in `over_kept.py`); its rule then says by `call.note(...)` what it is taken over. Nothing else
-decides by an operation's name. An operation that is not in the table has the rule that torch's own tag gives it
-(pointwise); what is made from sizes alone, as `zeros`, adapts to any; all others are not understood: what goes in is
-kept whole, and the report says so. Users' own operations are entered by `register_rule` (`registered.py`).
+`contractions.py`, `lookups.py` or `windows.py`), and, where it takes a statistic or a sum over channels, how that is
+computed over those that the proxy has (in `over_kept.py`); its rule then says by `call.note(...)` what it is taken
+over. Nothing else decides by an operation's name. An operation that is not in the table has the rule that torch's own
+tag gives it (pointwise); what is made from sizes alone, as `zeros`, adapts to any; all others are not understood: what
+goes in is kept whole, and the report says so. Users' own operations are entered by `register_rule` (`registered.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch._ops import OpOverload
 
-from . import contractions, lookups, over_kept, rules
+from . import contractions, lookups, over_kept, rules, windows
 from .calls import Rule
 from .over_kept import OverKept
 
@@ -63,16 +63,23 @@ OPERATIONS: tuple[Op, ...] = (
     *_each(("clone", "detach", "contiguous", "_to_copy", "lift_fresh", "lift_fresh_copy", "view_as"), rules.same),
     *_each(("native_dropout", "to", "type_as", "_conj", "alias_copy"), rules.same),
     *_each(("bernoulli_", "uniform_", "normal_", "random_", "zero_", "fill_", "exponential_"), rules.same),
-    Op(("as_strided_",), rules.restrided),
+    Op(("as_strided",), windows.restrided),
+    Op(("im2col",), windows.unfolded),
+    Op(("col2im",), windows.folded),
+    *_each(("_fft_r2c", "_fft_c2r", "_fft_c2c"), windows.transformed),
+    Op(("view_as_complex",), windows.as_complex),
+    Op(("view_as_real",), windows.as_real),
     Op(("cat",), rules.joined),
     Op(("stack",), rules.stacked),
     Op(("mul",), rules.scaled),
-    *_each(("hardswish", "hardsigmoid", "hardtanh", "_prelu_kernel"), rules.pointwise),  # not tagged so by torch
+    *_each(
+        ("hardswish", "hardsigmoid", "hardtanh", "_prelu_kernel", "complex", "polar"), rules.pointwise
+    ),  # not tagged so by torch
     Op(("glu",), rules.gated),
     Op(("constant_pad_nd",), rules.pad),
     *_spatial(1, "max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d"),
     *_spatial(1, "upsample_nearest1d", "upsample_linear1d", "reflection_pad1d", "replication_pad1d"),
-    *_spatial(2, "max_pool2d", "max_pool2d_with_indices", "mkldnn_max_pool2d", "avg_pool2d", "im2col"),
+    *_spatial(2, "max_pool2d", "max_pool2d_with_indices", "mkldnn_max_pool2d", "avg_pool2d"),
     *_spatial(2, "_adaptive_avg_pool2d", "adaptive_max_pool2d", "reflection_pad2d", "replication_pad2d"),
     *_spatial(2, "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d"),
     *_spatial(2, "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
@@ -85,12 +92,17 @@ OPERATIONS: tuple[Op, ...] = (
     Op(("copy_",), lookups.written),
     Op(("_pack_padded_sequence",), lookups.packed),
     *_each(("index", "index_select"), lookups.indexed),
+    Op(("gather",), lookups.gathered),
+    *_each(("scatter", "scatter_add", "scatter_reduce"), lookups.scattered),
+    *_each(("index_add", "index_copy", "index_fill"), lookups.scattered),
+    Op(("index_put",), lookups.put),
     Op(("repeat_interleave",), lookups.repeated),
     *_each(("embedding", "_embedding_bag"), lookups.embedding),
-    Op(("mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm"), contractions.matmul, over_kept.switched_off),
+    Op(("mm", "bmm", "mv", "dot", "vdot", "addmm", "addmv", "baddbmm"), contractions.matmul, over_kept.switched_off),
+    Op(("_grouped_mm", "transformers::grouped_mm_fallback"), contractions.grouped, over_kept.switched_off),
     Op(("convolution", "_convolution"), contractions.convolution, over_kept.switched_off),
     Op(("_trilinear",), contractions.trilinear),
-    Op(("_weight_norm_interface",), contractions.weight_norm),
+    Op(("_weight_norm_interface",), contractions.weight_norm, over_kept.weight_norm),
     Op(
         ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"),
         contractions.batch_norm,

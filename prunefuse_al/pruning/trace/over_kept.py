@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_map
@@ -96,6 +97,13 @@ def batch_norm(call: MaskedCall) -> Any:
     return (_scaled(out, weight, bias, (-1, *[1] * (x.ndim - 2))).contiguous(), *call.plain()[1:])
 
 
+def weight_norm(call: MaskedCall) -> Any:
+    """Directions of what is kept, by their lengths."""
+    v, g, *dim = call.args
+    lengths = torch.norm_except_dim(v * call.mask, 2, dim[0] if dim else 0)
+    return v * (g / lengths.where(lengths > 0, 1)), lengths
+
+
 def _kept(mask: Tensor, dim: int) -> Tensor:
     """Return the positions along one dimension at which anything counts."""
     others = [d for d in range(mask.ndim) if d != dim]
@@ -111,7 +119,7 @@ def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Sequen
 def _standardised(x: Tensor, mask: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
     """Subtract the mean and divide by the deviation of the entries where `mask` is true."""
     keep = mask.expand(x.shape).to(x)
-    count = keep.sum(dims, keepdim=True)
+    count = keep.sum(dims, keepdim=True).clamp(min=1)  # of a group that leaves as a whole there is none
     mean = (x * keep).sum(dims, keepdim=True) / count
     variance = ((x - mean).square() * keep).sum(dims, keepdim=True) / count
     return (x - mean) / (variance + eps).sqrt()

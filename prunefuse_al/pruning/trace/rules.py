@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from .atoms import FROZEN, NEUTRAL, varying
+from .atoms import FROZEN, NEUTRAL, Freeze, varying
 from .calls import OperationCall, freeze_planes, like
 from .marks import Marks, merge, positions, restructure, shared_stretches
 from .shuffles import tie_shuffled
@@ -95,12 +96,6 @@ def gated(call: OperationCall) -> list[Marks]:
     source, result = call.marks_of(call.args[0]), call.results[0]
     halves = restructure(lambda plane: plane.chunk(2, call.argument("dim")), source, [result, result])
     return [merge(call.atoms, halves, tuple(result.shape), call.name)]
-
-
-def restrided(call: OperationCall) -> list[Marks]:
-    """`as_strided_` at the same shape only changes the memory layout; anything else is not understood."""
-    source = call.tensors()[0]
-    return same(call) if list(source.shape) == list(call.argument("size")) else unknown(call)
 
 
 def joined(call: OperationCall) -> list[Marks]:
@@ -226,22 +221,62 @@ def _results(call: OperationCall, source: Marks, passed: list[Tensor], dims: Seq
 
 
 def spatial(call: OperationCall, *, trailing: int) -> list[Marks]:
-    """Pooling and resizing: only the trailing dimensions change, so many of them."""
+    """Pooling and resizing: only the trailing dimensions change, so many of them; not those of windows of size 1."""
     source = call.marks_of(call.tensors()[0])
-    freeze_planes(call, source, {len(source.shape) - 1 - i for i in range(trailing)}, "is resized by")
+    still = _still(call, trailing)
+    dims = {len(source.shape) - trailing + i for i in range(trailing) if not still[i]}
+    freeze_planes(call, source, dims, "is resized by")
     return [like(result, list(source.planes), source) for result in call.results]
 
 
+def _still(call: OperationCall, trailing: int) -> list[bool]:
+    """Return which of the trailing dimensions a pooling leaves alone: its windows there are single positions."""
+    windows = call.argument("kernel_size")
+    if windows is None:
+        return [False] * trailing
+    kernel, stride, padding = (
+        _each(given, trailing) for given in (windows, call.argument("stride") or windows, call.argument("padding"))
+    )
+    return [(k, s, p) == (1, 1, 0) for k, s, p in zip(kernel, stride, padding, strict=True)]
+
+
+def _each(given: Any, dims: int) -> list[int]:
+    """Return a number for each dimension, where one may stand for all."""
+    numbers = [given or 0] if not isinstance(given, list | tuple) else list(given)
+    return numbers * dims if len(numbers) == 1 else numbers
+
+
 def pad(call: OperationCall) -> list[Marks]:
-    """Constant padding: padded positions along a marked dimension have a fixed place, so they are frozen."""
+    """Constant padding; along a marked dimension, as in a shortcut to more channels, the positions it makes are new.
+
+    How many of them there are may follow the widths, or be a number that is written in forward: both are tried. As
+    many before as behind leave in pairs, so that they stay equally many.
+    """
     source = call.marks_of(call.tensors()[0])
     amounts, ndim = call.argument("pad"), len(source.shape)
     planes = []
     for plane in source.planes:
-        own = [a if ndim - 1 - i // 2 in varying(plane) else 0 for i, a in enumerate(amounts)]
-        padded = torch.nn.functional.pad(plane, own, value=FROZEN)
-        planes.append(padded)
+        for dim in varying(plane):
+            last = 2 * (ndim - 1 - dim)
+            if last < len(amounts):
+                plane = _padded(call, plane, dim, *amounts[last : last + 2])
+        planes.append(plane)
     return [like(call.results[0], planes, source)]
+
+
+def _padded(call: OperationCall, plane: Tensor, dim: int, before: int, behind: int) -> Tensor:
+    plane = plane.narrow(dim, max(0, -before), plane.shape[dim] + min(0, before) + min(0, behind))  # cropped
+    made = [call.atoms.made(max(0, number)) for number in (before, behind)]
+    if before == behind:
+        made[1] = made[0]
+    if before > 0 or behind > 0:
+        what = f"is joined with positions of fixed size, padded by {call.name} in {call.module or 'the network itself'}"
+        call.atoms.padded.append(Freeze(torch.cat(made), what))
+    shape = [-1 if d == dim else 1 for d in range(plane.ndim)]
+    sides = [
+        side.view(shape).expand([len(side) if d == dim else n for d, n in enumerate(plane.shape)]) for side in made
+    ]
+    return torch.cat([sides[0], plane, sides[1]], dim)
 
 
 def factory(call: OperationCall) -> list[Marks]:

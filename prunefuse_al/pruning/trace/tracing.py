@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ...costs import operation_flops
-from ...network import answers, copied, named_tensors, output_shapes
+from ...network import answers, beside_logits, copied, named_answers, named_tensors
 from ..quietly import draws_put_back
 from .atoms import Atoms
 from .calls import Noted, OperationCall
@@ -55,6 +55,23 @@ class Sighting:
     plane: Tensor
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A tensor that the network answered with: its name, its shape, where its channels lie.
+
+    Attributes:
+        name: the place at which it stands, see `named_answers`.
+        shape: of the tensor.
+        planes: its mark planes.
+        beside: it stands beside the logits, as an embedding does, and may be thinned.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    planes: tuple[Tensor, ...]
+    beside: bool
+
+
 @dataclass
 class Trace:
     """What one forward pass told.
@@ -63,7 +80,7 @@ class Trace:
         atoms: positions and their ties.
         statistics: statistics and sums over channels, in the order they ran in eval mode.
         sightings: sizes of dimensions.
-        answers: shapes of what the network answered with, in eval mode.
+        answers: what the network answered with, in eval mode.
         finite: none of that was NaN or infinite.
         flops: operations counted by torch's formulas, in eval mode.
         table: what was known of each operation.
@@ -72,7 +89,7 @@ class Trace:
     atoms: Atoms
     statistics: list[Statistic] = field(default_factory=list)
     sightings: list[Sighting] = field(default_factory=list)
-    answers: list[tuple[int, ...]] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
     finite: bool = True
     flops: int = 0
     table: Table = field(default_factory=known_operations)
@@ -81,7 +98,7 @@ class Trace:
 class Tracer(TorchDispatchMode):
     """Carries marks through every operation below autograd."""
 
-    def __init__(self, trace: Trace, tensors: dict[str, Tensor]) -> None:
+    def __init__(self, trace: Trace, model: nn.Module, tensors: dict[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
         self.modules = [""]
@@ -93,6 +110,9 @@ class Tracer(TorchDispatchMode):
             planes = trace.atoms.planes(trace.atoms.registered[name], tensor.ndim)
             self._seen[tensor] = Marks(tuple(tensor.shape), planes, parameter=True)
             self._sight(self._seen[tensor], name.rpartition(".")[0])
+        for name, tensor in _plain_tensors(model):
+            if tensor not in self._seen:
+                self._seen[tensor] = Marks(tuple(tensor.shape), origin=name)
 
     def marks_of(self, tensor: Tensor) -> Marks:
         """Return a copy of what is known of a tensor; one never seen has a fixed size."""
@@ -133,14 +153,26 @@ class Tracer(TorchDispatchMode):
                 if plane.shape[dim] > 1:
                     self.trace.sightings.append(Sighting(module, dim, plane))
 
-    def freeze_output(self, output: Any) -> None:
-        """Keep whatever the network answers with."""
-        for leaf in answers(output):
-            for plane in self.marks_of(leaf).planes:
+    def answered(self, output: Any) -> list[Answer]:
+        """Keep what the network answers with, but for what stands beside the logits, and return what is known of it."""
+        beside, found = beside_logits(output), []
+        for name, leaf in named_answers(output).items():
+            marks = self.marks_of(leaf)
+            found.append(Answer(name, marks.shape, tuple(marks.planes), name in beside))
+            for plane in marks.planes if name not in beside else ():
                 self.trace.atoms.freeze(plane, None)
-            for debt in self.marks_of(leaf).debts:
+            for debt in marks.debts:
                 due = self.trace.atoms.debts[debt]
                 self.trace.atoms.freeze(due.marks, due.reason)
+        return found
+
+
+def _plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors that are mere attributes of modules, such as positions that were computed once."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                yield f"{path}.{name}" if path else name, value
 
 
 def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, train_mode: bool = False) -> Trace:
@@ -155,14 +187,13 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, tr
     model = copied(model).eval()
     tensors = named_tensors(model)
     result = Trace(Atoms(tensors))
-    tracer = Tracer(result, tensors)
+    tracer = Tracer(result, model, tensors)
     for training in (False, True) if train_mode else (False,):
         seen = (list(result.statistics), result.flops, result.answers)
         watched = _module_stack(model.train(training), tracer.modules)
         with visible_operations(model), torch.no_grad(), watched, tracer:
             output = model(*args, **kwargs)
-        tracer.freeze_output(output)
-        result.answers = output_shapes(output)
+        result.answers = tracer.answered(output)
         if training:  # what is compared is the eval pass
             result.statistics, result.flops, result.answers = seen
         else:
