@@ -84,6 +84,7 @@ class ProxyWrapper(ModelWrapper):
         made = trainer_of(args) if trainer is None else trainer
         self.selector = PrunedProxySelector(model, pruning_ratio, trainer=made, **options)
         self._start = copy.deepcopy(model.state_dict())
+        self._all: _Raw | None = None  # rows of the dataset trained on last, always by the same object
 
     def train_on_dataset(self, dataset: Any) -> Any:
         """Train the proxy; return the loss of every epoch, or what a `trainer` of your own returned.
@@ -91,9 +92,11 @@ class ProxyWrapper(ModelWrapper):
         The proxy of a pretrained network is repaired on all rows of an `ActiveLearningDataset`, labelled or not.
         """
         new = not self.selector.round and not len(self.selector.costs)
-        if new and self.selector.options.pretrained and hasattr(dataset, "get_raw"):
-            self.selector.prepare(_Raw(dataset))
-        self.model = self.selector.fit(_as_it_is_now(dataset)).model
+        if self._all is None or self._all.dataset is not dataset:
+            self._all = _Raw(dataset) if hasattr(dataset, "get_raw") else None
+        if new and self.selector.options.pretrained and self._all is not None:
+            self.selector.prepare(self._all)
+        self.model = self.selector.fit(self._as_it_is_now(dataset)).model
         self._reset_metrics("train")
         self.set_dataset_size(len(dataset))
         history = self.selector.history
@@ -134,13 +137,29 @@ class ProxyWrapper(ModelWrapper):
             yield (logits.half() if half else logits).numpy()
 
     def get_probabilities(self, pool: Any, **_: Any) -> Any:
-        """Return the pool itself: a `ProxyHeuristic` asks the proxy what its scorer reads, which may be features."""
-        return pool
+        """Return the pool itself: a `ProxyHeuristic` asks the proxy what its scorer reads, which may be features.
+
+        baal copies the data for each step. Where the copy differs in nothing, the same rows of the data itself are
+        returned, of which a probe knows the features.
+        """
+        part: Any = getattr(pool, "_dataset", None)  # a Subset of the copy
+        rows, data = getattr(part, "indices", None), self._all
+        if data is None or rows is None or data.dataset.pool_specifics:
+            return pool
+        same = len(part.dataset) == len(data) and len(rows) == data.unlabelled
+        return subset(data, list(rows)) if same else pool
 
     def fit_target(self, dataset: Any = None) -> nn.Module:
         """Return the fused and fine-tuned network; None: on the data of the last training, as it was then."""
-        self.model = self.selector.fit_target(None if dataset is None else _as_it_is_now(dataset))
+        self.model = self.selector.fit_target(None if dataset is None else self._as_it_is_now(dataset))
         return self.model
+
+    def _as_it_is_now(self, dataset: Any) -> Any:
+        """Return what an `ActiveLearningDataset`, whose rows move with every label, holds now; other data as it is."""
+        if not hasattr(dataset, "get_indices_for_active_step"):
+            return dataset
+        every = self._all if self._all is not None and self._all.dataset is dataset else _Raw(dataset)
+        return subset(every, list(dataset.get_indices_for_active_step()))
 
     def train_on_batch(self, *_: Any, **__: Any) -> Any:
         """Refuse: only all that is labelled trains a proxy."""
@@ -246,13 +265,6 @@ def trainer_of(args: TrainingArgs) -> TorchTrainer:
     )
 
 
-def _as_it_is_now(dataset: Any) -> Any:
-    """Return what an `ActiveLearningDataset`, whose rows move with every label, holds now; other data as it is."""
-    if not hasattr(dataset, "get_indices_for_active_step"):
-        return dataset
-    return subset(_Raw(dataset), list(dataset.get_indices_for_active_step()))
-
-
 class _Raw(Dataset[Any]):
     """All rows of an `ActiveLearningDataset`, labelled or not."""
 
@@ -261,6 +273,11 @@ class _Raw(Dataset[Any]):
 
     def __len__(self) -> int:
         return len(self.dataset.labelled)
+
+    @property
+    def unlabelled(self) -> int:
+        """How many rows have no label."""
+        return int((~self.dataset.labelled).sum())
 
     def __getitem__(self, row: int) -> Any:
         return self.dataset.get_raw(row)

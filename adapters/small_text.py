@@ -50,18 +50,24 @@ class PruneFuseClassifierFactory(AbstractClassifierFactory):
         estimator: a `PruneFuseEstimator`, not fitted; its network takes `input_ids` and `attention_mask`, as those of
             Hugging Face do.
         num_classes: how many classes there are, labelled from 0.
+        unlabelled: a dataset of small-text that the proxy of a pretrained network is repaired on: the one that the
+            learner is given. small-text shows a classifier what is labelled and, not before its first query, the pool;
+            so with None the rows of the first training serve, unless `estimator` has `unlabelled` itself.
 
     Attributes:
         estimator: as it was after the last training.
 
     Raises:
-        InputError: `estimator` is something else.
+        InputError: `estimator` is something else, or `unlabelled` is no dataset with texts, or was given twice.
     """
 
-    def __init__(self, estimator: PruneFuseEstimator, num_classes: int) -> None:
+    def __init__(self, estimator: PruneFuseEstimator, num_classes: int, unlabelled: Any = None) -> None:
         if not isinstance(estimator, PruneFuseEstimator):
             raise InputError(f"estimator is a {type(estimator).__name__}; pass a PruneFuseEstimator around the network")
-        self.estimator: PruneFuseEstimator = copy.copy(estimator).set_params(classes=range(num_classes))
+        options: dict[str, Any] = {"classes": range(num_classes)}
+        if unlabelled is not None:
+            options["unlabelled"] = _texts(unlabelled, estimator)
+        self.estimator: PruneFuseEstimator = copy.copy(estimator).set_params(**options)
         self.num_classes = num_classes
 
     def new(self) -> PruneFuseClassifier:
@@ -183,6 +189,19 @@ def inputs_of(data_set: Any) -> Any:
         return torch.stack([ids.reshape(-1) for ids, _ in items])
     names = ("input_ids", "attention_mask")
     return {name: torch.cat([item[place].reshape(1, -1) for item in items]) for place, name in enumerate(names)}
+
+
+def _texts(unlabelled: Any, estimator: PruneFuseEstimator) -> Any:
+    """Return a dataset of small-text as what a network takes, or raise `InputError` where that is of no use."""
+    if estimator.unlabelled is not None:
+        raise InputError("unlabelled= was given to the factory and to the estimator; give it to one of the two")
+    known = hasattr(unlabelled, "x") and hasattr(unlabelled, "target_labels")  # its datasets share no class
+    if not known or not len(unlabelled):
+        found = "a dataset of no texts" if known else f"a {type(unlabelled).__name__}"
+        raise InputError(
+            f"unlabelled is {found}; pass a dataset of small-text, such as the one of the learner, or None"
+        )
+    return inputs_of(unlabelled)
 
 
 def _signals(clf: Any, data_set: Any, needs: frozenset[str]) -> Signals:

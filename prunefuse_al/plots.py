@@ -58,15 +58,15 @@ def plot_advice(advice: Any, ax: Any = None) -> Any:
         costs, name = [getattr(row, measure) for row in advice.rows], "MACs" if measure == "macs" else "seconds"
         ax.plot(ratios, [c.total_share for c in costs], "o-", color=colour, label=f"total, {name}")
         ax.plot(ratios, [c.selection_share for c in costs], "o:", color=colour, label=f"choosing, {name}")
-        if advice.svp is not None:
-            share = getattr(advice.svp, measure).total_share
-            ax.axhline(share, color=colour, linestyle="-.", linewidth=1, label=f"SvP total, {name}")
+        for called, row in _without_ratio(advice).items():
+            share, style = getattr(row, measure).total_share, "-." if row is advice.svp else "--"
+            ax.axhline(share, color=colour, linestyle=style, linewidth=1, label=f"{called} total, {name}")
     if advice.trial is not None:
         agreed = [row.agreement for row in advice.rows]
         ax.plot(ratios, [a.spearman for a in agreed], "s--", color=RED, label="Spearman with dense")
         ax.plot(ratios, [a.overlap for a in agreed], "^--", color="#9c89b8", label=f"overlap at {advice.trial.k}")
     ax.axhline(1, color=GREY, linewidth=1, label="the dense loop")
-    if advice.best is not None:
+    if advice.best in advice.rows:
         ax.axvline(advice.best.pruning_ratio, color=GREY, linewidth=6, alpha=0.15)
     ax.set(xlabel="pruning ratio", ylabel="share of the dense loop, agreement", title=_title(advice))
     ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
@@ -279,6 +279,12 @@ def _numbers(name: str, values: Any, what: str) -> np.ndarray[Any, Any]:
     """Return numbers as an array of floats, or raise `InputError`."""
     found: np.ndarray[Any, Any] = checks.array(name, values, what).cpu().numpy().astype(float)
     return found
+
+
+def _without_ratio(advice: Any) -> dict[str, Any]:
+    """Return the rows of other kinds by what they are called."""
+    others = {row.name: row for row in advice.others}
+    return others if advice.svp is None else {**others, "SvP": advice.svp}
 
 
 def _title(advice: Any) -> str:

@@ -1,30 +1,27 @@
-"""`advise`: which pruning ratio to take for a network and a plan, before the plan is run."""
+"""`advise`: which proxy to take for a network and a plan, at which pruning ratio, before the plan is run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from .. import checks
-from ..costs import CostLedger, macs, parameter_count
-from ..network import as_arguments, as_inputs, check_model, with_rows
-from ..pruning import prune
-from ..scorers import get_scorer
-from ..selector import check_trainer
-from ..training import TorchTrainer
+from ..costs import CostLedger
+from ..errors import InputError, UnsupportedModelError
+from ..proxies import ProxyKind, Task
 from ..types import Scorer, Trainer
 from .advice import Advice
-from .agreement import Agreement, try_out
-from .arguments import check_pruning, check_ratios, device_of, resolved, sample, stand_in, without_transforms
-from .loop_costs import EPOCHS, LoopPlan, Rates, dense_cost, proxy_cost, svp_cost
+from .agreement import Trial, try_out
+from .arguments import device_of
+from .considered import FEWER, SVP, Candidates, FewerEpochs
+from .loop_costs import LoopPlan, Rates, dense_cost
+from .making import Made, made
+from .request import Request
 from .rows import AdviceRow, Prediction, Target
-from .timing import Timing, time_networks
+from .timing import Timing, time_work
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-DENSE, SVP = "dense", "svp"
 
 
 def advise(
@@ -41,21 +38,32 @@ def advise(
     trial_epochs: int = 5,
     repeats: int = 5,
     random_state: int = 0,
+    kinds: Sequence[str | FewerEpochs | ProxyKind] | None = None,
+    pretrained: bool | str = "auto",
+    unlabelled: Any = None,
+    repair: bool | Mapping[str, Any] = True,
     **pruning: Any,
 ) -> Advice:
-    """Say what a plan of active learning will cost with proxies of several pruning ratios, and which ratio to take.
+    """Say what a plan of active learning will cost with proxies of several kinds, and which to take.
 
-    Every ratio is pruned, counted and timed on this machine, in turns with the dense network and through `trainer`,
-    so with its batches, optimiser, device and precision. Costs are predicted from that by arithmetic, for PruneFuse
-    (arXiv 2603.26138) and for active learning with the dense network. With a labelled sample every network is also
-    trained for a short while, and its ranking of the half held out compared with the dense network's.
+    Every proxy is made as a selector makes it (cut at each ratio, and repaired if the network was trained before; or a
+    probe, whose features are computed), counted and timed on this machine, in turns with the dense network and through
+    `trainer`, so with its batches, optimiser, device and precision. Costs are predicted from that by arithmetic, for
+    PruneFuse (arXiv 2603.26138) and for active learning with the dense network. With a labelled sample every proxy is
+    also trained for a short while, and how it answers and ranks the half held out compared with the dense network.
+
+    What is paid once is in the costs: a repair on rows of the pool after each cut (its seconds, measured here, grow
+    with the rows where there are fewer here), and a pass of the pool through a probe's trunk, after each sync another.
+    What a probe's `refresh` saves is not: nobody knows beforehand which syncs it leaves out.
 
     Args:
         model: the dense network; not changed.
-        example_inputs: a batch as `model` takes it, see `prune`. Without `labelled` networks are timed on such rows
-            with noise on them, and the trainer's transforms are left out.
-        target: what a ratio must meet: a `Target`, a mapping of its fields, or a number, the largest share of the dense
-            loop's MACs that choosing may cost. None: choosing and the target together cost less than the dense loop.
+        example_inputs: a batch as `model` takes it, see `prune`. Without data networks are timed on such rows with
+            noise on them, and the trainer's transforms are left out.
+        target: what a proxy must meet: a `Target`, a mapping of its fields, or a number, the largest share of the dense
+            loop's MACs that choosing may cost. None: choosing and the target together cost less than the dense loop;
+            and of a network that was trained before, given a labelled sample, it is right about at least 0.9 as many
+            rows as the dense network.
         ratios: pruning ratios to look at, 0 < p < 1.
         plan: a `LoopPlan`, or a mapping of its fields; None is the paper's CIFAR protocol. Its epochs are the
             trainer's where it leaves them open.
@@ -66,11 +74,19 @@ def advise(
         trial_epochs: epochs of the short trainings; a trainer without `epochs` trains as it always does.
         repeats: how often each network is timed.
         random_state: seed of the trainings and of what `labelled` is split into.
+        kinds: what is looked at beside the dense network. ``"pruned"``: it is pruned at each ratio, and repaired if it
+            was trained before; ``"unrepaired"``: the same without repair; ``"probe"``: ``Probe()``, if it was trained
+            before; ``"fewer epochs"``: it is trained for half of the epochs, as ``FewerEpochs(0.5)``. Or kinds of
+            proxies, such as ``Probe(dropout=0.2)``. What a name asks for and makes no sense here is left out, see
+            `Advice.left_out`. None: "pruned" and, if it was trained before, "probe" and "fewer epochs".
+        pretrained: whether the network was trained before; "auto" looks at it, see `PrunedProxySelector`.
+        unlabelled: data to repair on, such as the pool, and to time networks on without `labelled`; None: `labelled`.
+        repair: False leaves proxies as they were cut; or arguments of `repair`, such as ``{"distil": 4}``.
         **pruning: passed on to `prune` (`importance`, `scope`, `keep`, `round_to`).
 
     Returns:
-        An `Advice`: `rows`, `best`, `to_dicts()`, `plot()`; prints as a table. `best` is None if no ratio meets the
-        target.
+        An `Advice`: `rows`, `others`, `best`, `verdict`, `to_dicts()`, `plot()`; prints as a table. `best` is None if
+        none meets the target.
 
     Raises:
         InputError: an argument is out of range, the plan is impossible, or the target needs a labelled sample.
@@ -85,118 +101,114 @@ def advise(
         >>> advice.best.name, round(advice.best.macs.selection_share, 2)
         ('p=0.5', 0.28)
     """
-    check_model(model)
-    checks.maybe(lambda name, network: check_model(network, name), "proxy", proxy)
-    wanted, grid = Target.of(target), check_ratios(ratios)
-    trial_epochs = checks.whole("advise: trial_epochs", trial_epochs, least=1)
-    repeats = checks.whole("advise: repeats", repeats, least=1)
-    random_state = checks.whole("advise: random_state", random_state, least=0)
-    check_pruning(pruning)
-    chosen: Any = TorchTrainer(EPOCHS, 128, progress=False) if trainer is None else trainer
-    check_trainer("advise: trainer", chosen)
-    get_scorer(scorer)
-    loop = resolved(plan, chosen)
-    ranked_by, data = sample(labelled, scorer, wanted)
-    ledger, arguments = CostLedger(), as_arguments(example_inputs, model)
-
-    candidates = [_Candidate(DENSE, 0.0, model), *_cut(model, example_inputs, grid, pruning, ledger)]
-    if proxy is not None:
-        candidates.append(_Candidate(SVP, None, proxy))
-    networks = {candidate.name: candidate.network for candidate in candidates}
-    called_with = as_inputs(*with_rows(arguments, 2))
-    timed_by = without_transforms(chosen) if data is None else chosen
-    timed_on = stand_in(timed_by, model, arguments, random_state) if data is None else data
-    timings = time_networks(networks, timed_by, timed_on, example=called_with, repeats=repeats, ledger=ledger)
-    trial = None
-    if ranked_by is not None:
-        share = (loop.labels[1] - loop.labels[0]) / (loop.pool - loop.labels[0])
-        trial = try_out(
-            networks, chosen, data, scorer=ranked_by, share=share, epochs=trial_epochs, seed=random_state, ledger=ledger
-        )
-    rows = _rows(candidates, called_with, loop, timings, {} if trial is None else trial.agreement)
+    given = {name: value for name, value in locals().items() if name not in ("model", "pruning")}
+    request = Request.of(model, example_inputs, target, pruning, given)
+    ledger, asked = CostLedger(), request.candidates()
+    found, left_out = _made(request, asked, ledger)
+    candidates = list(found.values())
+    timed = {name: each.work for name, each in found.items() if each.candidate.kind != FEWER}
+    timings = time_work(timed, repeats=request.repeats, ledger=ledger)
+    timings |= {name: timings[asked.dense.name] for name in found if name not in timings}  # of the same network
+    trial = _trial(request, candidates, ledger)
+    rows = _rows(candidates, request.plan, timings, trial)
     return Advice(
-        rows=tuple(row for row in rows if row.name not in (DENSE, SVP)),
-        dense=rows[0],
-        svp=rows[-1] if proxy is not None else None,
-        plan=loop,
-        target=wanted,
+        rows=tuple(rows[each.name] for each in asked.ratios),
+        dense=rows[asked.dense.name],
+        svp=None if asked.svp is None else rows[asked.svp.name],
+        plan=request.plan,
+        target=request.target,
         trial=trial,
         costs=ledger,
-        repeats=repeats,
-        device=device_of(chosen, model),
+        repeats=request.repeats,
+        device=device_of(request.trainer, model),
+        others=tuple(rows[each.name] for each in asked.others if each.name in rows),
+        left_out=left_out,
+        trained=request.trained,
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Candidate:
-    """A network to look at; see `AdviceRow`."""
+def _made(request: Request, asked: Candidates, ledger: CostLedger) -> tuple[dict[str, Made], dict[str, str]]:
+    """Return what could be made by name, and why other kinds are left out."""
+    trainer, data = request.shown()
+    task = Task(request.model, trainer, data, len(data), 0, ledger, lambda stage: request.seed)
+    found, left_out = {}, dict(asked.left_out)
+    for candidate in asked:
+        try:
+            with ledger.transaction():
+                found[candidate.name] = made(candidate, task, request.called_with)
+        except (InputError, UnsupportedModelError) as error:
+            if candidate.demanded:
+                raise
+            left_out[candidate.name] = str(error)
+    return found, left_out
 
-    name: str
-    pruning_ratio: float | None
-    network: nn.Module
-    prune_seconds: float = 0.0
 
-
-def _cut(
-    model: nn.Module, example_inputs: Any, ratios: Sequence[float], pruning: Mapping[str, Any], ledger: CostLedger
-) -> Iterator[_Candidate]:
-    for ratio in ratios:
-        with ledger.stage("prune", round=0, network="proxy") as stage:
-            module = prune(model, example_inputs, ratio, **pruning).module
-            stage.describe(module)
-        yield _Candidate(f"p={ratio:.12g}", ratio, module, ledger.rows()[-1].seconds)
+def _trial(request: Request, candidates: Sequence[Made], ledger: CostLedger) -> Trial | None:
+    trying, plan = request.trying, request.plan
+    if trying is None:
+        return None
+    return try_out(
+        candidates,
+        request.model,
+        request.trainer,
+        trying.sample,
+        scorer=trying.scorer,
+        share=(plan.labels[1] - plan.labels[0]) / (plan.pool - plan.labels[0]),
+        epochs=trying.epochs,
+        seed=request.seed,
+        ledger=ledger,
+    )
 
 
 def _rows(
-    candidates: Sequence[_Candidate],
-    called_with: Any,
-    plan: LoopPlan,
-    timings: Mapping[str, Timing],
-    agreements: Mapping[str, Agreement],
-) -> list[AdviceRow]:
-    """Return the rows of the candidates, the dense one first."""
-    counted = [macs(candidate.network, called_with) for candidate in candidates]
-    work = [Rates(forward + backward, forward) for forward, backward in counted]
-    base = timings[DENSE]
-    # Shares, being measured in turns, are steadier than the seconds of one network.
-    times = [
-        Rates(base.train.median * t.train_share.median, base.score.median * t.score_share.median, c.prune_seconds)
-        for c, t in ((c, timings[c.name]) for c in candidates)
-    ]
-    rows = []
-    for number, candidate in enumerate(candidates):
-        rows.append(
-            AdviceRow(
-                name=candidate.name,
-                pruning_ratio=candidate.pruning_ratio,
-                parameters=parameter_count(candidate.network),
-                forward_macs=counted[number][0],
-                backward_macs=counted[number][1],
-                prune_seconds=candidate.prune_seconds,
-                timing=timings[candidate.name],
-                macs=_prediction(plan, candidates, work, number),
-                seconds=_prediction(plan, candidates, times, number),
-                agreement=agreements.get(candidate.name),
-            )
+    candidates: Sequence[Made], plan: LoopPlan, timings: Mapping[str, Timing], trial: Trial | None
+) -> dict[str, AdviceRow]:
+    """Return the rows of the candidates by name, the dense one first."""
+    dense = candidates[0]
+    base = timings[dense.candidate.name]
+    macs = _predictions(plan, candidates, [each.of_macs(plan, dense) for each in candidates])
+    seconds = _predictions(
+        plan, candidates, [each.of_seconds(plan, dense, timings[each.candidate.name], base) for each in candidates]
+    )
+    right = {} if trial is None else trial.accuracy
+    of_dense = right.get(dense.candidate.name)
+    rows = {}
+    for each in candidates:
+        name = each.candidate.name
+        accuracy = right.get(name)
+        rows[name] = AdviceRow(
+            name=name,
+            pruning_ratio=each.candidate.pruning_ratio,
+            parameters=each.parameters,
+            forward_macs=each.forward,
+            backward_macs=each.backward,
+            prune_seconds=each.prune_seconds,
+            timing=timings[name],
+            macs=macs[name],
+            seconds=seconds[name],
+            agreement=None if trial is None else trial.agreement[name],
+            kind=each.candidate.kind,
+            accuracy=accuracy,
+            accuracy_share=accuracy / of_dense if accuracy is not None and of_dense else None,
         )
     return rows
 
 
-def _prediction(plan: LoopPlan, candidates: Sequence[_Candidate], rates: Sequence[Rates], number: int) -> Prediction:
-    """Return what the plan costs with one candidate, in the unit of `rates`."""
-    loop, other = dense_cost(plan, rates[0]), None
-    if candidates[-1].name == SVP:
-        other = svp_cost(plan, rates[-1], rates[0])
-    name = candidates[number].name
-    own = proxy_cost(plan, rates[number], rates[0])
-    if name == DENSE:
-        own = loop
-    elif name == SVP and other is not None:
-        own = other
-    return Prediction(
-        own.selection,
-        own.total,
-        own.selection / loop.total,
-        own.total / loop.total,
-        None if other is None else own.total / other.total,
-    )
+def _predictions(plan: LoopPlan, candidates: Sequence[Made], rates: Sequence[Rates]) -> dict[str, Prediction]:
+    """Return by name what the plan costs with each candidate, in the unit of `rates`; the dense network is first."""
+    costs = {
+        each.candidate.name: each.candidate.cost(plan, own, rates[0])
+        for each, own in zip(candidates, rates, strict=True)
+    }
+    loop, other = dense_cost(plan, rates[0]), costs.get(SVP)
+    return {
+        name: Prediction(
+            cost.selection,
+            cost.total,
+            cost.selection / loop.total,
+            cost.total / loop.total,
+            None if other is None else cost.total / other.total,
+            cost.once,
+        )
+        for name, cost in costs.items()
+    }

@@ -1,22 +1,25 @@
-"""How far thin networks rank data as the dense network does: each is trained for a short while and asked."""
+"""How far proxies rank data as the dense network does: each is trained for a short while and asked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from ..costs import CostLedger
 from ..data import labels_of, subset
 from ..errors import InputError
+from ..network import SIGMOID, VALUES, of_trainer, predicted_classes
 from ..scorers import get_scorer
 from ..selector import PrunedProxySelector
-from ..training import EarlyStopping
+from ..training import LOGITS, EarlyStopping, class_numbers
 from ..types import PointScorer, Scorer, Selection, Trainer, altered, epochs_of
+from .making import Made, Started
 
 
 @dataclass(frozen=True)
@@ -42,18 +45,62 @@ class Trial:
         k: samples picked of those held out.
         held_out: rows ranked.
         trained_on: rows trained on.
+        accuracy: by network's name, the share of the held-out rows that it is right about; empty where labels are no
+            numbers of classes.
     """
 
     agreement: Mapping[str, Agreement]
     k: int
     held_out: int
     trained_on: int
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    """A network trained for the trial: its ranking of the held-out rows, and how many of them it is right about."""
+
+    ranking: Selection
+    accuracy: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The labelled sample of a trial, in two halves.
+
+    Attributes:
+        data: dataset with labels.
+        train: rows that are trained on, int64.
+        held: rows that are ranked, int64.
+        classes: the number of each row's class, int64 [n]; None where labels are none.
+    """
+
+    data: Any
+    train: Any
+    held: Any
+    classes: Tensor | None
+
+    @classmethod
+    def of(cls, data: Any, trainer: Trainer, seed: int) -> Sample:
+        """Return a dataset with labels, split by a seed."""
+        labels = labels_of(data)
+        train, held = EarlyStopping(validation_fraction=0.5).split(len(data), labels, seed)
+        return cls(data, train, held, classes_of(labels, trainer))
+
+
+def classes_of(labels: Tensor | None, trainer: Trainer) -> Tensor | None:
+    """Return the number of each row's class, int64 [n]; None where labels are none, or a trainer's outputs values."""
+    outputs = of_trainer(trainer)
+    if labels is None or (outputs is not None and outputs.kind == VALUES):
+        return None
+    return class_numbers(labels, independent=outputs is not None and outputs.kind == SIGMOID)
 
 
 def try_out(
-    networks: Mapping[str, nn.Module],
+    candidates: Sequence[Made],
+    dense: nn.Module,
     trainer: Trainer,
-    data: Any,
+    sample: Sample,
     *,
     scorer: str | Scorer,
     share: float,
@@ -61,35 +108,51 @@ def try_out(
     seed: int,
     ledger: CostLedger,
 ) -> Trial:
-    """Train every network on half of `data` and compare their rankings of the other half.
+    """Train every network on half of a sample and compare their rankings of the other half.
 
     Args:
-        networks: by name, the dense one first; not changed.
+        candidates: the dense one first; not changed.
+        dense: the dense network.
         trainer: trains copies; one with `epochs` for no more than `epochs`.
-        data: dataset with labels.
+        sample: see `Sample`.
         scorer: gives the scores that are ranked.
         share: the share of the held-out rows that is picked, as the plan picks of its pool.
         epochs: of each training.
-        seed: of the split and the trainings.
+        seed: of the trainings.
         ledger: gets the rows.
     """
-    train, held = EarlyStopping(validation_fraction=0.5).split(len(data), labels_of(data), seed)
-    k = min(max(1, round(share * len(held))), len(held))
-    short = shortened(trainer, epochs)
-    dense_name, *others = networks
-    dense = networks[dense_name]
+    k = min(max(1, round(share * len(sample.held))), len(sample.held))
+    own = epochs_of(trainer)
+    most = epochs if own is None else min(own, epochs)
 
-    def ranked(network: nn.Module, random_state: int) -> Selection:
-        # Another network to choose with is trained and asked as it is, so that nothing is cut twice.
-        own = PrunedProxySelector(dense, proxy=network, scorer=scorer, trainer=short, random_state=random_state)
-        selection = own.fit(subset(data, train)).select(data, len(held), held)
+    def tried(made: Made, random_state: int) -> _Tried:
+        short = shortened(trainer, made.candidate.trial_epochs(most))
+        kind = Started(made.candidate.proxy, made.start)
+        own = PrunedProxySelector(dense, proxy=kind, scorer=scorer, trainer=short, random_state=random_state)
+        ranking = own.fit(subset(sample.data, sample.train)).select(sample.data, len(sample.held), sample.held)
+        found = _Tried(ranking, _accuracy(own, sample))
         ledger.extend(replace(row, round=0, stage="trial") for row in own.costs.rows())
-        return selection
+        return found
 
-    reference = ranked(dense, seed)
-    found = {dense_name: compare(ranked(dense, seed + 1), reference, k)}
-    found.update({name: compare(ranked(networks[name], seed), reference, k) for name in others})
-    return Trial(found, k, len(held), len(train))
+    first, *others = candidates
+    reference, again = tried(first, seed), tried(first, seed + 1)
+    found = {first.candidate.name: reference, **{made.candidate.name: tried(made, seed) for made in others}}
+    rankings = {name: each.ranking for name, each in found.items()} | {first.candidate.name: again.ranking}
+    return Trial(
+        {name: compare(ranking, reference.ranking, k) for name, ranking in rankings.items()},
+        k,
+        len(sample.held),
+        len(sample.train),
+        {name: each.accuracy for name, each in found.items() if each.accuracy is not None},
+    )
+
+
+def _accuracy(selector: PrunedProxySelector, sample: Sample) -> float | None:
+    """Return the share of the held-out rows that a trained proxy is right about."""
+    if sample.classes is None:
+        return None
+    said = predicted_classes(selector.signals(subset(sample.data, sample.held), LOGITS)).cpu()
+    return float((said == sample.classes[torch.as_tensor(sample.held)]).double().mean())
 
 
 def compare(one: Selection, other: Selection, k: int) -> Agreement:

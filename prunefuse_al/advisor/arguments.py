@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .. import checks
-from ..data import as_dataset, has_labels, to_dataset
+from ..data import as_dataset, has_labels, subset, to_dataset
 from ..errors import InputError
 from ..network import (
     VALUES,
@@ -25,13 +25,16 @@ from ..network import (
     seen_by_scorers,
     with_rows,
 )
+from ..training import LOGITS
 from ..types import Scorer, Trainer, altered, epochs_of, statement
 from .agreement import check_ranking
 from .loop_costs import LoopPlan
-from .rows import Target
+from .rows import OF_SAMPLE, Target
 
 PRUNING = frozenset({"importance", "scope", "keep", "round_to"})
 """Options of `prune` that `advise` passes on."""
+SHOWN = 256
+"""Rows that networks are timed on where nothing is labelled."""
 
 
 def check_pruning(options: Mapping[str, Any]) -> None:
@@ -82,11 +85,11 @@ def resolved(plan: LoopPlan | Mapping[str, Any] | None, trainer: Any) -> LoopPla
 def sample(labelled: Any, scorer: str | Scorer, target: Target) -> tuple[Scorer | None, Any]:
     """Return who ranks and the labelled sample as a dataset; None without one."""
     if labelled is None:
-        needing = [name for name, _ in target.asked() if name in ("spearman", "overlap")]
+        needing = [name for name, _ in target.asked() if name in OF_SAMPLE]
         if needing:
             raise InputError(
-                f"advise: the target asks for {' and '.join(needing)}, and agreement with the dense network's ranking "
-                "is only known after training on a labelled sample: pass labelled=(X, y)"
+                f"advise: the target asks for {' and '.join(needing)}, and how proxies answer and rank beside the "
+                "dense network is only known after training on a labelled sample: pass labelled=(X, y)"
             )
         return None, None
     data = to_dataset(labelled)
@@ -112,11 +115,15 @@ def stand_in(trainer: Trainer, model: nn.Module, arguments: Arguments, seed: int
             return leaf
         return leaf + torch.randn(leaf.shape, generator=generator, dtype=torch.float32).to(leaf.dtype)
 
-    x = as_inputs(*tree_map(vary, with_rows(arguments, 256)))
-    said = trainer.infer(copied(model), as_dataset(x), frozenset({"logits"}))
-    said = seen_by_scorers(said, of_trainer(trainer))
+    return with_likeliest(trainer, model, as_dataset(as_inputs(*tree_map(vary, with_rows(arguments, SHOWN)))))
+
+
+def with_likeliest(trainer: Trainer, model: nn.Module, data: Any) -> Any:
+    """Return the first rows of a dataset with labels that the network has outputs for."""
+    rows = subset(data, range(min(SHOWN, len(data))))
+    said = seen_by_scorers(trainer.infer(copied(model), rows, LOGITS), of_trainer(trainer))
     assert said.logits is not None  # they were asked for
-    return as_dataset(x, said.logits if said.outputs == VALUES else likeliest(said.logits, said.outputs))
+    return as_dataset(rows, said.logits if said.outputs == VALUES else likeliest(said.logits, said.outputs))
 
 
 def without_transforms(trainer: Any) -> Any:

@@ -8,7 +8,7 @@ V2 trains a target at the end of every `sync_every`-th training, the last of whi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -91,6 +91,17 @@ class LoopPlan:
         return self.sync_every is not None and (self.rounds + 1) % self.sync_every == 0
 
     @property
+    def featured(self) -> int:
+        """Rows that pass through a frozen trunk over the whole loop: the pool, and once more after each sync."""
+        firsts = range(0, self.rounds + 1, self.sync_every or self.rounds + 1)  # trainings with a trunk that is new
+        return sum(self.pool if first < self.rounds else self.labels[-1] for first in firsts)
+
+    @property
+    def cuts(self) -> int:
+        """How often a proxy is cut: at first, and after each sync but that which makes the target."""
+        return 1 + len(self.synced) - self.target_synced
+
+    @property
     def _initial(self) -> int:
         return max(1, round(0.02 * self.pool)) if self.initial is None else self.initial
 
@@ -137,24 +148,75 @@ class LoopPlan:
         return f"{kind}, pool of {self.pool:,}, labels {shown}, {epochs} epochs, the target {targets}"
 
 
+def fewer_epochs(epochs: int, share: float) -> int:
+    """Return a share of some epochs, at least one."""
+    return max(1, round(share * epochs))
+
+
+def with_fewer_epochs(plan: LoopPlan, share: float) -> LoopPlan:
+    """Return a plan with a share of the epochs of each proxy, targets and the dense loop as they are."""
+    epochs = EPOCHS if plan.epochs is None else plan.epochs
+    target = epochs if plan.target_epochs is None else plan.target_epochs
+    dense = epochs if plan.dense_epochs is None else plan.dense_epochs
+    return replace(plan, epochs=fewer_epochs(epochs, share), target_epochs=target, dense_epochs=dense)
+
+
 @dataclass(frozen=True)
 class Rates:
-    """What a network costs: per row that trains it, per row it scores, and once per cutting it; MACs or seconds."""
+    """What a network costs, in MACs or in seconds.
+
+    Attributes:
+        train: per row that trains it.
+        score: per row that it scores.
+        cut: per cutting it, repair included.
+        features: per row whose features its frozen trunk computes.
+    """
 
     train: float
     score: float
     cut: float = 0.0
+    features: float = 0.0
+
+
+@dataclass(frozen=True)
+class Repairing:
+    """How many rows pass while one proxy is repaired, see `repair`.
+
+    Attributes:
+        rows: that layers are fitted to.
+        imitated: that the proxy then learns to answer like the dense network on.
+        epochs: of that.
+        features: what the last layer is given is imitated as well.
+    """
+
+    rows: int
+    imitated: int = 0
+    epochs: int = 0
+    features: bool = True
+
+    def cost(self, proxy: Rates, dense: Rates) -> float:
+        """Return what it costs: each row passes once through either network, and there and back in each epoch.
+
+        Left out are the few rows by which it is seen what there is to repair.
+        """
+        fitted = self.rows * (dense.score + proxy.score)
+        if not self.epochs:
+            return fitted
+        begun = dense.score + (proxy.score if self.features else 0.0)
+        return fitted + self.imitated * (begun + self.epochs * proxy.train)
 
 
 @dataclass(frozen=True)
 class LoopCost:
     """What a loop costs, in the unit of the rates: choosing the samples, and the target where it comes on top.
 
-    As in a `CostLedger`, every sync counts as choosing, also one that makes the target.
+    As in a `CostLedger`, every sync counts as choosing, also one that makes the target. `once` is the part of choosing
+    that no round repeats: cuts, repairs, features.
     """
 
     selection: float
     target: float = 0.0
+    once: float = 0.0
 
     @property
     def total(self) -> float:
@@ -168,24 +230,28 @@ def dense_cost(plan: LoopPlan, dense: Rates) -> LoopCost:
 
 
 def proxy_cost(plan: LoopPlan, proxy: Rates, dense: Rates) -> LoopCost:
-    """Return what the plan costs with a proxy cut from the dense network.
+    """Return what the plan costs with a proxy cut from the dense network, or with a probe of it.
 
-    Counted are the passes that train, score and sync, and the cuts. Left out are the two rows by which a trainer checks
-    what it was given, estimating BatchNorm statistics after a cut (one forward pass), ranking and fusing.
+    Counted are the passes that train, score, compute features and sync, and the cuts with their repairs. Left out are
+    the two rows by which a trainer checks what it was given, estimating BatchNorm statistics after a cut (one forward
+    pass), ranking and fusing.
 
     Example:
         >>> dense, proxy = Rates(3, 1), Rates(0.75, 0.25)
         >>> f"{proxy_cost(LoopPlan(), proxy, dense).total / dense_cost(LoopPlan(), dense).total:.2f}"
         '0.58'
     """
-    cuts = 1 + len(plan.synced) - plan.target_synced
-    choosing = plan.trained("proxy") * proxy.train + plan.scored * proxy.score + cuts * proxy.cut
+    once = plan.cuts * proxy.cut + plan.featured * proxy.features
+    choosing = plan.trained("proxy") * proxy.train + plan.scored * proxy.score + once
     target = 0.0 if plan.target_synced else plan.trained("target") * dense.train
-    return LoopCost(choosing + plan.trained("sync") * dense.train, target)
+    return LoopCost(choosing + plan.trained("sync") * dense.train, target, once)
 
 
 def svp_cost(plan: LoopPlan, other: Rates, dense: Rates) -> LoopCost:
-    """Return what Selection via Proxy (Coleman et al. 2020) costs: `other` chooses, the dense network is the target."""
+    """Return what Selection via Proxy (Coleman et al. 2020) costs: `other` chooses, the dense network is the target.
+
+    `other` may be the dense network itself, trained for fewer epochs (see `with_fewer_epochs`).
+    """
     choosing = plan.trained("svp") * other.train + plan.scored * other.score
     return LoopCost(choosing, plan.trained("target") * dense.train)
 

@@ -11,10 +11,13 @@ from ..errors import InputError
 from .agreement import Agreement
 from .timing import Timing
 
+OF_SAMPLE = ("spearman", "overlap", "accuracy")
+"""Demands that only a labelled sample can answer, each of a least value; all others are of largest costs."""
+
 
 @dataclass(frozen=True)
 class Target:
-    """What a pruning ratio must meet; None asks for nothing. Costs are shares of what the dense loop costs.
+    """What a proxy must meet; None asks for nothing. Costs are shares of what the dense loop costs.
 
     Attributes:
         cost: largest share of multiply-accumulates (MACs) for choosing.
@@ -22,6 +25,7 @@ class Target:
         total: largest share of MACs for choosing and the target; 1 asks that the plan pays.
         spearman: least rank correlation with the dense network's scores, -1 to 1; needs a labelled sample.
         overlap: least share of the picks that are the dense network's too, 0 to 1; needs a labelled sample.
+        accuracy: least accuracy on held-out rows, as a share of the dense network's; needs a labelled sample.
 
     Raises:
         InputError: a number is out of its range.
@@ -32,6 +36,7 @@ class Target:
     total: float | None = 1.0
     spearman: float | None = None
     overlap: float | None = None
+    accuracy: float | None = None
 
     def __post_init__(self) -> None:
         ranges: dict[str, tuple[float, float | None]] = {"spearman": (-1.0, 1.0), "overlap": (0.0, 1.0)}
@@ -66,10 +71,11 @@ class Target:
             "total": row.macs.total_share,
             "spearman": math.nan if row.agreement is None else row.agreement.spearman,
             "overlap": math.nan if row.agreement is None else row.agreement.overlap,
+            "accuracy": math.nan if row.accuracy_share is None else row.accuracy_share,
         }
         missed = {}
         for name, bound in self.asked():
-            if name in ("spearman", "overlap"):
+            if name in OF_SAMPLE:
                 gap = bound - found[name]
             else:
                 gap = found[name] / bound - 1 if bound else math.inf
@@ -81,8 +87,7 @@ class Target:
         return all(gap <= 0 for gap in self.excess(row).values())
 
     def __str__(self) -> str:
-        lower = ("spearman", "overlap")
-        return ", ".join(f"{name} {'>=' if name in lower else '<='} {bound:g}" for name, bound in self.asked())
+        return ", ".join(f"{name} {'>=' if name in OF_SAMPLE else '<='} {bound:g}" for name, bound in self.asked())
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,8 @@ class Prediction:
         selection_share: `selection` over the whole dense loop.
         total_share: `total` over the whole dense loop.
         over_svp: `total` over that of Selection via Proxy; None without a network for it.
+        once: the part of `selection` that no round repeats: repairs of proxies, features of a frozen trunk; in seconds
+            the cuts too.
     """
 
     selection: float
@@ -102,6 +109,7 @@ class Prediction:
     selection_share: float
     total_share: float
     over_svp: float | None = None
+    once: float = 0.0
 
     @property
     def pays(self) -> bool:
@@ -114,9 +122,9 @@ class AdviceRow:
     """What is known of one network.
 
     Attributes:
-        name: ``"dense"``, ``"p=0.5"``, ``"svp"``.
-        pruning_ratio: 0 of the dense network, None of the one for Selection via Proxy.
-        parameters: of the network.
+        name: ``"dense"``, ``"p=0.5"``, ``"p=0.5 as cut"``, ``"probe"``, ``"0.5 of epochs"``, ``"svp"``.
+        pruning_ratio: 0 of the dense network, None of what is not cut from it, such as a probe.
+        parameters: of the network that is trained in each round: of a probe, its head.
         forward_macs: multiply-accumulates of one forward pass of one sample.
         backward_macs: multiply-accumulates of one backward pass of one sample.
         prune_seconds: measured time of `prune`.
@@ -124,6 +132,11 @@ class AdviceRow:
         macs: predicted cost of the plan, counted.
         seconds: predicted cost of the plan, from the measured times.
         agreement: with the dense network's ranking; None without a labelled sample.
+        kind: ``"dense"``; ``"pruned"``, and repaired where the network was trained before; ``"unrepaired"``, pruned and
+            not repaired; ``"probe"``; ``"fewer epochs"``; ``"another"`` network; or the class of a kind of your own.
+        accuracy: share of the held-out rows that it is right about after the trial; None without a labelled sample, or
+            where labels are no classes.
+        accuracy_share: `accuracy` over the dense network's.
     """
 
     name: str
@@ -136,6 +149,9 @@ class AdviceRow:
     macs: Prediction
     seconds: Prediction
     agreement: Agreement | None = None
+    kind: str = "pruned"
+    accuracy: float | None = None
+    accuracy_share: float | None = None
 
     @property
     def pays(self) -> bool:

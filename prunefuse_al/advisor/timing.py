@@ -20,6 +20,7 @@ from ..costs import CostLedger, batch_rows, now
 from ..data import subset
 from ..errors import InputError
 from ..network import copied, fold_batchnorm
+from ..training import LOGITS, Reader
 from ..types import Trainer, statement
 
 LEAST_SECONDS, LEAST_CALLS, MOST_CALLS = 0.05, 2, 50
@@ -110,6 +111,21 @@ def seconds_per_row(network: nn.Module, run: Callable[[nn.Module], Any], *, trai
     return (watch.end - watch.start) / watch.rows
 
 
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a network is timed at.
+
+    Attributes:
+        trains: who trains which network on what data.
+        asks: who asks which network about what data.
+        example: what the network is called with, for folding BatchNorm.
+    """
+
+    trains: Reader
+    asks: Reader
+    example: Any
+
+
 def time_networks(
     networks: Mapping[str, nn.Module],
     trainer: Trainer,
@@ -119,7 +135,7 @@ def time_networks(
     repeats: int,
     ledger: CostLedger,
 ) -> dict[str, Timing]:
-    """Return the timing of every network; they take turns, forwards and backwards, so that drift treats them alike.
+    """Return the timing of networks that one trainer trains and asks; see `time_work`.
 
     Args:
         networks: by name; copies are run. The first is the dense one that the others are compared with.
@@ -129,35 +145,64 @@ def time_networks(
         repeats: how often each is timed.
         ledger: gets one row, stage "measure".
     """
-    rows = torch.arange((MOST_CALLS + 2) * _batch_rows(trainer)) % len(data)
-    endless = subset(data, rows)
-    training = {name: copied(network) for name, network in networks.items()}
-    scoring = {name: fold_batchnorm(net, example) or copied(net) for name, net in networks.items()}
-    dense, *_ = networks
-    train: dict[str, list[float]] = {name: [] for name in networks}
-    score: dict[str, list[float]] = {name: [] for name in networks}
+    readers = {name: Reader(trainer, network, data) for name, network in networks.items()}
+    work = {name: Work(reader, reader, example) for name, reader in readers.items()}
+    return time_work(work, repeats=repeats, ledger=ledger)
 
-    def fit(network: nn.Module) -> None:
-        trainer.fit(network, endless, seed=0)
 
-    def infer(network: nn.Module) -> None:
-        trainer.infer(network, endless, frozenset({"logits"}))
+def time_work(work: Mapping[str, Work], *, repeats: int, ledger: CostLedger) -> dict[str, Timing]:
+    """Return the timing of every network; they take turns, forwards and backwards, so that drift treats them alike.
 
+    Args:
+        work: by name. The first is the dense network that the others are compared with.
+        repeats: how often each is timed.
+        ledger: gets one row, stage "measure".
+    """
+    timed = {name: _Timed(each) for name, each in work.items()}
+    dense, *_ = work
     with ledger.stage("measure", round=0, network="dense") as stage:
-        stage.watch(*training.values(), *scoring.values())
+        stage.watch(*(each.training for each in timed.values()), *(each.scoring for each in timed.values()))
         for repeat in range(repeats):
-            for name in list(networks)[:: -1 if repeat % 2 else 1]:
-                train[name].append(seconds_per_row(training[name], fit, training=True))
-                score[name].append(seconds_per_row(scoring[name], infer, training=False))
-    return {
-        name: Timing(
-            Spread.of(train[name]),
-            Spread.of(score[name]),
-            Spread.of(np.divide(train[name], train[dense]).tolist()),
-            Spread.of(np.divide(score[name], score[dense]).tolist()),
-        )
-        for name in networks
-    }
+            for name in list(timed)[:: -1 if repeat % 2 else 1]:
+                timed[name].run()
+    return {name: each.over(timed[dense]) for name, each in timed.items()}
+
+
+class _Timed:
+    """One network with its measurements: seconds per row, one number a repeat."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.training = copied(work.trains.network)
+        scoring = work.asks.network
+        self.scoring = fold_batchnorm(scoring, work.example) or copied(scoring)
+        self.trained_on, self.asked_about = (_endless(reader) for reader in (work.trains, work.asks))
+        self.train: list[float] = []
+        self.score: list[float] = []
+
+    def run(self) -> None:
+        """Measure once more."""
+        self.train.append(seconds_per_row(self.training, self._fit, training=True))
+        self.score.append(seconds_per_row(self.scoring, self._infer, training=False))
+
+    def over(self, dense: _Timed) -> Timing:
+        """Return the timing beside the dense network's."""
+        shares = [
+            np.divide(own, whole).tolist() for own, whole in ((self.train, dense.train), (self.score, dense.score))
+        ]
+        return Timing(Spread.of(self.train), Spread.of(self.score), *map(Spread.of, shares))
+
+    def _fit(self, network: nn.Module) -> None:
+        self.work.trains.trainer.fit(network, self.trained_on, seed=0)
+
+    def _infer(self, network: nn.Module) -> None:
+        self.work.asks.trainer.infer(network, self.asked_about, LOGITS)
+
+
+def _endless(reader: Reader) -> Any:
+    """Return the rows of a reader's data, repeated as often as needed."""
+    rows = torch.arange((MOST_CALLS + 2) * _batch_rows(reader.trainer)) % len(reader.data)
+    return subset(reader.data, rows)
 
 
 def _batch_rows(trainer: Any) -> int:

@@ -26,6 +26,7 @@ from baal.utils.metrics import Accuracy
 from prunefuse_al import FunctionTrainer, Selection, TorchTrainer
 from prunefuse_al.adapters.baal import ProxyHeuristic, ProxyWrapper, trainer_of
 from prunefuse_al.errors import InputError, NotFittedError, UnsupportedModelError
+from prunefuse_al.proxies import Probe
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:baal")  # its logger's use of threading
 
@@ -58,6 +59,22 @@ def labelled(n: int = 100) -> ActiveLearningDataset:
     dataset = ActiveLearningDataset(POOL, random_state=0)
     dataset.label_randomly(n)
     return dataset
+
+
+def test_a_probe_reads_each_row_once(model: nn.Module) -> None:
+    wrapper, dataset = wrap(model, proxy=Probe()), labelled()
+    loop = ActiveLearningLoop(dataset, wrapper.get_probabilities, ProxyHeuristic(wrapper, "margin"), query_size=20)
+    for _ in range(2):
+        wrapper.train_on_dataset(dataset)
+        loop.step()
+    wrapper.train_on_dataset(dataset)
+    assert sum(row.samples for row in wrapper.selector.costs.rows() if row.stage == "features") == len(POOL)
+    assert wrapper.fit_target()[-1].in_features == 32
+    other = ActiveLearningDataset(POOL, pool_specifics={"indices": list(range(500))}, random_state=0)
+    other.label_randomly(100)
+    wrapper.train_on_dataset(other)
+    for pool in (other.pool, POOL, dataset.pool):  # read otherwise, or of other data
+        assert wrapper.get_probabilities(pool) is pool
 
 
 class Spread:

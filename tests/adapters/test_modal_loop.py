@@ -16,6 +16,7 @@ from modAL.uncertainty import uncertainty_sampling
 
 from prunefuse_al import PruneFuseEstimator, TorchTrainer
 from prunefuse_al.adapters.modal import query_strategy
+from prunefuse_al.proxies import Probe
 
 OURS = query_strategy("entropy")
 
@@ -45,6 +46,20 @@ def digits():
 def learner(digits, strategy=OURS, seed=0):
     X, y = digits
     return ActiveLearner(estimator(seed), strategy, X_training=X[:100], y_training=y[:100])
+
+
+@pytest.mark.parametrize("strategy", [uncertainty_sampling, OURS], ids=["modal", "ours"])
+def test_a_probe_reads_each_picture_once(digits, strategy):
+    X, y = digits
+    probe = estimator().set_params(proxy=Probe())
+    active, pool = ActiveLearner(probe, strategy, X_training=X[:100], y_training=y[:100]), np.arange(100, 500)
+    for _ in range(2):
+        rows, samples = active.query(X[pool], n_instances=50)
+        active.teach(samples, y[pool[rows]])
+        pool = np.delete(pool, rows)
+    computed = [row.samples for row in active.estimator.costs_.rows() if row.stage == "features"]
+    assert sum(computed) == (500 if strategy is OURS else 200)  # what modAL asks for by predict_proba is not kept
+    assert active.estimator.fit_target().target_[-1].in_features == 32
 
 
 def scored(est):

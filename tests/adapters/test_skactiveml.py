@@ -24,6 +24,7 @@ from skactiveml.utils import MISSING_LABEL, is_labeled
 from prunefuse_al import PruneFuseEstimator, TorchTrainer
 from prunefuse_al.adapters.skactiveml import PruneFuseClassifier, PruneFuseQuery
 from prunefuse_al.errors import BudgetError, InputError
+from prunefuse_al.proxies import Probe
 
 X, TRUE = load_digits(return_X_y=True)
 X, TRUE = (X / 16).astype(np.float32).reshape(-1, 1, 8, 8)[:400], TRUE[:400]
@@ -56,6 +57,18 @@ def classifier(**options):
     trainer = TorchTrainer(40, 16, optimizer=adam, device="cpu", progress=False)
     estimator = PruneFuseEstimator(network, 0.5, trainer=trainer, random_state=0)
     return PruneFuseClassifier(estimator, **{"classes": range(10), "random_state": 0, **options})
+
+
+def test_a_probe_reads_each_picture_once(y):
+    clf, qs = classifier(), PruneFuseQuery("margin", random_state=0)
+    clf.estimator.set_params(proxy=Probe())
+    for _ in range(2):
+        rows = qs.query(X, y, clf.fit(X, y), batch_size=30)
+        assert len(set(rows.tolist())) == 30
+        y[rows] = TRUE[rows]
+    clf.fit(X, y)
+    assert sum(row.samples for row in clf.estimator_.costs_.rows() if row.stage == "features") == len(X)
+    assert clf.fit_target().predict_proba(X[:5]).shape == (5, 10)
 
 
 def test_the_loop_from_the_first_labels_to_the_target(y):

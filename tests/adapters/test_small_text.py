@@ -25,6 +25,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 from prunefuse_al import PruneFuseEstimator, Selection, TorchTrainer
 from prunefuse_al.adapters.small_text import PruneFuseClassifierFactory, ScorerStrategy, inputs_of
 from prunefuse_al.errors import InputError, NotFittedError
+from prunefuse_al.proxies import Probe
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:small_text")  # it calls what it deprecates
 
@@ -95,6 +96,35 @@ def test_a_classifier_of_an_earlier_round_stays_what_it_was() -> None:
     np.testing.assert_array_equal(first.predict_proba(active.dataset), before)
     again = PruneFuseClassifierFactory(estimator(), 3).new().fit(dataset()[np.arange(30)])
     np.testing.assert_array_equal(again.predict_proba(active.dataset), before)
+
+
+def test_the_pool_is_repaired_on_if_the_factory_is_given_it() -> None:
+    def rows(**options: Any) -> tuple[int, Any]:
+        own = {"pretrained": True, **options.pop("own", {})}
+        factory = PruneFuseClassifierFactory(estimator(**own), 3, **options)
+        learner(ScorerStrategy("margin"), factory)
+        selector = factory.estimator.selector_
+        return selector._state.start.repair_report.rows, selector._state.start.module
+
+    (few, bare), (many, given), (same, own) = (
+        rows(),
+        rows(unlabelled=dataset()),
+        rows(own={"unlabelled": inputs_of(dataset())}),
+    )
+    assert (few, many, same) == (30, N, N)
+    torch.testing.assert_close(given.state_dict(), own.state_dict())
+    assert not torch.equal(given.state_dict()["pre_classifier.weight"], bare.state_dict()["pre_classifier.weight"])
+
+
+def test_a_probe_reads_each_text_once() -> None:
+    factory = PruneFuseClassifierFactory(estimator(proxy=Probe()), 3, unlabelled=dataset())
+    active = learner(ScorerStrategy("margin"), factory)
+    for _ in range(2):
+        rows = active.query(num_samples=10)
+        active.update(Y[rows])
+    computed = [row.samples for row in factory.estimator.costs_.rows() if row.stage == "features"]
+    assert sum(computed) == N
+    assert factory.fit_target().classifier.in_features == 32
 
 
 @pytest.mark.touches_global_rng  # small-text's own strategies draw from NumPy's
@@ -190,6 +220,11 @@ def test_what_cannot_work_is_said(trained: Any) -> None:
     data = dataset()
     with pytest.raises(InputError, match="estimator is a LogisticRegression; pass a PruneFuseEstimator"):
         PruneFuseClassifierFactory(LogisticRegression(), 3)  # type: ignore[arg-type]
+    for wrong, found in ((DATA, "is a list"), (data[np.arange(0)], "is a dataset of no texts"), (3, "is a int")):
+        with pytest.raises(InputError, match=f"unlabelled {found}; pass a dataset of small-text"):
+            PruneFuseClassifierFactory(estimator(), 3, unlabelled=wrong)
+    with pytest.raises(InputError, match="unlabelled= was given to the factory and to the estimator"):
+        PruneFuseClassifierFactory(estimator(unlabelled=inputs_of(data)), 3, unlabelled=data)
     with pytest.raises(InputError, match=r"a validation set was given \(indices_validation=\)"):
         factory.new().fit(data, validation_set=data)
     several = TransformersDataset(

@@ -23,6 +23,7 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer, Tra
 from prunefuse_al import PrunedProxySelector
 from prunefuse_al.adapters.transformers import transformers_trainer
 from prunefuse_al.errors import InputError
+from prunefuse_al.proxies import Probe
 
 RNG = np.random.default_rng(0)
 CONFIG = BertConfig(
@@ -114,6 +115,18 @@ def test_a_dict_of_arrays_with_labels_beside_it(tmp_path: Path) -> None:
     chosen = selector(trainer).fit(batch, y)
     assert Counting.rows == 80
     assert chosen.predict_proba(batch).shape == (40, 2)
+
+
+def test_a_probe_takes_a_solver_for_its_head_which_the_hosts_trainer_cannot_train(tmp_path: Path) -> None:
+    trainer = transformers_trainer(arguments(tmp_path), data_collator=pad)
+    chosen = selector(trainer, proxy=Probe(head="logistic"))
+    for last in (60, 70):
+        chosen.fit(Subset(TEXTS, range(last)))
+        assert len(set(chosen.query(TEXTS, 5, candidates=range(last, 100)).tolist())) == 5
+    assert sum(row.samples for row in chosen.costs.rows() if row.stage == "features") == 100
+    assert chosen.fit_target().classifier.in_features == 32
+    with pytest.raises(InputError, match="inputs are of type Tensor; a Hugging Face Trainer names"):
+        selector(trainer, proxy=Probe()).fit(Subset(TEXTS, range(60)))
 
 
 def test_it_pickles_and_says_what_it_cannot_train(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,16 @@ import pytest
 from fakes import blobs, mlp, seeded
 from torch import nn
 
-from prunefuse_al import CostLedger, PrunedProxySelector, TorchTrainer
-from prunefuse_al.advisor import LoopPlan
-from prunefuse_al.advisor.loop_costs import Rates, dense_cost, proxy_cost, svp_cost
+from prunefuse_al import CostLedger, PrunedProxySelector, TorchTrainer, advise
+from prunefuse_al.advisor import FewerEpochs, LoopPlan
+from prunefuse_al.advisor.loop_costs import Rates, Repairing, dense_cost, proxy_cost, svp_cost, with_fewer_epochs
 from prunefuse_al.costs.ledger import macs
+from prunefuse_al.proxies import Dense, Probe
+from prunefuse_al.pruning import Imitation
 
 X, Y = blobs(60)
 PROBED = 2  # rows a TorchTrainer looks at before it trains: what the prediction states to leave out
+LOOKED_AT = 30  # rows, of each network, by which a repair sees what there is to do: left out as well
 TARGET = TorchTrainer(epochs=3, batch_size=8, progress=False, device="cpu")
 
 
@@ -111,3 +115,106 @@ def test_with_batchnorm_the_difference_is_the_stated_pass() -> None:
     assert spent(ledger, "recalibrate") == estimated
     recorded = ledger.totals()["total"]["macs"]
     assert recorded == proxy_cost(plan, own, dense).total + probes(ledger, own, dense) + estimated
+
+
+# ---- other kinds, and what is paid once
+
+SYNCS = [None, 1, 2]
+
+
+def blocks(width: int) -> nn.Module:
+    return seeded(
+        lambda: nn.Sequential(
+            *(nn.Linear(6, width), nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()),
+            nn.Linear(width, 3),
+        )
+    )
+
+
+def walked(plan: LoopPlan, dense: Rates, head: Rates) -> tuple[float, float]:
+    """Go through a loop with a probe row by row: MACs of features, and of all choosing but syncs."""
+    known: set[int] = set()
+    features = spent = 0.0
+    for number, labelled in enumerate(plan.labels, 1):
+        rows = range(labelled)  # the first are labelled first: which ones does not matter here
+        for row in [*rows, *(range(plan.pool) if number <= plan.rounds else ())]:
+            features += dense.score * (row not in known)
+            known.add(row)
+        spent += sum(head.train for _ in range(plan.epochs or 0) for _ in rows)
+        spent += sum(head.score for _ in range(labelled, plan.pool)) * (number <= plan.rounds)
+        if plan.sync_every and number % plan.sync_every == 0:
+            known.clear()
+    return features, features + spent
+
+
+@pytest.mark.parametrize("every", SYNCS)
+@pytest.mark.filterwarnings("ignore::prunefuse_al.errors.CostWarning")
+def test_a_probe_reads_the_pool_once_for_each_trunk(every: int | None) -> None:
+    plan = LoopPlan(60, rounds=3, initial=12, k=(9, 3, 11), epochs=2, target_epochs=3, sync_every=every)
+    network = mlp(6, 32, 16, 3)
+    dense, head = rates(network), Rates(16 * 3 * 2, 16 * 3)  # of a head no gradient of its input is needed
+    own = Rates(head.train, head.score, features=dense.score)
+    ledger, cost = run(plan, network, 0.5, proxy=Probe()), proxy_cost(plan, own, dense)
+    assert spent(ledger, "features") == cost.once == walked(plan, dense, own)[0]
+    assert cost.selection - plan.trained("sync") * dense.train == walked(plan, dense, own)[1]
+    assert ledger.totals()["total"]["macs"] == cost.total + probes(ledger, head, dense)
+
+
+@pytest.mark.parametrize("every", SYNCS)
+@pytest.mark.parametrize("how", [True, {"rows": 25}, {"distil": 2}, {"distil": Imitation(epochs=1, on="outputs")}])
+@pytest.mark.filterwarnings("ignore::prunefuse_al.errors.CostWarning")
+def test_each_cut_is_repaired_on_the_pool(how: Any, every: int | None) -> None:
+    plan = LoopPlan(60, rounds=2, initial=12, k=9, epochs=2, target_epochs=3, sync_every=every)
+    network = blocks(16)
+    dense, own = rates(network), rates(blocks(8))
+    given = {"rows": 60, "distil": None} | ({} if how is True else how)
+    imitated = Imitation(epochs=given["distil"] or 0) if not isinstance(given["distil"], Imitation) else given["distil"]
+    asked = Repairing(given["rows"], 60, imitated.epochs, imitated.on == "both")
+    thin = Rates(own.train, own.score, cut=asked.cost(own, dense))
+    ledger = run(plan, network, 0.5, pretrained=True, unlabelled=X, repair=how, cross="copy")
+    cost = proxy_cost(plan, thin, dense)
+    repairs = [row for row in ledger.rows() if row.stage == "repair"]
+    assert len(repairs) == plan.cuts
+    # Imitating, the proxy is in eval mode, of which a ledger counts the way there alone.
+    back = plan.cuts * imitated.epochs * 60 * (own.train - own.score)
+    looked = sum(row.macs for row in repairs) + back - cost.once
+    assert 0 <= looked <= plan.cuts * LOOKED_AT * (dense.score + own.score)
+    assert ledger.totals()["total"]["macs"] + back == cost.total + probes(ledger, own, dense) + looked
+
+
+def test_fewer_epochs_of_the_dense_network() -> None:
+    plan = LoopPlan(60, rounds=3, initial=12, k=9, epochs=4, target_epochs=3)
+    network, fewer = mlp(6, 32, 16, 3), with_fewer_epochs(plan, 0.5)
+    dense = rates(network)
+    ledger, cost = run(fewer, network, 0.5, final_fit=False, proxy=Dense()), svp_cost(fewer, dense, dense)
+    assert (fewer.epochs, fewer.target_epochs, fewer.dense_epochs) == (2, 3, 4)
+    assert ledger.totals()["total"]["macs"] == cost.total + probes(ledger, dense, dense)
+    assert cost.selection == 2 * (12 + 21 + 30) * dense.train + (48 + 39 + 30) * dense.score
+
+
+@pytest.mark.parametrize("every", SYNCS)
+@pytest.mark.filterwarnings("ignore::prunefuse_al.errors.CostWarning")
+def test_advise_predicts_what_a_selector_records(every: int | None) -> None:
+    """The rows of `advise` itself, of each kind, against the ledger of a loop that was run."""
+    plan = LoopPlan(60, rounds=3, initial=12, k=9, epochs=4, target_epochs=3, sync_every=every)
+    network = blocks(16)
+    trainer = TorchTrainer(epochs=4, batch_size=8, progress=False, device="cpu")
+    found = advise(
+        network, X[:2], ratios=(0.5,), plan=plan, pretrained=True, unlabelled=X, trainer=trainer, repeats=1,
+        kinds=("pruned", "unrepaired", "probe", FewerEpochs(0.5)),
+    )  # fmt: skip
+    rows, dense = {row.name: row for row in found.every}, rates(network)
+    told: dict[str, dict[str, Any]] = {
+        "p=0.5": {"pretrained": True, "unlabelled": X, "cross": "copy"},
+        "p=0.5 as cut": {"pretrained": True, "repair": False, "cross": "copy"},
+        "probe": {"proxy": Probe()},
+    }
+    for name, options in told.items():
+        ledger = run(plan, network, 0.5, **options)
+        row = rows[name]
+        own = Rates(row.forward_macs + row.backward_macs, row.forward_macs)
+        beside = ledger.totals()["total"]["macs"] - probes(ledger, own, dense) - row.macs.total
+        assert 0 <= beside <= plan.cuts * LOOKED_AT * (dense.score + own.score), name
+    short = with_fewer_epochs(replace(plan, sync_every=None), 0.5)
+    ledger = run(short, network, 0.5, final_fit=False, proxy=Dense())
+    assert ledger.totals()["total"]["macs"] == rows["0.5 of epochs"].macs.total + probes(ledger, dense, dense)
