@@ -234,7 +234,7 @@ def proxy_cost(plan: LoopPlan, proxy: Rates, dense: Rates) -> LoopCost:
 
     Counted are the passes that train, score, compute features and sync, and the cuts with their repairs. Left out are
     the two rows by which a trainer checks what it was given, estimating BatchNorm statistics after a cut (one forward
-    pass), ranking and fusing.
+    pass), the first head of a repaired proxy (one forward pass of what is labelled), ranking and fusing.
 
     Example:
         >>> dense, proxy = Rates(3, 1), Rates(0.75, 0.25)
