@@ -66,7 +66,7 @@ def advise(
         trial_epochs: epochs of the short trainings; a trainer without `epochs` trains as it always does.
         repeats: how often each network is timed.
         random_state: seed of the trainings and of what `labelled` is split into.
-        **pruning: passed on to `prune` (`importance`, `scope`, `keep`, `round_to`).
+        **pruning: passed on to `prune` (`importance`, `parts`, `scope`, `keep`, `round_to`).
 
     Returns:
         An `Advice`: `rows`, `best`, `to_dicts()`, `plot()`; prints as a table. `best` is None if no ratio meets the

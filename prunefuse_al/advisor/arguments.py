@@ -30,7 +30,7 @@ from .agreement import check_ranking
 from .loop_costs import LoopPlan
 from .rows import Target
 
-PRUNING = frozenset({"importance", "scope", "keep", "round_to"})
+PRUNING = frozenset({"importance", "parts", "scope", "keep", "round_to"})
 """Options of `prune` that `advise` passes on."""
 
 

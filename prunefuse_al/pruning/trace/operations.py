@@ -67,6 +67,7 @@ OPERATIONS: tuple[Op, ...] = (
     Op(("cat",), rules.joined),
     Op(("stack",), rules.stacked),
     Op(("mul",), rules.scaled),
+    Op(("add",), rules.summed),
     *_each(("hardswish", "hardsigmoid", "hardtanh", "_prelu_kernel"), rules.pointwise),  # not tagged so by torch
     Op(("glu",), rules.gated),
     Op(("constant_pad_nd",), rules.pad),
