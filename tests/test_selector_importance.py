@@ -155,7 +155,8 @@ def test_activations_are_those_of_unlabelled_rows(options: dict[str, Any], read:
 
 def test_channels_are_chosen_as_it_suits_what_becomes_of_the_proxy() -> None:
     """By activations where a trained network's proxy is repaired, else by norms; what was said is done."""
-    trained: dict[str, Any] = {"importance": "auto", "pretrained": True, "unlabelled": POOL}
+    assert selector().options.importance == "auto"
+    trained: dict[str, Any] = {"pretrained": True, "unlabelled": POOL}
     assert kept(selector(**trained).fit(X, Y)) == of(Activation(POOL))
     assert kept(selector(**trained).prepare()) == of(Activation(POOL))
     new = {**trained, "pretrained": False}
@@ -169,7 +170,7 @@ def test_norms_choose_where_a_trainer_does_not_show_what_it_calls() -> None:
             return None
 
     with pytest.warns(errors.FallbackWarning, match="chosen by importance='l2': .*Activation"):
-        found = selector(trainer=Silent(), importance="auto", pretrained=True, example_inputs=X[:2]).fit(X, Y)
+        found = selector(trainer=Silent(), pretrained=True, example_inputs=X[:2]).fit(X, Y)
     assert kept(found) == of("l2")
     with pytest.raises(errors.InputError, match=r"Activation\(inputs\)"):
         selector(trainer=Silent(), importance="activation", example_inputs=X[:2]).fit(X, Y)

@@ -57,7 +57,7 @@ class Pruning:
 
     pruning_ratio: PruningRatio = 0.5
     _: KW_ONLY
-    importance: Any = "l2"
+    importance: Any = "auto"
     sync_importance: Any = None
     keep: Any = ()
     parts: str = "all"
