@@ -7,6 +7,9 @@
 
 With `--shares`, ways of choosing channels are compared instead: (importance, parts, scope), each at the largest proxy
 whose share of multiply-accumulates is no more, repaired. Not the same pruning ratio: what leaves a stream saves more.
+Activations tell best which channels a ResNet trained on digits can miss (three draws, at 0.3 and 0.5 of the MACs: 89.3
+and 93.8 %, by norms 86.6 and 91.5, at random 85.8 and 91.1; dense 97.6), as on efficientnet-lite0 at 64 pixels. Keeping
+streams whole, or a global scope, was no better at equal cost.
 
 Nothing is fine-tuned: a logistic regression is fitted to the features of each network on a few labelled pictures, and
 its accuracy on test pictures says what the features are worth. Without the second line's packages, which hold weights
