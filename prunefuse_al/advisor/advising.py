@@ -82,7 +82,7 @@ def advise(
         pretrained: whether the network was trained before; "auto" looks at it, see `PrunedProxySelector`.
         unlabelled: data to repair on, such as the pool, and to time networks on without `labelled`; None: `labelled`.
         repair: False leaves proxies as they were cut; or arguments of `repair`, such as ``{"distil": 4}``.
-        **pruning: passed on to `prune` (`importance`, `scope`, `keep`, `round_to`).
+        **pruning: passed on to `prune` (`importance`, `parts`, `scope`, `keep`, `round_to`).
 
     Returns:
         An `Advice`: `rows`, `others`, `best`, `verdict`, `to_dicts()`, `plot()`; prints as a table. `best` is None if

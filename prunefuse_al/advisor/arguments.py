@@ -31,7 +31,7 @@ from .agreement import check_ranking
 from .loop_costs import LoopPlan
 from .rows import OF_SAMPLE, Target
 
-PRUNING = frozenset({"importance", "scope", "keep", "round_to"})
+PRUNING = frozenset({"importance", "parts", "scope", "keep", "round_to"})
 """Options of `prune` that `advise` passes on."""
 SHOWN = 256
 """Rows that networks are timed on where nothing is labelled."""

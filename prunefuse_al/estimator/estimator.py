@@ -69,6 +69,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         dataset: a map-style Dataset (or arrays) that X then indexes: X holds row numbers, [n] or [n 1]. Pictures can so
             be loaded lazily by hosts that only know arrays.
         keep: see `prune`.
+        parts: see `prune`.
         scope: see `prune`.
         round_to: see `prune`.
         candidate_fraction: see `PrunedProxySelector`.
@@ -117,6 +118,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         warm_start: WarmStart = Options.warm_start,
         dataset: Any = None,
         keep: Any = Options.keep,
+        parts: str = Options.parts,
         scope: str | GlobalScope = Options.scope,
         round_to: int | None = Options.round_to,
         candidate_fraction: float = Options.candidate_fraction,
@@ -146,6 +148,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         self.warm_start = warm_start
         self.dataset = dataset
         self.keep = keep
+        self.parts = parts
         self.scope = scope
         self.round_to = round_to
         self.candidate_fraction = candidate_fraction

@@ -15,7 +15,16 @@ from .. import checks
 from ..data import as_dataset
 from ..errors import InputError
 from ..network import check_example, looks_trained
-from ..pruning import WITH_DATA, GlobalScope, check_importance, check_ratio, check_round_to, check_scope, repair
+from ..pruning import (
+    WITH_DATA,
+    GlobalScope,
+    check_importance,
+    check_parts,
+    check_ratio,
+    check_round_to,
+    check_scope,
+    repair,
+)
 from ..training import ProgressivePruning
 from .ratios import PruningRatio
 
@@ -26,9 +35,12 @@ class Pruning:
 
     Attributes:
         pruning_ratio: fraction of channels removed, 0 <= p < 1, or a function of the number of labelled samples.
-        importance: which channels stay, see `prune`; "taylor" and "hessian" are measured on labelled rows.
+        importance: which channels stay, see `prune`; "taylor" and "hessian" are measured on labelled rows,
+            "activation" on those of `unlabelled`, or what stands in for it. "auto" is "activation" where the proxy is
+            repaired, else "l2".
         sync_importance: the same where V2 cuts a trained target; None goes by `importance`, "same" keeps the channels.
         keep: what is never thinned, see `prune`.
+        parts: "all", or "interiors" to keep residual streams whole, see `prune`.
         scope: "local", "global" or a `GlobalScope`, see `prune`.
         round_to: see `prune`.
         progressive: a `ProgressivePruning`, or None to prune at once.
@@ -37,16 +49,18 @@ class Pruning:
         recalibration_data: unlabelled data for that; None: the labelled data.
         pretrained: whether the dense network was trained before; "auto" goes by `looks_trained`. A proxy of one that
             was is repaired (see `repair`), which does what `recalibrate` does too.
-        unlabelled: unlabelled data to repair on; None: `recalibration_data`, else what there is to train on.
+        unlabelled: unlabelled data to repair on, and for importance="activation"; None: `recalibration_data`, else
+            what there is to train on.
         repair: False to leave a pretrained network's proxy as it was cut; or keyword arguments of `repair`, such as
             ``{"distil": 4}``. Trainings of a repaired proxy begin with its head, see `with_first_head`.
     """
 
     pruning_ratio: PruningRatio = 0.5
     _: KW_ONLY
-    importance: Any = "l2"
+    importance: Any = "auto"
     sync_importance: Any = None
     keep: Any = ()
+    parts: str = "all"
     scope: str | GlobalScope = "local"
     round_to: int | None = None
     progressive: ProgressivePruning | None = None
@@ -83,7 +97,7 @@ def _ratio(name: str, given: Any) -> PruningRatio:
 
 
 def _importance(name: str, measure: Any) -> Any:
-    if not (isinstance(measure, str) and measure in WITH_DATA):  # for which there will be labelled data
+    if not (isinstance(measure, str) and (measure == "auto" or measure in WITH_DATA)):  # there will be data
         check_importance(measure, name)
     return measure
 
@@ -130,6 +144,7 @@ Pruning.CHECKS |= {
     "pruning_ratio": _ratio,
     "importance": _importance,
     "sync_importance": _sync_importance,
+    "parts": check_parts,
     "scope": check_scope,
     "round_to": check_round_to,
     "progressive": partial(checks.maybe, checks.instance, kind=ProgressivePruning, what="ProgressivePruning(...)"),

@@ -80,13 +80,35 @@ class Pruned(Pruning, Kind):
     def pruned(self, task: Task, *, example: Any, ratio: float, **options: Any) -> Proxy:
         """Return what `prune` makes of the dense network with these options, and others beside or instead."""
         given = {
-            "importance": measured_on(self.importance, task, ratio),
+            "importance": self._measure(task, ratio),
             "scope": self.scope,
             "keep": self.keep,
+            "parts": self.parts,
             "round_to": self.round_to,
             "random_state": task.seed("prune"),
         }
         return prune(task.dense, example, ratio, **{**given, **options})
+
+    def _measure(self, task: Task, ratio: float) -> Any:
+        """Return the measure of importance, with the data that it reads; "auto" suits what becomes of the proxy."""
+        data = self._unlabelled(task)
+        if not (isinstance(self.importance, str) and self.importance == "auto"):
+            return measured_on(self.importance, task, ratio, data)
+        if self.gradual(task.n) or not self._repairs(task):
+            return "l2"
+        try:
+            return measured_on("activation", task, ratio, data)
+        except InputError as error:
+            warn(f"the channels of this trained network are chosen by importance='l2': {error}", FallbackWarning)
+            return "l2"
+
+    def _repairs(self, task: Task) -> bool:
+        """Tell whether the proxy of the dense network is repaired, if it can be."""
+        return self.repair is not False and self._unlabelled(task) is not None and self.trained(task.dense)
+
+    def _unlabelled(self, task: Task) -> Any:
+        """Return what is read without labels, None where there is nothing."""
+        return next((d for d in (self.unlabelled, self.recalibration_data, task.data) if d is not None), None)
 
     def _cut(self, task: Task, before: AnyProxy | None) -> Proxy:
         with task.ledger.stage("prune", round=task.round, network="proxy") as stage:
@@ -108,10 +130,9 @@ class Pruned(Pruning, Kind):
         """Return the proxy with what the wider network knew, as far as it has lost that."""
         if self.ratio(task.n) == 0:
             return proxy
-        data = next((d for d in (self.unlabelled, self.recalibration_data, task.data) if d is not None), None)
-        if self.repair is not False and data is not None and self.trained(task.dense):
+        if self._repairs(task):
             try:
-                return self._repaired(task, proxy, data)
+                return self._repaired(task, proxy, self._unlabelled(task))
             except InputError as error:
                 if not isinstance(self.pretrained, str) or self.repair is not True:  # it was asked for
                     raise

@@ -6,6 +6,7 @@ module is built (`build.py`), and no proxy leaves before it has shown to be a su
 less is thinned (`search.py`). `register_rule` teaches an operation that the tracer does not understand.
 """
 
+from .activation import Activation as Activation
 from .build import rebuild as rebuild
 from .proxy import Proxy as Proxy
 from .proxy import prune as prune
@@ -28,6 +29,7 @@ from .widths import GlobalScope as GlobalScope
 # What other rooms of the package use of this one.
 # isort: split
 from .groups import check_keep as check_keep
+from .groups import check_parts as check_parts
 from .importance import WITH_DATA as WITH_DATA
 from .importance import check_importance as check_importance
 from .widths import check_ratio as check_ratio
@@ -35,7 +37,7 @@ from .widths import check_round_to as check_round_to
 from .widths import check_scope as check_scope
 
 __all__ = [
-    "GlobalScope", "Hessian", "Imitation", "LayerWidth", "Marks", "Mixes", "Normalises", "OperationCall", "Proxy",
-    "PruningReport", "Reduces", "RegisteredRule", "RepairReport", "Taylor", "prune", "rebuild", "register_rule",
-    "repair",
+    "Activation", "GlobalScope", "Hessian", "Imitation", "LayerWidth", "Marks", "Mixes", "Normalises", "OperationCall",
+    "Proxy", "PruningReport", "Reduces", "RegisteredRule", "RepairReport", "Taylor", "prune", "rebuild",
+    "register_rule", "repair",
 ]  # fmt: skip

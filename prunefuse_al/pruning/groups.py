@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..fusing import ChannelMap, Stream, TensorMap
 from .trace import FROZEN, Answer, Axis, Trace
 
+STREAM = "is a residual stream, parts='interiors'"
 Keep = str | type[nn.Module] | nn.Module
 OUTPUTS = "outputs"
 """What `keep` takes for everything that the network answers with beside its logits."""
@@ -76,12 +77,20 @@ class Structure:
     reasons: dict[int, str]  # axis number -> why it is kept whole
 
 
-def structure(trace: Trace, protected: Mapping[int, str], *, pads_stay: bool = False) -> Structure:
+def check_parts(name: str, parts: object) -> str:
+    """Return which parts are thinned, or raise `InputError` unless it is "all" or "interiors"."""
+    if not isinstance(parts, str) or parts not in ("all", "interiors"):
+        raise checks.refused(name, parts, '"all", or "interiors" to keep residual streams whole')
+    return parts
+
+
+def structure(trace: Trace, protected: Mapping[int, str], parts: str = "all", *, pads_stay: bool = False) -> Structure:
     """Resolve the ties of a trace into groups of channels.
 
     Args:
         trace: what a forward pass told.
         protected: axis number -> reason, for axes the user wants kept whole.
+        parts: "interiors" keeps residual streams whole as well, which several layers add to.
         pads_stay: channels that forward pads a tensor by are a fixed number; else they follow the widths.
     """
     atoms = trace.atoms
@@ -114,7 +123,49 @@ def structure(trace: Trace, protected: Mapping[int, str], *, pads_stay: bool = F
             reasons.update({n: reasons.get(n, "has a single channel that can leave only as a whole") for n in numbers})
         else:
             groups.append(Group(tuple(Owned(atoms.axes[n], c) for n, c in signature), np.array(channels), read))
-    return Structure(trace, components, groups, reasons)
+    found = Structure(trace, components, groups, reasons)
+    return found if parts == "all" else _interiors(found)
+
+
+def _interiors(found: Structure) -> Structure:
+    """Return the same without the groups that are residual streams."""
+    streams, axes = _summed(found.trace, found.components), found.trace.atoms.axes
+    whole = [group for group in found.groups if streams[group.channels].any()]
+    numbers = {axes.index(axis) for group in whole for axis, _ in group.axes}
+    reasons = {n: found.reasons.get(n, STREAM) for n in sorted(numbers)}
+    groups = [group for group in found.groups if group not in whole]
+    return Structure(found.trace, found.components, groups, {**found.reasons, **reasons})
+
+
+def _summed(trace: Trace, components: np.ndarray) -> np.ndarray:
+    """Return bool [components]: the channels of residual streams, in which what different layers give is added.
+
+    The gates of recurrent layers do not count. Where a number is added for a channel as a whole, as a bias of an
+    attention head to its scores, the channels themselves are not added to: then all positions of an axis meet on one
+    side of the sum at most.
+    """
+    atoms, found = trace.atoms, np.zeros(int(components.max()) + 1, dtype=bool)
+    for met in atoms.sums:
+        if met.module in trace.recurrent:
+            continue
+        left, right = (_whole(trace, components, marks) for marks in (met.left, met.right))
+        for number, channels in left.items():
+            for other, others in right.items():
+                if number != other:
+                    found[np.intersect1d(channels, others)] = True
+    found[components[FROZEN]] = False
+    return found
+
+
+def _whole(trace: Trace, components: np.ndarray, marks: Tensor) -> dict[int, np.ndarray]:
+    """Return axis number -> the components of which every position along that axis is among the marks."""
+    whole = {}
+    for number in trace.atoms.owners(marks):
+        axis = trace.atoms.axes[number]
+        own = components[axis.start : axis.start + axis.size]
+        seen = np.isin(np.arange(axis.start, axis.start + axis.size), marks.numpy())
+        whole[number] = np.setdiff1d(own[seen], own[~seen])
+    return whole
 
 
 def protected_axes(trace: Trace, model: nn.Module, keep: Keep | Iterable[Keep]) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""How channels are scored: by a named measure, by a function of the weights, or by what the loss says on data."""
+"""How channels are scored: by a named measure, by a function of the weights, or by what is seen on data."""
 
 from __future__ import annotations
 
@@ -9,42 +9,49 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..errors import InputError
+from .activation import Activation, Consumers
+from .elimination import eliminated
 from .groups import Structure
 from .measures import MEASURES, Subject, added, mean_one, owned_sums
 from .sensitivity import Hessian, Sensitivity, Taylor
 
-Importance = str | Callable[[str, Tensor, int], Tensor] | Taylor | Hessian
-WITH_DATA: dict[str, type[Taylor] | type[Hessian]] = {"taylor": Taylor, "hessian": Hessian}
+Importance = str | Callable[[str, Tensor, int], Tensor] | Taylor | Hessian | Activation
+WITH_DATA: dict[str, type[Taylor] | type[Hessian] | type[Activation]] = {
+    "activation": Activation,
+    "hessian": Hessian,
+    "taylor": Taylor,
+}
 
 
 def check_importance(importance: Importance, name: str = "importance") -> None:
     """Raise `InputError` unless `importance` is a known name, an object with data or a callable; `name` is its own."""
     if isinstance(importance, str) and importance in WITH_DATA:
-        kind = WITH_DATA[importance].__name__
+        kind, labelled = WITH_DATA[importance], WITH_DATA[importance] is not Activation
+        what, given = ("labelled data", "inputs, labels") if labelled else ("unlabelled data", "inputs")
         raise InputError(
-            f"{name}={importance!r} needs a batch of labelled data: pass {name}={kind}(inputs, labels) from "
-            f"prunefuse_al.pruning (a PrunedProxySelector takes the name and uses its labelled data)"
+            f"{name}={importance!r} needs a batch of {what}: pass {name}={kind.__name__}({given}) from "
+            f"prunefuse_al.pruning (a PrunedProxySelector takes the name and uses its {what})"
         )
     known = sorted([*MEASURES, *WITH_DATA])
-    if isinstance(importance, Taylor | Hessian) or (isinstance(importance, str) and importance in known):
+    if isinstance(importance, Taylor | Hessian | Activation) or (isinstance(importance, str) and importance in known):
         return
     if not callable(importance) or isinstance(importance, type):
         raise checks.refused(name, importance, f"one of {known} or a callable(name, tensor, dim)")
 
 
-def measured(importance: Importance, model: nn.Module) -> Importance | Sensitivity:
+def measured(importance: Importance, model: nn.Module) -> Importance | Sensitivity | Consumers:
     """Return what data says about `model` where the measure reads data, else the measure itself."""
-    return importance.measure(model) if isinstance(importance, Taylor | Hessian) else importance
+    return importance.measure(model) if isinstance(importance, Taylor | Hessian | Activation) else importance
 
 
 def channel_scores(
-    importance: Importance | Sensitivity, model: nn.Module, found: Structure, rng: np.random.Generator
+    importance: Importance | Sensitivity | Consumers, model: nn.Module, found: Structure, rng: np.random.Generator
 ) -> np.ndarray:
     """Score each component of atoms (a channel with everything it owns).
 
     Args:
         importance: what `measured` returned: a name in `MEASURES`; a callable (name, tensor, dim) -> float [size], one
-            score for each position of that dimension; or a `Sensitivity`.
+            score for each position of that dimension; or a `Sensitivity` or `Consumers`.
         model: the network.
         found: its channels.
         rng: used by "random".
@@ -57,6 +64,8 @@ def channel_scores(
         NonFiniteError: NaN or infinity in weights or scores.
     """
     subject = Subject(model, found, rng)
+    if isinstance(importance, Consumers):
+        return eliminated(importance.layers, subject)
     if isinstance(importance, Sensitivity):
         sums = owned_sums(subject, importance.entries)
         return sums**2 if importance.squared else sums

@@ -8,7 +8,7 @@ global scope can compare groups.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -87,7 +87,7 @@ def fpgm(subject: Subject) -> np.ndarray:
             if axis.name in parameters:
                 rows = _double(parameters[axis.name]).movedim(axis.dim, 0).reshape(axis.size, -1)
                 _check_finite(axis.name, axis.dim, rows.square().sum(1).cpu().numpy())
-                vectors = rows[torch.from_numpy(_positions(subject, group, axis))].flatten(1)  # [n positions * rest]
+                vectors = rows[torch.from_numpy(positions_of(subject, group, axis))].flatten(1)  # [n positions * rest]
                 scale = rows.square().sum(1).mean()
                 gram += (vectors @ vectors.T / scale if scale > 0 else torch.zeros(())).cpu()
         squares = gram.diagonal()
@@ -122,17 +122,7 @@ def bn_scale(subject: Subject) -> np.ndarray:
             "through one; pass another measure, for example importance='l2'"
         )
     scores = total / np.maximum(positions, 1)
-    if without:
-        names = ", ".join(g.axes[0].axis.name for g in without[:3])
-        warn(
-            f"importance='bn_scale': {len(without)} of {len(groups)} groups of channels go through no norm with a "
-            f"scale ({names}); they are measured by l2",
-            FallbackWarning,
-        )
-        mean = np.mean(np.concatenate([scores[g.channels] for g in groups if g not in without]))
-        for group in without:
-            scores[group.channels] = l2(subject)[group.channels] * mean
-    return scores
+    return filled_by_l2(subject, scores, without, "importance='bn_scale'", "go through no norm with a scale")
 
 
 MEASURES: dict[str, Callable[[Subject], np.ndarray]] = {
@@ -143,6 +133,31 @@ MEASURES: dict[str, Callable[[Subject], np.ndarray]] = {
     "lamp": lamp,
     "fpgm": fpgm,
 }
+
+
+def filled_by_l2(subject: Subject, scores: np.ndarray, without: Sequence[Group], measure: str, why: str) -> np.ndarray:
+    """Return the scores where the groups that a measure says nothing of have those of `l2` at the mean of the others.
+
+    Args:
+        subject: what is measured.
+        scores: float64 [components].
+        without: those groups.
+        measure: for the `FallbackWarning`, as is `why`.
+        why: that it says nothing of them.
+    """
+    groups, scores = subject.found.groups, scores.copy()
+    if not without:
+        return scores
+    names = ", ".join(g.axes[0].axis.name for g in without[:3])
+    warn(
+        f"{measure}: {len(without)} of {len(groups)} groups of channels {why} ({names}); they are measured by l2",
+        FallbackWarning,
+    )
+    others = [scores[g.channels] for g in groups if g not in without]
+    mean, norms = np.mean(np.concatenate(others)) if others else 1.0, l2(subject)
+    for group in without:
+        scores[group.channels] = norms[group.channels] * mean
+    return scores
 
 
 def owned_sums(subject: Subject, entries: Mapping[str, Tensor]) -> np.ndarray:
@@ -246,7 +261,7 @@ def _double(tensor: Tensor) -> Tensor:
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()  # MPS has no double precision
 
 
-def _positions(subject: Subject, group: Group, axis: Axis) -> np.ndarray:
+def positions_of(subject: Subject, group: Group, axis: Axis) -> np.ndarray:
     """Return the positions of an axis that each channel of a group owns, int64 [n positions]."""
     owners = subject.owners(axis)
     order = np.argsort(owners, kind="stable")

@@ -17,12 +17,12 @@ from ..errors import InputError, NoEffectWarning, PruningError, warn
 from ..fusing import ChannelMap, TensorMap
 from ..network import Arguments, as_arguments, check_model, frozen_tensors, named_tensors, with_rows
 from ..types import RngLike, as_rng
-from .groups import Keep, check_keep, outside, thinned_shapes
+from .groups import STREAM, Keep, check_keep, check_parts, outside, thinned_shapes
 from .importance import Importance, channel_scores, check_importance, measured
 from .refusals import CURES, NOT_UNDERSTOOD, nothing_prunable
 from .repairing import RepairReport
 from .report import LayerWidth, PruningReport
-from .search import Attempt, Choice, Found, widest
+from .search import Attempt, Choice, Found, Thinnable, widest
 from .widths import (
     GlobalScope,
     asked_sizes,
@@ -77,6 +77,7 @@ def prune(
     importance: Importance = "l2",
     scope: str | GlobalScope = "local",
     keep: Keep | Sequence[Keep] = (),
+    parts: str = "all",
     round_to: int | None = None,
     random_state: RngLike = None,
     within: ChannelMap | None = None,
@@ -95,8 +96,9 @@ def prune(
         pruning_ratio: fraction of channels removed, 0 <= p < 1. A layer of n channels keeps int(n * (1 - p)), at
             least 1, but for `round_to`. p = 0.5 leaves about a quarter of parameters and multiply-accumulates.
         importance: which channels stay: "l2", "l1", "random", "bn_scale", "lamp" or "fpgm" (see `pruning.measures`); a
-            `Taylor` or `Hessian` with labelled data; or a callable (name, tensor, dim) -> float [size of dim], higher
-            stays. Always added over everything a channel owns. Of equally important channels the first stay.
+            `Taylor` or `Hessian` with labelled data; an `Activation` with unlabelled data; or a callable (name, tensor,
+            dim) -> float [size of dim], higher stays. Added over everything a channel owns, but for activations, which
+            say what is lost with all of it. Of equally important channels the first stay.
         scope: "local" removes the fraction from every layer. "global" removes it from all channels together, the
             weakest first; a tenth of each layer stays (`GlobalScope` sets another floor), a head counts as the channels
             it holds, and channels tied over layers count once.
@@ -104,6 +106,9 @@ def prune(
             `model`. Their outputs stay; what they read may leave. The logits are found by themselves and never
             thinned. What a network answers with beside them, such as an embedding, is thinned with the layer it comes
             from, as the report says; "outputs" keeps its shape.
+        parts: "all", or "interiors" to thin only what lies inside blocks: residual streams, to which several layers add
+            and which all that follows reads, are kept whole, and the ratio is that of the interiors. A trained network
+            loses less so at equal cost.
         round_to: widths become the nearest multiple of this, never 0; layers narrower than it are not rounded, nor are
             heads. None rounds to multiples of 8 where that moves a width by at most a thirty-second of itself, so that
             wide layers fill vector units; 1 turns that off. The report states the width asked and the width taken.
@@ -131,7 +136,8 @@ def prune(
     """
     check_model(model)
     pruning_ratio, scope = check_ratio("pruning_ratio", pruning_ratio), check_scope("scope", scope)
-    round_to, keep = check_round_to("round_to", round_to), check_keep(keep, model)
+    round_to = check_round_to("round_to", round_to)
+    thinnable = Thinnable(check_keep(keep, model), check_parts("parts", parts))
     check_importance(importance)
     seed = int(as_rng(random_state, "random_state").integers(2**63))
     if within is not None:
@@ -159,7 +165,7 @@ def prune(
 
     with alone(), torch.inference_mode(False):
         given = as_arguments(example_inputs, model)
-        found = widest(model, given, keep, choose)
+        found = widest(model, given, thinnable, choose)
         if pruning_ratio > 0 and not found.structure.groups:
             raise PruningError(nothing_prunable(found.structure, pruning_ratio))
         report = _report(model, found, with_rows(given, 2), float(pruning_ratio))
@@ -221,7 +227,7 @@ def _widths(
             yield LayerWidth(name, dense, tensor_map.proxy_shape[dim], asked.get((registered[name], dim), dense))
 
 
-_EXPECTED = ("reads an input", "kept on request")
+_EXPECTED = ("reads an input", "kept on request", STREAM)
 
 
 def _warn(report: PruningReport) -> None:

@@ -23,6 +23,7 @@ CURES = {  # a word of the reason -> what helps; of several the first, as what i
     "cannot be checked": "keep answers finite whatever the weights are",
     "answers with": "answer with the logits alone",
     "kept on request": "name fewer layers in keep=",
+    "is a residual stream": "pass parts='all'",
 }
 REST = "or pass pruning_ratio=0 to work with the whole network, or a small network of your own as a selector's proxy="
 

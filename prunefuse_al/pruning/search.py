@@ -138,7 +138,15 @@ class _Trial:
         return Found(module, verdict, reading, choice)
 
 
-def widest(model: nn.Module, given: Arguments, keep: Keep | Iterable[Keep], choose: Choose) -> Found:
+@dataclass(frozen=True)
+class Thinnable:
+    """What of a network may be thinned: all but what is kept on request, of `parts` "interiors" no residual streams."""
+
+    keep: Keep | Iterable[Keep] = ()
+    parts: str = "all"
+
+
+def widest(model: nn.Module, given: Arguments, thinnable: Thinnable, choose: Choose) -> Found:
     """Return the thinning of `model` that removes most and passes the gate; it has no groups where nothing can go.
 
     All groups of channels are tried together first: as they are, then so that equal widths stay equal, then having
@@ -149,7 +157,7 @@ def widest(model: nn.Module, given: Arguments, keep: Keep | Iterable[Keep], choo
         PruningError: the network does not run on the inputs given or on two rows of them, or answers with NaN.
     """
     trial, found = _Trial(model, with_rows(given, 2), choose), None
-    for attempt in _attempts(model, trial.arguments, given, keep):
+    for attempt in _attempts(model, trial.arguments, given, thinnable):
         found = trial(attempt)
         if not found.verdict.reason:
             return trial.exact_if_near(trial.leanest(found) if attempt.careful else found, attempt)
@@ -160,9 +168,7 @@ def widest(model: nn.Module, given: Arguments, keep: Keep | Iterable[Keep], choo
     return trial.leanest(largest) if largest.structure.groups else largest
 
 
-def _attempts(
-    model: nn.Module, arguments: Arguments, given: Arguments, keep: Keep | Iterable[Keep]
-) -> Iterator[Attempt]:
+def _attempts(model: nn.Module, arguments: Arguments, given: Arguments, thinnable: Thinnable) -> Iterator[Attempt]:
     for train_mode in (False, True):
         try:
             watched = trace(model, *arguments, train_mode=train_mode)
@@ -172,9 +178,9 @@ def _attempts(
             if train_mode:
                 return
             raise PruningError(does_not_run(model, arguments, given, error)) from error
-        protected = protected_axes(watched, model, keep)
+        protected = protected_axes(watched, model, thinnable.keep)
         for pads_stay in (False, True) if watched.atoms.padded and not train_mode else (train_mode,):
-            reading = structure(watched, protected, pads_stay=pads_stay)
+            reading = structure(watched, protected, thinnable.parts, pads_stay=pads_stay)
             for equal_widths in (True,) if train_mode else (False, True):
                 yield Attempt(reading, equal_widths, careful=train_mode)
 

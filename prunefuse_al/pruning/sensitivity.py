@@ -149,11 +149,11 @@ def _copy_with_gradients(model: nn.Module, data: Any) -> Iterator[tuple[nn.Modul
     ):
         check_finite(data, network=network)
         forward = forward_for(network, device)
-        _estimate_statistics(network, forward, data)
+        estimate_statistics(network, forward, data)
         yield network, forward
 
 
-def _estimate_statistics(network: nn.Module, forward: Forward, data: Any) -> None:
+def estimate_statistics(network: nn.Module, forward: Forward, data: Any) -> None:
     """Give BatchNorm layers that have seen no data the averages over `data`."""
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     fresh = [m for m in norms if m.num_batches_tracked is not None and not m.num_batches_tracked]

@@ -52,7 +52,9 @@ class PrunedProxySelector(Holder):
             out of the same dense network, by `importance`, and starts as it was cut, also with `warm_start`.
         scorer: name in `SCORERS`, or any `Scorer`.
         trainer: any `Trainer`; None is `TorchTrainer()`.
-        importance: which channels stay, see `prune`; "taylor" and "hessian" are measured on 256 of the labelled rows.
+        importance: which channels stay, see `prune`; "taylor" and "hessian" are measured on 256 of the labelled rows,
+            "activation" on as many of `unlabelled`. "auto" is "activation" where the proxy is repaired because `model`
+            was trained before, and "l2" where it was not, or where it is thinned while it is trained.
         sync_every: None for V1; T for V2: at the end of every T-th `fit` the proxy is fused and the target trained on
             the same data, and the next proxy is cut out of that target. `fit_target()` gives that target as it is.
         sync_importance: which channels stay when V2 prunes a trained target: None goes by `importance`, "same" takes
@@ -83,6 +85,7 @@ class PrunedProxySelector(Holder):
         progressive: a `ProgressivePruning`, to let channels leave during the first epochs of each training instead of
             before it; None prunes at once. Proxies that go on from the last one (`warm_start`) are thin already.
         keep: layers never thinned, see `prune`.
+        parts: ``"all"``, or ``"interiors"`` to keep residual streams whole, see `prune`.
         scope: ``"local"``, ``"global"`` or a `GlobalScope`, see `prune`.
         round_to: round widths to a multiple of this; None where it costs nothing, 1 never; see `prune`.
         candidate_fraction: share of the candidates that a query draws at random and scores, in (0, 1], at least k of
@@ -142,6 +145,7 @@ class PrunedProxySelector(Holder):
         recalibration_data: Any = Options.recalibration_data,
         fold_batchnorm: bool = Options.fold_batchnorm,
         keep: Any = Options.keep,
+        parts: str = Options.parts,
         scope: str | GlobalScope = Options.scope,
         round_to: int | None = Options.round_to,
         progressive: ProgressivePruning | None = Options.progressive,

@@ -180,7 +180,7 @@ class Reader:
     def _unusable(self, why: str) -> InputError:
         return InputError(
             f"importance: what {type(self.trainer).__name__}.infer hands to the network cannot be used: {why}; pass "
-            "importance=Taylor(inputs, labels) or Hessian(inputs, labels) from prunefuse_al.pruning"
+            "importance=Taylor(inputs, labels), Hessian(inputs, labels) or Activation(inputs) from prunefuse_al.pruning"
         )
 
 

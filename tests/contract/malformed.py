@@ -124,7 +124,7 @@ KINDS: dict[str, str | tuple[Any, ...]] = {
     **dict.fromkeys(("accept_changes", "keep_frozen", "sequential"), "flag"),
     **dict.fromkeys(("recalibrate", "return_embeddings", "return_scores", "total"), "flag"),
     **dict.fromkeys(
-        ("annealing", "features_dtype", "measure", "monitor", "name", "network", "precision", "scope"), "name"
+        ("annealing", "features_dtype", "measure", "monitor", "name", "network", "parts", "precision", "scope"), "name"
     ),
     **dict.fromkeys(("collate", "eval_transform", "infer", "on_epoch"), "maybe function"),
     **dict.fromkeys(("advice", "channel_map", "dtype", "other"), "instance"),
@@ -351,6 +351,7 @@ TABLE = [
         line(data, {"labels": Y}, labels=(Bad(None, "no labels"),), loss="maybe function")
         for data in (pruning.Taylor, pruning.Hessian)
     ),
+    line(pruning.Activation),
     line(Q, example_inputs="maybe example"),
     line(
         proxies.Probe,
@@ -447,6 +448,7 @@ TABLE = [
             Bad((proxies.Probe(head="logistic"),), "logistic"),
         ),
         random_state="seed",
+        parts="name",
         scope="name",
         importance="importance",
         round_to="maybe count",

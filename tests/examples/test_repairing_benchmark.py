@@ -27,6 +27,16 @@ def test_every_way_has_its_line(tmp_path: Path) -> None:
     assert sum(line.startswith("seed 1: ") for line in printed) == len(WAYS)
 
 
+def test_choices_are_compared_at_equal_cost(tmp_path: Path) -> None:
+    options = "--unlabelled 60 --rows 40 --labels 60 --test 60 --training 1 --threads 1 --shares 0.6"
+    chosen = ["l2/all/local", "activation/interiors/global"]
+    printed = run_script(SCRIPT, tmp_path, *options.split(), "--choices", *chosen).splitlines()
+    assert [line[:36].strip() for line in printed[-3:]] == ["dense", *(f"0.6 {choice}" for choice in chosen)]
+    shares = [float(line.rpartition(" ")[2]) for line in printed if "share of MACs" in line]
+    assert len(shares) == 2
+    assert all(0.5 < share <= 0.6 for share in shares)
+
+
 def test_the_table_has_means_and_shares() -> None:
     lines = repairing.table({"dense": [(0.8, 0.0), (0.6, 0.0)], "repaired": [(0.4, 1.0), (0.3, 3.0)]}).splitlines()
     assert lines[1].split() == ["dense", "70.0", "±", "14.1", "1.00", "0"]

@@ -8,8 +8,12 @@ from .imitating import last_layer as last_layer
 from .imitating import of_other_shapes as of_other_shapes
 from .mending import mend as mend
 from .outcome import RepairReport as RepairReport
+from .products import Event as Event
+from .products import Product as Product
+from .products import Watcher as Watcher
 from .products import plain_operations as plain_operations
 from .remembering import Remembered as Remembered
+from .remembering import computable as computable
 from .remembering import remember as remember
 from .scouting import ROWS as ROWS
 from .scouting import Plan as Plan

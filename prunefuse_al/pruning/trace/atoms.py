@@ -6,7 +6,7 @@ pairs while the network is watched and resolved once, by connected components.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,15 @@ class Freeze:
     reason: str | None
 
 
+@dataclass(frozen=True, eq=False)
+class Addition:
+    """Marks of two computed tensors that were added, and the name of the module that did it."""
+
+    module: str
+    left: Tensor
+    right: Tensor
+
+
 class Atoms:
     """The atoms of a network, the ties among them, and why some are frozen."""
 
@@ -51,6 +60,7 @@ class Atoms:
         self.written: set[int] = set()  # axis numbers along which a layer gives out
         self.debts: list[Freeze] = []  # due if what was computed from them is used
         self.scaled: dict[str, set[str]] = {}  # a tensor that scales what a layer gives -> weight and bias of the layer
+        self.sums: list[Addition] = []
         self.affine: set[int] = set()  # axis numbers of the scale and shift of a normalisation
         self.total = 1
         first: dict[int, str] = {}
@@ -125,6 +135,12 @@ class Atoms:
     def write(self, marks: Tensor) -> None:
         """Note that the axes these marks belong to are given out by a layer."""
         self.written.update(self.owners(marks))
+
+    def meet(self, module: str, left: Sequence[Tensor], right: Sequence[Tensor]) -> None:
+        """Note that a module added two computed tensors with these planes."""
+        if left and right:
+            one, other = (torch.cat([plane.flatten() for plane in planes]).unique() for planes in (left, right))
+            self.sums.append(Addition(module, one, other))
 
     def names(self, planes: Iterable[Tensor]) -> frozenset[str]:
         """Return the names of the tensors that marks belong to."""

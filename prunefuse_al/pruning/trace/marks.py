@@ -102,7 +102,7 @@ def merge(atoms: Atoms, operands: Sequence[Marks], shape: Sequence[int], where: 
                 _tie_planes(atoms, left.planes, right.planes)
     planes: list[tuple[int, Tensor]] = []
     marked = [(number, plane) for number, operand in enumerate(aligned) for plane in operand.planes]
-    for number, plane in sorted(marked, key=lambda item: -len(varying(item[1]))):
+    for number, plane in sorted(marked, key=lambda item: (-len(varying(item[1])), aligned[item[0]].parameter)):
         _absorb(planes, number, plane)
     return Marks(
         tuple(shape),

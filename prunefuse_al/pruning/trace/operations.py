@@ -72,6 +72,7 @@ OPERATIONS: tuple[Op, ...] = (
     Op(("cat",), rules.joined),
     Op(("stack",), rules.stacked),
     Op(("mul",), rules.scaled),
+    Op(("add",), rules.summed),
     *_each(
         ("hardswish", "hardsigmoid", "hardtanh", "_prelu_kernel", "complex", "polar"), rules.pointwise
     ),  # not tagged so by torch

@@ -77,6 +77,14 @@ def scaled(call: OperationCall) -> list[Marks]:
     return found
 
 
+def summed(call: OperationCall) -> list[Marks]:
+    """`add`: what several layers add to is noted."""
+    computed = [marks.planes for marks in call.marks() if not (marks.parameter or marks.free)]
+    if len(computed) > 1:
+        call.atoms.meet(call.module, computed[0], computed[1])
+    return pointwise(call)
+
+
 def _scaled_layer(call: OperationCall, operands: Sequence[Marks]) -> frozenset[str]:
     """Return what layer gave the tensor that is scaled here, having noted which parameter scales it."""
     layers = [marks for marks in operands if marks.layer]

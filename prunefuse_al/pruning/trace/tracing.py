@@ -82,6 +82,7 @@ class Trace:
         sightings: sizes of dimensions.
         answers: what the network answered with, in eval mode.
         finite: none of that was NaN or infinite.
+        recurrent: names of recurrent layers, whose gates are sums.
         flops: operations counted by torch's formulas, in eval mode.
         table: what was known of each operation.
     """
@@ -91,6 +92,7 @@ class Trace:
     sightings: list[Sighting] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     finite: bool = True
+    recurrent: frozenset[str] = frozenset()
     flops: int = 0
     table: Table = field(default_factory=known_operations)
 
@@ -186,7 +188,9 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, tr
     """
     model = copied(model).eval()
     tensors = named_tensors(model)
-    result = Trace(Atoms(tensors))
+    kinds = nn.RNNBase, nn.RNNCellBase
+    recurrent = frozenset(name for name, module in model.named_modules() if isinstance(module, kinds))
+    result = Trace(Atoms(tensors), recurrent=recurrent)
     tracer = Tracer(result, model, tensors)
     for training in (False, True) if train_mode else (False,):
         seen = (list(result.statistics), result.flops, result.answers)
