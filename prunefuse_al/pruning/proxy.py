@@ -15,7 +15,7 @@ from ..costs import batch_rows, parameter_count
 from ..data import alone
 from ..errors import InputError, NoEffectWarning, PruningError, warn
 from ..fusing import ChannelMap, TensorMap
-from ..network import Arguments, as_arguments, check_model, frozen_tensors, named_tensors, with_rows
+from ..network import as_arguments, check_model, frozen_tensors, named_tensors
 from ..types import RngLike, as_rng
 from .groups import Keep, check_keep, outside
 from .importance import Importance, channel_scores, check_importance, measured
@@ -23,6 +23,8 @@ from .refusals import CURES, NOT_UNDERSTOOD, nothing_prunable
 from .repairing import RepairReport
 from .report import LayerWidth, PruningReport
 from .search import Attempt, Choice, Found, widest
+from .subject import Subject, subject
+from .unreached import never_used
 from .widths import (
     GlobalScope,
     asked_sizes,
@@ -151,11 +153,14 @@ def prune(
 
     with alone(), torch.inference_mode(False):
         given = as_arguments(example_inputs, model)
-        found = widest(model, given, keep, choose)
+        examined = subject(model, given, compared=pruning_ratio > 0)
+        found = widest(examined, keep, choose)
         if pruning_ratio > 0 and not found.structure.groups:
             raise PruningError(nothing_prunable(found.structure, pruning_ratio))
-        report = _report(model, found, with_rows(given, 2), float(pruning_ratio))
+        unused = never_used(model, found.structure.trace)
+        report = _report(model, found, examined, tuple(unused), float(pruning_ratio))
     _warn(report)
+    _warn_of_unused(unused, found.verdict.channel_map)
     return Proxy(found.module, found.verdict.channel_map, report)
 
 
@@ -166,7 +171,7 @@ def _check_within(within: ChannelMap, model: nn.Module) -> None:
         raise InputError("within= is a map of another network; pass the channel_map of a proxy cut from this one")
 
 
-def _report(model: nn.Module, found: Found, arguments: Arguments, ratio: float) -> PruningReport:
+def _report(model: nn.Module, found: Found, examined: Subject, unused: tuple[str, ...], ratio: float) -> PruningReport:
     verdict, reading = found.verdict, found.structure
     atoms = reading.trace.atoms
     unmet = {n: 1 - ratio for n, reason in reading.reasons.items() if not reason.startswith(_EXPECTED)}
@@ -181,13 +186,16 @@ def _report(model: nn.Module, found: Found, arguments: Arguments, ratio: float) 
         pruning_ratio=float(ratio),
         dense_parameters=parameter_count(model),
         proxy_parameters=parameter_count(found.module),
-        dense_macs=round(reading.trace.flops / 2 / batch_rows(*arguments)),
+        dense_macs=round(reading.trace.flops / 2 / batch_rows(*examined.arguments)),
         proxy_macs=verdict.macs,
         widths=tuple(_widths(maps, asked, atoms.registered)),
         kept_whole=whole,
         preserve_exact=verdict.exact,
         preserve_distance=verdict.preserve_distance,
         frozen=tuple(sorted(frozen_tensors(model))),
+        compared_at=examined.sizes[: 2 if verdict.exact or verdict.remarks else 1],
+        remarks=verdict.remarks,
+        not_executed=(*unused, *examined.branches),
     )
 
 
@@ -224,5 +232,22 @@ def _warn(report: PruningReport) -> None:
         warn(
             f"pruning_ratio={report.pruning_ratio:g} was asked, but only {1 - proxy / dense:.2f} of the channels could "
             f"leave ({reasons}); see proxy.report(){taught}",
+            NoEffectWarning,
+        )
+
+
+def _warn_of_unused(unused: Mapping[str, frozenset[int]], channel_map: ChannelMap) -> None:
+    """Say so where what the example does not use is as wide as what was thinned, and so may read it."""
+    thinned = {
+        t.shape[dim] for t in channel_map.tensors.values() for dim, kept in enumerate(t.kept) if kept is not None
+    }
+    meant = {name: sorted(sizes & thinned) for name, sizes in unused.items() if sizes & thinned}
+    if meant:
+        name, (size, *_) = next(iter(meant.items()))
+        others = f" (and {len(meant) - 1} more)" if len(meant) > 1 else ""
+        warn(
+            f"prune(): {name}{others} was not used on example_inputs and keeps its width {size}, while others of that "
+            "width were thinned: where it reads or joins those, the proxy will fail; pass example_inputs that reach "
+            "it, or name the layers that it reads in keep=; see proxy.report().not_executed",
             NoEffectWarning,
         )

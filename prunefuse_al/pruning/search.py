@@ -13,12 +13,13 @@ from torch import nn
 from ..costs import batch_rows
 from ..errors import PruningError
 from ..fusing import ChannelMap
-from ..network import Arguments, named_tensors, with_rows
+from ..network import named_tensors
 from .build import guessed_attributes, known_attributes, rebuild
 from .gate import Verdict, inspect
 from .groups import Group, Keep, Structure, channel_map, protected_axes, structure
 from .needed import needed
 from .refusals import does_not_run, not_finite
+from .subject import Subject
 from .trace import trace
 from .twins import copies
 from .written import written_widths
@@ -67,15 +68,18 @@ class Found:
 class _Trial:
     """Puts thinnings of one network to the gate."""
 
-    model: nn.Module
-    arguments: Arguments
+    subject: Subject
     choose: Choose
+
+    @property
+    def model(self) -> nn.Module:
+        return self.subject.model
 
     def __call__(self, attempt: Attempt) -> Found:
         choice, reading = self.choose(attempt), attempt.structure
         kept = choice.kept
         cut = channel_map(reading, kept, named_tensors(self.model))
-        cut = replace(cut, copies=copies(reading, kept))
+        cut = replace(cut, copies=copies(reading, kept), computed=self.subject.computed)
         guessed = guessed_attributes(self.model, cut, reading, kept)
         if attempt.careful:  # a width may stand under any name, such as `self.h = heads`
             readings = [guessed, guessed_attributes(self.model, cut, reading, kept, freely=True)]
@@ -107,51 +111,51 @@ class _Trial:
         if not guessed:
             return guessed
         proxy = rebuild(self.model, replace(cut, attributes=known_attributes(self.model, cut) | guessed))
-        return needed(self.model, proxy, guessed, self.arguments)
+        return needed(self.model, proxy, guessed, self.subject.arguments)
 
     def _judged(self, cut: ChannelMap, reading: Structure, choice: Choice) -> Found:
         module = rebuild(self.model, cut)
         if choice.kept.all():  # there is nothing to judge
-            macs = round(reading.trace.flops / 2 / batch_rows(*self.arguments))
+            macs = round(reading.trace.flops / 2 / batch_rows(*self.subject.arguments))
             return Found(module, Verdict("", cut, exact=True, macs=macs), reading, choice)
-        verdict = inspect(self.model, module, cut, reading, self.arguments, choice.kept)
+        verdict = inspect(self.model, module, cut, reading, self.subject, choice.kept)
         return Found(module, verdict, reading, choice)
 
 
-def widest(model: nn.Module, given: Arguments, keep: Keep | Iterable[Keep], choose: Choose) -> Found:
-    """Return the thinning of `model` that removes most and passes the gate; it has no groups where nothing can go.
+def widest(examined: Subject, keep: Keep | Iterable[Keep], choose: Choose) -> Found:
+    """Return the thinning of a network that removes most and passes the gate; it has no groups where nothing can go.
 
     All groups of channels are tried together first: as they are, then so that equal widths stay equal, then having
     watched the network train as well. Where the gate still refuses, the groups that it refuses are looked for by
     halving and kept whole, with its words as the reason.
 
     Raises:
-        PruningError: the network does not run on the inputs given or on two rows of them, or answers with NaN.
+        PruningError: the network answers with NaN, or a rule that was registered does not fit.
     """
-    trial, found = _Trial(model, with_rows(given, 2), choose), None
-    for attempt in _attempts(model, trial.arguments, given, keep):
+    trial, found = _Trial(examined, choose), None
+    for attempt in _attempts(examined, keep):
         found = trial(attempt)
         if not found.verdict.reason:
             return trial.leanest(found) if attempt.careful else found
         if not attempt.structure.trace.finite:
-            raise PruningError(not_finite(given))
+            raise PruningError(not_finite(examined.given))
     assert found is not None  # the first reading raises where there is none
     largest = _by_halving(trial, found)
     return trial.leanest(largest) if largest.structure.groups else largest
 
 
-def _attempts(
-    model: nn.Module, arguments: Arguments, given: Arguments, keep: Keep | Iterable[Keep]
-) -> Iterator[Attempt]:
+def _attempts(examined: Subject, keep: Keep | Iterable[Keep]) -> Iterator[Attempt]:
+    model = examined.model
     for train_mode in (False, True):
         try:
-            watched = trace(model, *arguments, train_mode=train_mode)
+            also = examined.elsewhere.arguments if train_mode and examined.elsewhere else None
+            watched = trace(model, *examined.arguments, train_mode=train_mode, also=also)
         except PruningError:  # a rule that was registered does not fit
             raise
         except Exception as error:
             if train_mode:
                 return
-            raise PruningError(does_not_run(model, arguments, given, error)) from error
+            raise PruningError(does_not_run(model, examined.arguments, examined.given, error)) from error
         reading = structure(watched, protected_axes(watched, model, keep))
         for equal_widths in (True,) if train_mode else (False, True):
             yield Attempt(reading, equal_widths, careful=train_mode)
