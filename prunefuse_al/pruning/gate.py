@@ -35,6 +35,7 @@ from ..network import (
 from .choices import Chosen, differing
 from .computed import Computed
 from .groups import Structure
+from .nonfinite import first_not_finite
 from .quietly import answer_of, first_line
 from .refusals import DRAWS, UNCHECKED, shapes
 from .subject import Elsewhere, Subject
@@ -244,7 +245,9 @@ class _Comparison:
         if not refused:
             return fits(plain, distance, False)
         if math.isnan(distance.spread):
-            return Verdict(f"the proxy {UNCHECKED}: with generic weights answers are NaN or infinite", plain)
+            place = first_not_finite(self.thin, self.inputs[0])
+            first = f", first in {place}" if place else ""
+            return Verdict(f"the proxy {UNCHECKED}: with generic weights answers are NaN or infinite{first}", plain)
         return Verdict(f"{refused}: relative distance {distance.spread:.2g} with generic weights", plain)
 
     def _refused(self, target: nn.Module, replay: KeptStatistics) -> str:

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..network import Arguments, copied
 from .groups import Structure
+from .nonfinite import first_not_finite
 from .places import place_raised
 from .quietly import answer_of
 
@@ -93,12 +94,13 @@ def no_tensors(model: nn.Module, answer: object) -> str:
     )
 
 
-def not_finite(arguments: Arguments) -> str:
+def not_finite(model: nn.Module, arguments: Arguments) -> str:
     """Return what to tell a user whose network answers with NaN."""
+    place = first_not_finite(model, arguments)
     return (
-        f"prune(): the network answers with NaN or infinite values on example_inputs {shapes(arguments)}, so no proxy "
-        "can be checked against it; pass inputs with finite answers (a row that is padding throughout has none in an "
-        "attention), or repair the weights"
+        f"prune(): the network answers with NaN or infinite values on example_inputs {shapes(arguments)}"
+        f"{f', first in {place}' if place else ''}, so no proxy can be checked against it; pass inputs with finite "
+        "answers (a row that is padding throughout has none in an attention), or repair the weights"
     )
 
 

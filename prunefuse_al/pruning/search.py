@@ -138,7 +138,7 @@ def widest(examined: Subject, keep: Keep | Iterable[Keep], choose: Choose) -> Fo
         if not found.verdict.reason:
             return trial.leanest(found) if attempt.careful else found
         if not attempt.structure.trace.finite:
-            raise PruningError(not_finite(examined.given))
+            raise PruningError(not_finite(examined.model, examined.given))
     assert found is not None  # the first reading raises where there is none
     largest = _by_halving(trial, found)
     return trial.leanest(largest) if largest.structure.groups else largest
