@@ -234,7 +234,7 @@ class ChannelMap:
     def whole(self) -> ChannelMap:
         """Return the map of the same dense network that keeps everything."""
         tensors = {name: TensorMap(t.shape, (None,) * len(t.shape), t.inputs) for name, t in self.tensors.items()}
-        return ChannelMap(tensors)
+        return ChannelMap(tensors, computed=self.computed)
 
     def __eq__(self, other: object) -> bool:
         return (

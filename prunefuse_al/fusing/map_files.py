@@ -122,7 +122,7 @@ def _check_attribute(place: str, value: Any) -> None:
 def _check_computed(place: str, start: tuple[Any, ...]) -> None:
     _, colon, name = place.partition(":")
     plain = len(start) < 2 and all(value in ([], {}) or isinstance(value, PLAIN) for value in start)
-    if not colon or not name.isidentifier() or name.startswith("__") or name in vars(nn.Module()) or not plain:
+    if not colon or not name.isidentifier() or name.startswith("__") or name in dir(nn.Module()) or not plain:
         raise _wrong(f"what was computed at {place!r} starts as {start!r}; it is a number, a text, empty, or nothing")
 
 

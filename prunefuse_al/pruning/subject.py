@@ -20,8 +20,8 @@ from .quietly import answer_of
 from .refusals import does_not_run, no_tensors, shapes
 from .unreached import Reached
 
-MORE_ROWS = 5
-"""Rows of the further inputs that target and proxy are compared on: at a smaller size, or at the example's own."""
+MORE_ROWS = {0.5: 5, 1.0: 4, 2.0: 2}
+"""Factor on the size of the example -> rows of the further inputs that target and proxy are compared on."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,10 @@ def _elsewhere(used: nn.Module, arguments: Arguments, example: list[tuple[int, .
     """
     for factor, resized in _resized(arguments):
         if _taken(used, with_rows(resized, 1), example, rows=1):
-            rows = MORE_ROWS if factor < 1 else 2
-            found = _taken(used, with_rows(resized, rows), example, rows)
+            found = _taken(used, with_rows(resized, MORE_ROWS[factor]), example, MORE_ROWS[factor])
             if found is not None:
                 return replace(found, resized=True)
-    return _taken(used, with_rows(arguments, MORE_ROWS), example, MORE_ROWS)
+    return _taken(used, with_rows(arguments, MORE_ROWS[1]), example, MORE_ROWS[1])
 
 
 def _taken(used: nn.Module, arguments: Arguments, example: list[tuple[int, ...]], rows: int) -> Elsewhere | None:

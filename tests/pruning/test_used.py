@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from fakes import seeded
+from numpy.testing import assert_array_equal
 from torch import Tensor, nn
 
-from prunefuse_al import fuse, prune
+from prunefuse_al import ProgressivePruning, PrunedProxySelector, TorchTrainer, fuse, prune
 from prunefuse_al.errors import FusionError
 from prunefuse_al.fusing.channel_map import ChannelMap
 from prunefuse_al.network.copying import afresh
@@ -265,3 +267,31 @@ def test_modes_stay_and_nothing_is_trained_or_asked_in_the_network_given() -> No
     assert [m.training for m in proxy.module.modules()] == [m.training for m in network.modules()]
     assert network.cache["cpu"] is kept
     assert all(torch.equal(tensor, before[name]) for name, tensor in named_tensors(network).items())
+
+
+@pytest.mark.filterwarnings("ignore:V2 with sync_every=2 costs about")
+@pytest.mark.parametrize("progressive", [None, ProgressivePruning(epochs=2, steps=2)])
+@pytest.mark.parametrize("name", ["MadeByEval", "FilledInEval"])
+def test_the_whole_method_with_a_network_that_was_used(name: str, progressive: Any, tmp_path: Path) -> None:
+    inputs = torch.randn(40, 9, 6, generator=torch.Generator().manual_seed(1))
+    picked, answers = [], []
+    for used in (False, True):
+        network = generic(name).train()
+        if used:
+            network.eval()(inputs)
+        trainer = TorchTrainer(3, 16, device="cpu", progress=False)
+        chosen = PrunedProxySelector(
+            network, 0.5, trainer=trainer, random_state=0, sync_every=2, progressive=progressive
+        )
+        chosen.fit(inputs, torch.arange(40) % 3)
+        chosen.fit_target()
+        picked.append(chosen.query(inputs, 4))
+        chosen.save(tmp_path / f"saved{used}")
+        other = generic(name).eval()
+        other(inputs)
+        loaded = PrunedProxySelector.load(tmp_path / f"saved{used}", other)
+        assert_array_equal(loaded.query(inputs, 4), picked[-1])
+        answers.append(loaded.fuse().eval()(inputs))
+        torch.testing.assert_close(answers[-1], chosen.fuse().eval()(inputs))
+    assert_array_equal(*picked)
+    torch.testing.assert_close(*answers)
