@@ -86,7 +86,9 @@ def prune(
 
     The channels that must leave together are found by watching one forward pass, so any architecture can be given.
     What is not understood is kept whole and reported; `register_rule` teaches an operation. Every proxy has passed a
-    gate before it is returned: it runs and trains, and with generic weights it is exactly a sub-network of `model`.
+    gate before it is returned: it runs and trains, and with generic weights it is exactly a sub-network of `model`, at
+    the size of the example and at half or twice that size where the network takes one (found out in at most four passes
+    on one row; the report says at which inputs they were compared, and what of the network these did not reach).
     This is step 2 of PruneFuse (arXiv 2603.26138): the same fraction leaves every layer, by the L2 norm of a channel's
     whole group.
 
@@ -117,7 +119,8 @@ def prune(
         InputError: an argument is out of range, or `example_inputs` cannot be used.
         UnsupportedModelError: TorchScript, quantised, lazy or meta modules.
         PruningError: nothing in the network can be thinned, or it does not run on `example_inputs`, on two rows of
-            them, or answers with NaN; never where `pruning_ratio` is 0 and it runs.
+            them, or answers with NaN or without a tensor; never where `pruning_ratio` is 0 and it runs. The message
+            names the line or layer, and what helps.
 
     Example:
         >>> import torch

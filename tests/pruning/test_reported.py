@@ -224,6 +224,10 @@ def test_refused_in_words_that_name_the_place_and_what_helps(make: Any, inputs: 
         prune(seeded(make), inputs)
 
 
+def test_a_ratio_of_0_asks_for_no_tensor() -> None:
+    assert prune(seeded(Distribution), ROWS, 0).report().parameter_share == 1
+
+
 def test_a_dataclass_is_thinned_or_refused() -> None:
     try:
         report = prune(seeded(Dataclass), ROWS).report()
