@@ -98,12 +98,15 @@ class ChannelMap:
         streams: channels normalised together, for function-preserving fusion.
         copies: "tensor:dimension" -> int64 [2, m], positions outside the proxy and the kept positions they start as
             copies of, for function-preserving fusion. A map has streams, copies, or neither.
+        computed: "module.path:attribute" of what the network computes and keeps (caches) -> what stands there before
+            it did, in a tuple; () where nothing does. Copies with other weights start so.
     """
 
     tensors: Mapping[str, TensorMap]
     attributes: Mapping[str, Any] = field(default_factory=dict)
     streams: tuple[Stream, ...] = ()
     copies: Mapping[str, Tensor] = field(default_factory=dict)
+    computed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def extract(self, state: State) -> dict[str, Tensor]:
         """Cut the proxy's values out of a dense state.
@@ -186,9 +189,10 @@ class ChannelMap:
                 )
         tensors = {name: outer.compose(inner.tensors[name]) for name, outer in self.tensors.items()}
         attributes = {**self.attributes, **inner.attributes}
+        computed = {**self.computed, **inner.computed}
         if self.copies or inner.copies:
-            return ChannelMap(tensors, attributes, copies=self._composed_copies(inner))
-        return ChannelMap(tensors, attributes, self.streams)
+            return ChannelMap(tensors, attributes, copies=self._composed_copies(inner), computed=computed)
+        return ChannelMap(tensors, attributes, self.streams, computed=computed)
 
     def _composed_copies(self, inner: ChannelMap) -> dict[str, Tensor]:
         """Return the copies of both maps, from the dense network's view; none unless both are exact by them."""
@@ -225,12 +229,13 @@ class ChannelMap:
                     f"relative_to(): {name!r} keeps {list(own.proxy_shape)} of {list(own.shape)}, but not out of the "
                     f"{list(outer.tensors[name].proxy_shape)} that the outer map keeps"
                 ) from error
-        return ChannelMap(tensors, self.attributes)  # what fusing needs to know is said of the dense network alone
+        # What fusing needs to know is said of the dense network alone.
+        return ChannelMap(tensors, self.attributes, computed=self.computed)
 
     def whole(self) -> ChannelMap:
         """Return the map of the same dense network that keeps everything."""
         tensors = {name: TensorMap(t.shape, (None,) * len(t.shape), t.inputs) for name, t in self.tensors.items()}
-        return ChannelMap(tensors)
+        return ChannelMap(tensors, computed=self.computed)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -240,6 +245,7 @@ class ChannelMap:
             and self.streams == other.streams
             and self.copies.keys() == other.copies.keys()
             and all(torch.equal(own, other.copies[key]) for key, own in self.copies.items())
+            and dict(self.computed) == dict(other.computed)
         )
 
     __hash__ = None  # type: ignore[assignment]  # holds tensors

@@ -11,7 +11,7 @@ from torch import nn
 
 from .. import checks
 from ..errors import FallbackWarning, FusionError, warn
-from ..network import check_model, copied, frozen_tensors, looks_trained, named_tensors
+from ..network import afresh, check_model, copied, frozen_tensors, looks_trained, named_tensors
 from .channel_map import ChannelMap
 from .delta import delta
 from .preserving import Held, fused_copy
@@ -145,7 +145,7 @@ def _fused_by(fusion: Fusion, model: nn.Module, proxy: Fusible) -> nn.Module:
             f"as {changed[0]!r}; unfreeze them before prune() if they are meant to change",
             FallbackWarning,
         )
-    return target
+    return afresh(target, proxy.channel_map.computed)
 
 
 @dataclass(frozen=True)
@@ -226,6 +226,7 @@ class Delta:
         with torch.no_grad():
             for name in own.keys() - frozen:
                 own[name].copy_(values[name])
+        afresh(target, proxy.channel_map.computed)
         parameters = changed - dict(dense.named_buffers(remove_duplicate=False)).keys()
         if parameters:
             warn(

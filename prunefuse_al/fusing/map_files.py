@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import FusionError
 from .channel_map import ChannelMap, Stream, TensorMap
+
+PLAIN = (int, float, str, type(None))
+"""What may stand, besides what is empty, where a network keeps what it computes, before it did."""
 
 _COPIES = ":copies"
 
@@ -27,6 +30,7 @@ def map_to_tensors(channel_map: ChannelMap) -> tuple[dict[str, Tensor], dict[str
         "tensors": {name: [list(t.shape), list(t.inputs)] for name, t in channel_map.tensors.items()},
         "attributes": dict(channel_map.attributes),
         "lists": [place for place, value in channel_map.attributes.items() if isinstance(value, list)],
+        "computed": {place: list(start) for place, start in channel_map.computed.items()},
         "streams": [[s.writers, s.norms, s.centred, s.scales] for s in channel_map.streams],
     }
     return indices, rest
@@ -44,6 +48,7 @@ def map_from_tensors(indices: Mapping[str, Tensor], rest: Mapping[str, Any]) -> 
             place: tuple(value) if isinstance(value, list) and place not in lists else value
             for place, value in rest["attributes"].items()
         }
+        computed = {place: tuple(start) for place, start in rest.get("computed", {}).items()}  # older files have none
         streams = tuple(
             Stream(
                 tuple((n, d) for n, d in writers),
@@ -56,7 +61,7 @@ def map_from_tensors(indices: Mapping[str, Tensor], rest: Mapping[str, Any]) -> 
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FusionError(f"from_tensors(): this describes no channel map ({error!r})") from error
     copies = {key.removesuffix(_COPIES): pairs for key, pairs in indices.items() if key.endswith(_COPIES)}
-    found = ChannelMap(tensors, attributes, streams, copies)
+    found = ChannelMap(tensors, attributes, streams, copies, computed)
     _check(found, indices)
     return found
 
@@ -74,6 +79,8 @@ def _check(found: ChannelMap, indices: Mapping[str, Tensor]) -> None:
         _check_copies(place, pairs, found.tensors[name], int(dim))
     for place, value in found.attributes.items():
         _check_attribute(place, value)
+    for place, start in found.computed.items():
+        _check_computed(place, start)
     for stream in found.streams:
         _check_stream(stream, found)
     if found.streams and found.copies:
@@ -112,6 +119,13 @@ def _check_attribute(place: str, value: Any) -> None:
     named = len(parts) <= 2 and all(part.isidentifier() and not part.startswith("__") for part in parts)
     if not colon or not named or not width:
         raise _wrong(f"the attribute {place!r} is {value!r}; it is a width, or several, of a module")
+
+
+def _check_computed(place: str, start: tuple[Any, ...]) -> None:
+    _, colon, name = place.partition(":")
+    plain = len(start) < 2 and all(value in ([], {}) or isinstance(value, PLAIN) for value in start)
+    if not colon or not name.isidentifier() or name.startswith("__") or name in dir(nn.Module()) or not plain:
+        raise _wrong(f"what was computed at {place!r} starts as {start!r}; it is a number, a text, empty, or nothing")
 
 
 def _check_stream(stream: Stream, found: ChannelMap) -> None:

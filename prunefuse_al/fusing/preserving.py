@@ -26,7 +26,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..network import copied, frozen_tensors, named_tensors
+from ..network import afresh, copied, frozen_tensors, named_tensors
 from .channel_map import ChannelMap, Stream
 
 EPSILONS = {"eps", "epsilon", "variance_epsilon", "layer_norm_epsilon"}
@@ -61,7 +61,7 @@ def fused_copy(
     with torch.inference_mode(False):  # tensors made in it could not be trained
         out = copied(model)
         held = put_back(out, proxy, channel_map, cross=cross, preserve=preserve, frozen=frozen_tensors(model))
-    return out, held
+    return afresh(out, channel_map.computed), held
 
 
 def in_the_way(model: nn.Module, proxy: nn.Module, channel_map: ChannelMap, frozen: Set[str]) -> frozenset[str]:

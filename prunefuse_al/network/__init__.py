@@ -4,6 +4,7 @@ from .batchnorm import averaging as averaging
 from .batchnorm import fold_batchnorm as fold_batchnorm
 from .batchnorm import recalibrate_batchnorm as recalibrate_batchnorm
 from .copying import WithoutHistory as WithoutHistory
+from .copying import afresh as afresh
 from .copying import copied as copied
 from .copying import stand_in as stand_in
 from .endings import check_first as check_first

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 T = TypeVar("T")
+N = TypeVar("N", bound=nn.Module)
 
 
 def copied(thing: T, memo: dict[int, Any] | None = None) -> T:
@@ -34,6 +35,34 @@ def stand_in(model: nn.Module) -> nn.Module:
     """
     with torch.inference_mode(False):
         return copied(model, {id(t): _sharing(t) for t in (*model.parameters(), *model.buffers())})
+
+
+def afresh(network: N, computed: Mapping[str, tuple[Any, ...]]) -> N:
+    """Return the network itself, after a change of its weights, without what it had computed of those it had before.
+
+    What its `train` and `eval` clear or make they clear and make anew; modes are what they were.
+
+    Args:
+        network: changed in place.
+        computed: "module:attribute" -> (what stands there where nothing was computed yet,), () where nothing does.
+            Nothing happens where this is empty.
+    """
+    if not computed:
+        return network
+    modes = [(module, module.training) for module in network.modules()]
+    network.train()
+    for place, start in computed.items():
+        path, _, name = place.partition(":")
+        module = network.get_submodule(path)
+        vars(module).pop(name, None)
+        for value in start:
+            setattr(module, name, copy.copy(value))
+    for module, training in modes:  # those outside come before those within
+        if module.training != training:
+            module.train(training)
+    for module, training in modes:
+        module.training = training
+    return network
 
 
 def _sharing(tensor: Tensor) -> Tensor:

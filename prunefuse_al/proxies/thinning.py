@@ -11,7 +11,7 @@ import torch
 from ..costs import Stage
 from ..errors import InputError, NoEffectWarning, PruningError
 from ..fusing import ChannelMap
-from ..network import copied, named_tensors
+from ..network import afresh, copied, named_tensors
 from ..pruning import Proxy
 from ..training import thin_in_place
 from .protocol import Task
@@ -74,6 +74,7 @@ class Thinning:
             if self._suits(found.channel_map, last=last):
                 inner = found.channel_map.relative_to(self._now.channel_map)
                 thin_in_place(self.network, optimizer, inner, found.channel_map.attributes)
+                afresh(self.network, found.channel_map.computed)
                 self._now = found.with_module(self.network)
             row.describe(self.network)
 
@@ -98,6 +99,7 @@ class Thinning:
         with torch.no_grad():
             for name, tensor in tensors.items():
                 tensor.copy_(values[name])
+        afresh(dense, within.computed)
         task = replace(self._task, dense=dense)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NoEffectWarning)  # small steps; the whole ratio was looked at before

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import checks
 from ..errors import FusionError
 from ..fusing import ChannelMap, as_sequence, attribute, captured_numbers, put_attributes
-from ..network import check_model, copied, named_tensors
+from ..network import afresh, check_model, copied, named_tensors
 from .groups import Structure
 
 # Attributes of a user's own modules that may hold a width or a number of heads, and look-alikes that never do.
@@ -59,7 +59,7 @@ def rebuild(model: nn.Module, channel_map: ChannelMap) -> nn.Module:
             memo[id(tensor)] = _like(tensor, state[name])
     proxy = copied(model, memo)
     put_attributes(proxy, channel_map.attributes)
-    return proxy
+    return afresh(proxy, channel_map.computed)
 
 
 def _like(tensor: Tensor, value: Tensor) -> Tensor:

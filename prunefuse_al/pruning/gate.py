@@ -12,20 +12,18 @@ from collections.abc import Mapping, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from ..costs import batch_rows, operation_flops
+from ..costs import batch_rows
 from ..errors import PruningError
 from ..fusing import ChannelMap, copy_channels, put_back
 from ..network import (
     Arguments,
+    afresh,
     answers,
     copied,
     first_output,
@@ -35,8 +33,13 @@ from ..network import (
     perturbed,
     with_rows,
 )
+from .choices import Chosen, differing
+from .computed import Computed
 from .groups import Structure, thinned_shapes
+from .nonfinite import first_not_finite
 from .quietly import answer_of, first_line
+from .refusals import DRAWS, UNCHECKED, shapes
+from .subject import Subject
 from .trace import KeptStatistics, visible_operations
 
 # (precision, relative distance that is rounding): single precision settles nearly all; what it cannot, double does.
@@ -51,9 +54,11 @@ class Verdict:
     Attributes:
         reason: why the proxy is refused, or "" if it passed.
         channel_map: the map, with the streams or copies that make preserving fusion exact.
-        preserve_distance: relative distance of the preserving fusion, generic weights where nothing is frozen.
+        preserve_distance: of the preserving fusion, relative to the largest answer, with generic weights where nothing
+            is frozen.
         exact: that distance is rounding.
         macs: multiply-accumulates of the proxy, per row.
+        remarks: what else there is to say of its exactness.
     """
 
     reason: str
@@ -61,6 +66,38 @@ class Verdict:
     preserve_distance: float = 0.0
     exact: bool = False
     macs: int = 0
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far two networks are apart.
+
+    Attributes:
+        spread: largest difference over the largest difference between rows, which a large constant part cannot hide;
+            NaN where one of them answers with NaN or infinity.
+        largest: largest difference over the largest answer.
+        chosen: the operation that chooses from other values in one of them, or "".
+        size: the inputs of another size at which they are apart, or "".
+    """
+
+    spread: float
+    largest: float = math.inf
+    chosen: str = ""
+    size: str = ""
+
+    def within(self, tolerance: float) -> bool:
+        """True where it is rounding."""
+        return self.spread < tolerance and not self.chosen
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what to say of it."""
+        found = []
+        if self.chosen:
+            found.append(f"{self.chosen} chooses from values that differ, so that few rows may agree by luck")
+        if self.size:
+            found.append(f"not at inputs {self.size}")
+        return tuple(found)
 
 
 def inspect(
@@ -68,7 +105,7 @@ def inspect(
     proxy: nn.Module,
     channel_map: ChannelMap,
     structure: Structure,
-    arguments: Arguments,
+    examined: Subject,
     kept: np.ndarray,
 ) -> Verdict:
     """Run every check; the first that fails gives the reason. Neither network is changed.
@@ -78,40 +115,78 @@ def inspect(
         proxy: the thin one that `channel_map` cuts out of it.
         channel_map: with all that may make preserving fusion exact; the verdict has what does.
         structure: the reading of the dense network.
-        arguments: example inputs.
+        examined: the example inputs, and what the network takes besides.
         kept: bool [components], which channels stay.
     """
     thin = copied(proxy)  # for every check in turn, each of which overwrites what the one before left
-    reason = _runs(thin, thinned_shapes(structure, kept), arguments) or _trains(model, thin, arguments)
+    arguments, elsewhere = examined.arguments, examined.elsewhere
+    reason = _runs(thin, structure, kept, examined) or _trains(model, thin, arguments)
     if reason:
         return Verdict(reason, channel_map)
     generator = torch.Generator().manual_seed(0)
     rows = 3 if _batch_norms(model) else 2  # of two, BatchNorm without positions would make +1 and -1
-    inputs = perturbed(with_rows(arguments, rows), generator)
-    verdict = Verdict("", channel_map)
-    for dtype, tolerance in PRECISIONS:
-        try:
-            verdict = _Comparison(model, thin, inputs, dtype, tolerance).verdict(channel_map, structure, kept)
-        except Exception as error:
-            what = f"cannot be checked in {str(dtype).removeprefix('torch.')}: {first_line(error)}"
-            verdict = Verdict(f"the proxy {what}", channel_map)
-        if not verdict.reason:
-            break
+    inputs = [perturbed(with_rows(arguments, rows), generator)]
+    if elsewhere is not None:
+        inputs.append(perturbed(elsewhere.arguments, generator))
+    verdict = _compared(model, thin, inputs, channel_map, structure, kept)
     frozen = frozen_tensors(model)
     return verdict if verdict.reason or not frozen else _with_frozen(verdict, model, thin, inputs, frozen)
 
 
+def _compared(
+    model: nn.Module,
+    thin: nn.Module,
+    inputs: list[Arguments],
+    channel_map: ChannelMap,
+    structure: Structure,
+    kept: np.ndarray,
+) -> Verdict:
+    """Return what comparisons say, in ever higher precision until one says that the proxy is exact.
+
+    Where answers are NaN, buffers that nothing is removed of keep their values: a mask, or a table of logarithms.
+    """
+    still = _constants(model, channel_map)
+    passed: Verdict | None = None
+    for as_they_are in ({}, still):
+        for dtype, tolerance in PRECISIONS:
+            try:
+                comparison = _Comparison(model, thin, inputs, dtype, tolerance, as_they_are, channel_map.computed)
+                verdict = comparison.verdict(channel_map, structure, kept)
+            except Exception as error:
+                what = f"cannot be checked in {str(dtype).removeprefix('torch.')}: {first_line(error)}"
+                verdict = Verdict(f"the proxy {what}", channel_map)
+            if verdict.exact:
+                return verdict
+            if not verdict.reason:  # single precision may have been what made it differ
+                passed = passed or verdict
+        if passed is not None or not still or UNCHECKED not in verdict.reason:
+            break
+    return passed or verdict
+
+
+def _constants(model: nn.Module, channel_map: ChannelMap) -> dict[str, Tensor]:
+    """Return the buffers that are neither thinned nor statistics of batches."""
+    running = {id(t) for norm in _batch_norms(model) for t in norm.buffers(recurse=False)}
+    return {
+        name: buffer
+        for name, buffer in model.named_buffers(remove_duplicate=False)
+        if channel_map.tensors[name].whole and id(buffer) not in running
+    }
+
+
 def _with_frozen(
-    verdict: Verdict, model: nn.Module, thin: nn.Module, inputs: Arguments, frozen: frozenset[str]
+    verdict: Verdict, model: nn.Module, thin: nn.Module, inputs: list[Arguments], frozen: frozenset[str]
 ) -> Verdict:
     """Return the verdict with the distance of a preserving fusion that leaves what is frozen as it is."""
     own = {name: tensor.detach() for name, tensor in named_tensors(model).items() if name in frozen}
     for dtype, tolerance in PRECISIONS:
-        comparison = _Comparison(model, thin, inputs, dtype, tolerance, verdict.channel_map.extract(own))
+        values, computed = verdict.channel_map.extract(own), verdict.channel_map.computed
+        comparison = _Comparison(model, thin, inputs, dtype, tolerance, values, computed)
         distance = comparison.distance(verdict.channel_map)
-        if distance < tolerance:
+        exact = distance.within(tolerance)
+        if exact:
             break
-    return replace(verdict, preserve_distance=distance, exact=verdict.exact and distance < tolerance)
+    return replace(verdict, preserve_distance=distance.largest, exact=verdict.exact and exact)
 
 
 class _Comparison:
@@ -124,22 +199,23 @@ class _Comparison:
         self,
         model: nn.Module,
         thin: nn.Module,
-        inputs: Arguments,
+        inputs: list[Arguments],
         dtype: torch.dtype,
         tolerance: float,
         frozen: Mapping[str, Tensor] = MappingProxyType({}),
+        computed: Computed = MappingProxyType({}),
     ) -> None:
         self.model, self.dtype, self.tolerance, self.frozen = model, dtype, tolerance, frozen
-        self.inputs = _converted(inputs, dtype)
+        self.inputs = [_converted(given, dtype) for given in inputs]
         self.thin = _converted_network(thin, dtype)
         _make_generic(self.thin, frozen.keys())
         _set(self.thin, frozen)
-        _calibrate(self.thin, self.inputs)
+        afresh(self.thin, computed)
+        _calibrate(self.thin, self.inputs[0])
         _set(self.thin, frozen)
-        counter = _FlopCounter()
-        with counter:
-            self.expected = _run(self.thin, self.inputs)
-        self.macs = round(counter.flops / 2 / batch_rows(*self.inputs))
+        afresh(self.thin, computed)
+        self.expected = [_run(self.thin, given, chosen=True) for given in self.inputs]
+        self.macs = round(self.expected[0].seen.flops / 2 / batch_rows(*self.inputs[0]))
 
     def verdict(self, channel_map: ChannelMap, structure: Structure, kept: np.ndarray) -> Verdict:
         """Show that the proxy is a sub-network, and find what makes the preserving fusion exact.
@@ -149,8 +225,8 @@ class _Comparison:
         plain = replace(channel_map, streams=(), copies={})
         copied, streamed = replace(channel_map, streams=()), replace(channel_map, copies={})
 
-        def fits(found: ChannelMap, distance: float, exact: bool) -> Verdict:
-            return Verdict("", found, distance, exact, self.macs)
+        def fits(found: ChannelMap, distance: Distance, exact: bool) -> Verdict:
+            return Verdict("", found, distance.largest, exact, self.macs, distance.remarks())
 
         replay = KeptStatistics(structure.trace, lambda marks: kept[structure.components[marks]])
         refused: str | None = None  # None: not asked yet
@@ -158,59 +234,97 @@ class _Comparison:
             target = self._target(plain)
             refused = self._refused(target, replay)
             copy_channels(target, channel_map)
-            if not refused and (distance := self._distance(target)) < self.tolerance:
+            if not refused and (distance := self._distance(target)).within(self.tolerance):
                 return fits(copied, distance, True)
             del target
         for candidate in (streamed, plain) if channel_map.streams else (plain,):
             distance = self.distance(candidate)
-            if distance < self.tolerance:
+            if distance.within(self.tolerance):
                 return fits(candidate, distance, True)
         if refused is None:
             refused = self._refused(self._target(plain), replay)
         if not refused:
-            return fits(plain, math.inf if math.isnan(distance) else distance, False)
-        if math.isnan(distance):
-            return Verdict("the proxy cannot be checked: with generic weights answers are NaN or infinite", plain)
-        return Verdict(f"{refused}: relative distance {distance:.2g} with generic weights", plain)
+            return fits(plain, distance, False)
+        if math.isnan(distance.spread):
+            place = first_not_finite(self.thin, self.inputs[0])
+            first = f", first in {place}" if place else ""
+            return Verdict(f"the proxy {UNCHECKED}: with generic weights answers are NaN or infinite{first}", plain)
+        return Verdict(f"{refused}: relative distance {distance.spread:.2g} with generic weights", plain)
 
     def _refused(self, target: nn.Module, replay: KeptStatistics) -> str:
         """Return why a target that looks at the proxy's channels only does not give what the proxy does, or ""."""
         try:
-            distance = self._distance(target, replay)
+            distance = self._apart(target, 0, replay)
         except PruningError as error:
-            return f"the proxy cannot be checked, {error}"
-        return "" if distance < self.tolerance else "the proxy is not a sub-network"
+            return f"the proxy {UNCHECKED}, {error}"
+        if distance.within(self.tolerance):
+            return ""
+        drawn = f"{DRAWS} (at {replay.trace.draws[0]}), so " if replay.trace.draws else ""
+        return f"{f'the network {drawn}' if drawn else ''}the proxy is not a sub-network"
 
-    def distance(self, channel_map: ChannelMap) -> float:
-        """Return the relative distance between the preserving fusion and the proxy."""
+    def distance(self, channel_map: ChannelMap) -> Distance:
+        """Return the distance between the preserving fusion and the proxy."""
         return self._distance(self._target(channel_map))
 
     def _target(self, channel_map: ChannelMap) -> nn.Module:
         """Return the preserving fusion; its dense copy is the only one that is alive."""
         dense = _converted_network(copied(self.model), self.dtype)
         _make_generic(dense, self.frozen.keys())
+        if channel_map.computed:  # as one that was used before
+            _run(afresh(dense, channel_map.computed), self.inputs[0])
         put_back(dense, self.thin, channel_map, cross=0.0, preserve=True, frozen=self.frozen.keys())
-        return dense
+        return afresh(dense, channel_map.computed)
 
-    def _distance(self, target: nn.Module, mode: KeptStatistics | None = None) -> float:
-        """Return the relative distance, NaN where one of the two answers with NaN or infinity."""
+    def _distance(self, target: nn.Module) -> Distance:
+        """Return the distance at the example's size, or if it is rounding there, that at the other."""
+        distance = self._apart(target, 0)
+        for number in range(1, len(self.inputs)):
+            if distance.within(self.tolerance):
+                other = self._apart(target, number)
+                if not other.within(self.tolerance):
+                    size = ", ".join(map(str, shapes(self.inputs[number])))
+                    distance = replace(other, size="" if other.chosen else size)
+        return distance
+
+    def _apart(self, target: nn.Module, number: int, mode: KeptStatistics | None = None) -> Distance:
+        """Return the distance at one of the inputs."""
+        expected, chosen = self.expected[number].values, self.expected[number].seen
         with mode or nullcontext():
-            answered = _run(target, self.inputs)
-        pairs = [(a, b) for a, b in zip(answered, self.expected, strict=True) if a.shape == b.shape]
-        if not pairs:
-            return math.inf
+            answered = _run(target, self.inputs[number], chosen=bool(chosen.values))
         # What was thinned, as an embedding beside the logits, has another shape in the target.
-        found, expected = (first_output(list(side)) for side in zip(*pairs, strict=True))
+        pairs = [(a, b) for a, b in zip(answered.values, expected, strict=True) if a.shape == b.shape]
+        if not pairs:
+            return Distance(math.inf)
+        found, wanted = (first_output(list(side)) for side in zip(*pairs, strict=True))
+        difference, largest = float((found - wanted).abs().max()), float(wanted.abs().max())
         # Measured on what differs between rows: a large constant part would hide any difference.
-        scale = max(float((expected - expected.mean(0)).abs().max()), 1e-6 * float(expected.abs().max())) or 1.0
-        distance = float((found - expected).abs().max()) / scale
-        return distance if math.isfinite(distance) else math.nan
+        scale = max(float((wanted - wanted.mean(0)).abs().max()), 1e-6 * largest) or 1.0
+        if not math.isfinite(difference / scale):
+            return Distance(math.nan)
+        differs = differing(answered.seen, chosen, self.tolerance) if chosen.values else ""
+        return Distance(difference / scale, difference / (largest or 1.0), differs)
 
 
-def _runs(thin: nn.Module, expected: list[tuple[int, ...]], arguments: Arguments) -> str:
+def _runs(thin: nn.Module, structure: Structure, kept: np.ndarray, examined: Subject) -> str:
     """Return why the proxy does not run, as a user runs it, like the dense network did, or ""."""
+    thin.eval()
+    dense, expected = [answer.shape for answer in structure.trace.answers], thinned_shapes(structure, kept)
+    reason = _answers_so(thin, expected, examined.arguments)
+    elsewhere = examined.elsewhere
+    if reason or elsewhere is None:
+        return reason
+    # A dimension that is thinned and depends on the size of the input is thinned by the same share.
+    expected = [
+        tuple(o * t // d if d else o for o, t, d in zip(*shapes_of, strict=True))
+        for shapes_of in zip(elsewhere.answers, expected, dense, strict=True)
+    ]
+    reason = _answers_so(thin, expected, elsewhere.arguments)
+    return f"at inputs {elsewhere} {reason}" if reason else ""
+
+
+def _answers_so(thin: nn.Module, expected: list[tuple[int, ...]], arguments: Arguments) -> str:
     try:
-        found = output_shapes(answer_of(thin.eval(), arguments))
+        found = output_shapes(answer_of(thin, arguments))
     except Exception as error:  # whatever a user's code raises
         return f"the proxy does not run: {first_line(error)}"
     return "" if found == expected else f"the proxy gives {found} where the network gives {expected}"
@@ -237,21 +351,6 @@ def _backward(module: nn.Module, arguments: Arguments) -> None:
         if outputs:
             torch.stack([t.float().square().mean() for t in outputs]).sum().backward()
     module.zero_grad()
-
-
-class _FlopCounter(TorchDispatchMode):
-    """Counts operations as the tracer does: of a network whose every operation is visible."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = 0
-
-    def __torch_dispatch__(
-        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.flops += operation_flops(func, args, kwargs or {}, out)
-        return out
 
 
 def _converted_network(out: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -329,7 +428,16 @@ def _batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
     return [m for m in module.modules() if isinstance(m, kind) and m.running_mean is not None]
 
 
-def _run(module: nn.Module, inputs: Arguments) -> list[Tensor]:
+@dataclass(frozen=True)
+class _Answered:
+    """What a network answered, and what choices it made on the way."""
+
+    values: list[Tensor]
+    seen: Chosen
+
+
+def _run(module: nn.Module, inputs: Arguments, *, chosen: bool = False) -> _Answered:
     args, kwargs = inputs
-    with visible_operations(module), torch.no_grad():
-        return answers(module(*args, **kwargs))
+    seen = Chosen(_run.__code__)
+    with visible_operations(module), torch.no_grad(), seen if chosen else nullcontext():
+        return _Answered(answers(module(*args, **kwargs)), seen)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..fusing import attribute, put_attributes
 from ..network import Arguments, answers, copied
-from .quietly import answer_of
+from .quietly import answer_of, same_values
 
 
 def needed(model: nn.Module, proxy: nn.Module, guessed: Mapping[str, Any], arguments: Arguments) -> dict[str, Any]:
@@ -72,14 +72,4 @@ def _answers(module: nn.Module, arguments: Arguments) -> Iterator[list[Tensor] |
 
 def _equal(one: list[list[Tensor] | None], other: list[list[Tensor] | None]) -> bool:
     """True where both answer the same, bit for bit, and fail in the same modes."""
-    for a, b in zip(one, other, strict=True):
-        if a is None or b is None:
-            if a is not b:
-                return False
-        elif len(a) != len(b) or not all(_same_values(x, y) for x, y in zip(a, b, strict=True)):
-            return False
-    return True
-
-
-def _same_values(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+    return all(same_values(a, b) for a, b in zip(one, other, strict=True))

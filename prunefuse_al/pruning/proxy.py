@@ -15,7 +15,7 @@ from ..costs import batch_rows, parameter_count
 from ..data import alone
 from ..errors import InputError, NoEffectWarning, PruningError, warn
 from ..fusing import ChannelMap, TensorMap
-from ..network import Arguments, as_arguments, check_model, frozen_tensors, named_tensors, with_rows
+from ..network import as_arguments, check_model, frozen_tensors, named_tensors
 from ..types import RngLike, as_rng
 from .groups import STREAM, Keep, check_keep, check_parts, outside, thinned_shapes
 from .importance import Importance, channel_scores, check_importance, measured
@@ -23,6 +23,8 @@ from .refusals import CURES, NOT_UNDERSTOOD, nothing_prunable
 from .repairing import RepairReport
 from .report import LayerWidth, PruningReport
 from .search import Attempt, Choice, Found, Thinnable, widest
+from .subject import Subject, subject
+from .unreached import never_used
 from .widths import (
     GlobalScope,
     asked_sizes,
@@ -86,7 +88,9 @@ def prune(
 
     The channels that must leave together are found by watching one forward pass, so any architecture can be given.
     What is not understood is kept whole and reported; `register_rule` teaches an operation. Every proxy has passed a
-    gate before it is returned: it runs and trains, and with generic weights it is exactly a sub-network of `model`.
+    gate before it is returned: it runs and trains, and with generic weights it is exactly a sub-network of `model`, at
+    the size of the example and at half or twice that size where the network takes one (found out in at most four passes
+    on one row; the report says at which inputs they were compared, and what of the network these did not reach).
     This is step 2 of PruneFuse (arXiv 2603.26138): the same fraction leaves every layer, by the L2 norm of a channel's
     whole group.
 
@@ -122,7 +126,8 @@ def prune(
         InputError: an argument is out of range, or `example_inputs` cannot be used.
         UnsupportedModelError: TorchScript, quantised, lazy or meta modules.
         PruningError: nothing in the network can be thinned, or it does not run on `example_inputs`, on two rows of
-            them, or answers with NaN; never where `pruning_ratio` is 0 and it runs.
+            them, or answers with NaN or without a tensor; never where `pruning_ratio` is 0 and it runs. The message
+            names the line or layer, and what helps.
 
     Example:
         >>> import torch
@@ -165,11 +170,14 @@ def prune(
 
     with alone(), torch.inference_mode(False):
         given = as_arguments(example_inputs, model)
-        found = widest(model, given, thinnable, choose)
+        examined = subject(model, given, compared=pruning_ratio > 0)
+        found = widest(examined, thinnable, choose)
         if pruning_ratio > 0 and not found.structure.groups:
             raise PruningError(nothing_prunable(found.structure, pruning_ratio))
-        report = _report(model, found, with_rows(given, 2), float(pruning_ratio))
+        unused = never_used(model, found.structure.trace)
+        report = _report(model, found, examined, tuple(unused), float(pruning_ratio))
     _warn(report)
+    _warn_of_unused(unused, found.verdict.channel_map)
     return Proxy(found.module, found.verdict.channel_map, report)
 
 
@@ -180,7 +188,7 @@ def _check_within(within: ChannelMap, model: nn.Module) -> None:
         raise InputError("within= is a map of another network; pass the channel_map of a proxy cut from this one")
 
 
-def _report(model: nn.Module, found: Found, arguments: Arguments, ratio: float) -> PruningReport:
+def _report(model: nn.Module, found: Found, examined: Subject, unused: tuple[str, ...], ratio: float) -> PruningReport:
     verdict, reading = found.verdict, found.structure
     atoms = reading.trace.atoms
     unmet = {n: 1 - ratio for n, reason in reading.reasons.items() if not reason.startswith(_EXPECTED)}
@@ -197,7 +205,7 @@ def _report(model: nn.Module, found: Found, arguments: Arguments, ratio: float) 
         pruning_ratio=float(ratio),
         dense_parameters=parameter_count(model),
         proxy_parameters=parameter_count(found.module),
-        dense_macs=round(reading.trace.flops / 2 / batch_rows(*arguments)),
+        dense_macs=round(reading.trace.flops / 2 / batch_rows(*examined.arguments)),
         proxy_macs=verdict.macs,
         widths=tuple(_widths(maps, asked, atoms.registered)),
         kept_whole=whole,
@@ -209,6 +217,9 @@ def _report(model: nn.Module, found: Found, arguments: Arguments, ratio: float) 
             for answer, shape in zip(reading.trace.answers, thinned_shapes(reading, found.choice.kept), strict=True)
             if shape != answer.shape
         },
+        compared_at=examined.sizes[: 2 if verdict.exact or verdict.remarks else 1],
+        remarks=verdict.remarks,
+        not_executed=(*unused, *examined.branches),
     )
 
 
@@ -245,5 +256,22 @@ def _warn(report: PruningReport) -> None:
         warn(
             f"pruning_ratio={report.pruning_ratio:g} was asked, but only {1 - proxy / dense:.2f} of the channels could "
             f"leave ({reasons}); see proxy.report(){taught}",
+            NoEffectWarning,
+        )
+
+
+def _warn_of_unused(unused: Mapping[str, frozenset[int]], channel_map: ChannelMap) -> None:
+    """Say so where what the example does not use is as wide as what was thinned, and so may read it."""
+    thinned = {
+        t.shape[dim] for t in channel_map.tensors.values() for dim, kept in enumerate(t.kept) if kept is not None
+    }
+    meant = {name: sorted(sizes & thinned) for name, sizes in unused.items() if sizes & thinned}
+    if meant:
+        name, (size, *_) = next(iter(meant.items()))
+        others = f" (and {len(meant) - 1} more)" if len(meant) > 1 else ""
+        warn(
+            f"prune(): {name}{others} was not used on example_inputs and keeps its width {size}, while others of that "
+            "width were thinned: where it reads or joins those, the proxy will fail; pass example_inputs that reach "
+            "it, or name the layers that it reads in keep=; see proxy.report().not_executed",
             NoEffectWarning,
         )

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..network import Arguments
+from .places import place_raised
 
 
 @contextmanager
@@ -33,6 +34,17 @@ def answer_of(module: nn.Module, arguments: Arguments) -> Any:
         return module(*args, **kwargs)
 
 
+def same_values(one: list[Tensor] | None, other: list[Tensor] | None) -> bool:
+    """True where two networks answer the same, bit for bit; None is the answer of one that fails."""
+    if one is None or other is None:
+        return one is other
+    return len(one) == len(other) and all(
+        a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all()) for a, b in zip(one, other, strict=True)
+    )
+
+
 def first_line(error: Exception) -> str:
-    """Return the kind of an error and the first line of what it says."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    """Return the kind of an error, the first line of what it says, and the line of the network's code that raised."""
+    place = place_raised(error)
+    said = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {said}{f' at {place}' if place else ''}"

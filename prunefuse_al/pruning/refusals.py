@@ -10,17 +10,22 @@ from torch.utils._pytree import tree_leaves
 
 from ..network import Arguments, copied
 from .groups import Structure
+from .nonfinite import first_not_finite
+from .places import place_raised
 from .quietly import answer_of
 
 NATURAL = ("reads an input", "is not both written")  # what no pruning removes: inputs, kernel positions, tables
 NOT_UNDERSTOOD = "is not understood"
+DRAWS = "draws random numbers in eval mode"
+UNCHECKED = "cannot be checked"
 CURES = {  # a word of the reason -> what helps; of several the first, as what is kept whole makes what reads it fail
     NOT_UNDERSTOOD: "say what that does with prunefuse_al.pruning.register_rule, or compute it with others",
     "fixed size": "expand what is the same for all channels or heads, such as a mask, from size 1 inside forward",
     "does not run": "take widths in forward from the shapes of tensors or from attributes, not from numbers",
+    DRAWS: "draw nothing in eval mode: ask self.training first, as nn.Dropout does",
     "not a sub-network": "let no result depend on how many channels there are",
     "out of step": "let which operations run depend neither on values nor on the number of rows",
-    "cannot be checked": "keep answers finite whatever the weights are",
+    UNCHECKED: "keep answers finite whatever the weights are",
     "answers with": "answer with the logits alone",
     "kept on request": "name fewer layers in keep=",
     "is a residual stream": "pass parts='all'",
@@ -64,12 +69,14 @@ def does_not_run(model: nn.Module, arguments: Arguments, given: Arguments, error
         given: the example inputs as they were passed.
         error: what it raised.
     """
-    why = f"{type(error).__name__}: {error}".rstrip(". \n")
+    place = place_raised(error)
+    why = f"{type(error).__name__}: {error}".rstrip(". \n") + (f" at {place}" if place else "")
     if shapes(given) != shapes(arguments) and _runs(model, given):
         return (
             f"prune(): the network runs on example_inputs {shapes(given)}, but not on two rows of them, "
             f"{shapes(arguments)}: {why}. Inputs that have rows need as many as the first one, and the network has to "
-            "take any number of rows: make what has several rows for a sample, as a mask for each head, inside forward"
+            "take any number of rows: make what has several rows for a sample, as a mask for each head, inside "
+            "forward, and give a graph, whose nodes are no samples, a leading dimension of graphs"
         )
     return (
         f"prune(): the network does not run on example_inputs {shapes(given)}: {why}; pass inputs of the shapes and "
@@ -77,12 +84,22 @@ def does_not_run(model: nn.Module, arguments: Arguments, given: Arguments, error
     )
 
 
-def not_finite(arguments: Arguments) -> str:
-    """Return what to tell a user whose network answers with NaN."""
+def no_tensors(model: nn.Module, answer: object) -> str:
+    """Return what to tell a user whose network answers with something in which there are no tensors."""
     return (
-        f"prune(): the network answers with NaN or infinite values on example_inputs {shapes(arguments)}, so no proxy "
-        "can be checked against it; pass inputs with finite answers (a row that is padding throughout has none in an "
-        "attention), or repair the weights"
+        f"prune(): {type(model).__name__}.forward answers with {type(answer).__name__}, in which no tensor was found "
+        "to compare a proxy by; return a tensor, or a tuple or dict of tensors, such as the logits of a distribution, "
+        "and make the rest of them outside forward"
+    )
+
+
+def not_finite(model: nn.Module, arguments: Arguments) -> str:
+    """Return what to tell a user whose network answers with NaN."""
+    place = first_not_finite(model, arguments)
+    return (
+        f"prune(): the network answers with NaN or infinite values on example_inputs {shapes(arguments)}"
+        f"{f', first in {place}' if place else ''}, so no proxy can be checked against it; pass inputs with finite "
+        "answers (a row that is padding throughout has none in an attention), or repair the weights"
     )
 
 

@@ -18,6 +18,7 @@ from ..fusing import ChannelMap
 from ..network import (
     Forward,
     Transform,
+    afresh,
     check_model,
     copied,
     describe,
@@ -208,7 +209,7 @@ class _Pair:
             self.thin.to(home)
         for own, given in zip(self.thin.modules(), like.modules(), strict=True):
             own.training = given.training
-        return self.thin
+        return afresh(self.thin, self.channel_map.computed)
 
 
 @dataclass(frozen=True)

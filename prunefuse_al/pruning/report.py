@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+_MOST_SHOWN = 10
+
 
 @dataclass(frozen=True)
 class LayerWidth:
@@ -36,12 +38,17 @@ class PruningReport:
         widths: output width of every weight with more than one dimension.
         kept_whole: "tensor, dimension" -> why nothing (or, "in part", less than asked) was removed along it.
         preserve_exact: `fuse(cross="preserve")` gives the proxy's function to rounding.
-        preserve_distance: largest difference |target(x) - proxy(x)| over the largest |proxy(x)|, measured with random
-            weights at fusion, but for what is frozen.
+        preserve_distance: largest difference |target(x) - proxy(x)| over the largest |proxy(x)|, measured in `prune`
+            with random weights in place of all that is not frozen.
         frozen: names of parameters of the dense network that take no gradient, and of statistics of frozen batch norms:
             no fusion changes them, so that it is seldom exact where whole layers are frozen.
         outputs: what the network answers with beside its logits and was thinned, as an embedding: its place ("1",
             "features") -> shape in the dense network, shape in the proxy. Targets have the dense one.
+        compared_at: shapes of the inputs on which proxy and fused network were compared: those of the example, and half
+            or twice that size where the network takes it, else more rows.
+        remarks: why fusion is not exact, where that hangs on the size of inputs or on a choice of one value of several.
+        not_executed: what the example inputs did not reach: modules and parameters that were never used, and the first
+            line of each branch of the network's own code that was not taken.
     """
 
     pruning_ratio: float
@@ -55,6 +62,9 @@ class PruningReport:
     preserve_distance: float
     frozen: tuple[str, ...] = ()
     outputs: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    compared_at: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    not_executed: tuple[str, ...] = ()
 
     @property
     def parameter_share(self) -> float:
@@ -86,6 +96,13 @@ class PruningReport:
         else:
             frozen = f"; {len(self.frozen)} tensors are frozen and stay as they are" if self.frozen else ""
             lines.append(f'fuse(cross="preserve"): not exact, relative distance {self.preserve_distance:.2g}{frozen}')
+        lines += [f"  {remark}" for remark in self.remarks]
+        if self.compared_at:
+            lines.append(f"compared at inputs {' and '.join(self.compared_at)}")
+        if self.not_executed:
+            left = len(self.not_executed) - _MOST_SHOWN
+            lines += ["not reached by the example:", *(f"  {name}" for name in self.not_executed[:_MOST_SHOWN])]
+            lines += [f"  and {left} more, see not_executed"] if left > 0 else []
         return "\n".join(lines)
 
 

@@ -14,12 +14,13 @@ from torch import nn
 from ..costs import batch_rows
 from ..errors import PruningError
 from ..fusing import ChannelMap
-from ..network import Arguments, named_tensors, with_rows
+from ..network import named_tensors
 from .build import guessed_attributes, known_attributes, rebuild
 from .gate import Verdict, inspect
 from .groups import Group, Keep, Structure, channel_map, protected_axes, structure
 from .needed import needed
 from .refusals import does_not_run, not_finite
+from .subject import Subject
 from .trace import trace
 from .twins import copies
 from .written import written_widths
@@ -77,15 +78,18 @@ class Found:
 class _Trial:
     """Puts thinnings of one network to the gate."""
 
-    model: nn.Module
-    arguments: Arguments
+    subject: Subject
     choose: Choose
+
+    @property
+    def model(self) -> nn.Module:
+        return self.subject.model
 
     def __call__(self, attempt: Attempt) -> Found:
         choice, reading = self.choose(attempt), attempt.structure
         kept = choice.kept
         cut = channel_map(reading, kept, named_tensors(self.model))
-        cut = replace(cut, copies=copies(reading, kept))
+        cut = replace(cut, copies=copies(reading, kept), computed=self.subject.computed)
         guessed = guessed_attributes(self.model, cut, reading, kept)
         if attempt.careful:  # a width may stand under any name, such as `self.h = heads`
             readings = [guessed, guessed_attributes(self.model, cut, reading, kept, freely=True)]
@@ -119,7 +123,7 @@ class _Trial:
         if found.verdict.exact or np.array_equal(self.choose(fewer).kept, found.choice.kept):
             return found
         other = self(fewer)
-        asked = found.structure.trace.flops / 2 / batch_rows(*self.arguments) * found.choice.share
+        asked = found.structure.trace.flops / 2 / batch_rows(*self.subject.arguments) * found.choice.share
         far, near = (abs(math.log(max(1, one.verdict.macs) / max(1, asked))) for one in (found, other))
         return other if not other.verdict.reason and other.verdict.exact and near <= far else found
 
@@ -127,14 +131,14 @@ class _Trial:
         if not guessed:
             return guessed
         proxy = rebuild(self.model, replace(cut, attributes=known_attributes(self.model, cut) | guessed))
-        return needed(self.model, proxy, guessed, self.arguments)
+        return needed(self.model, proxy, guessed, self.subject.arguments)
 
     def _judged(self, cut: ChannelMap, reading: Structure, choice: Choice) -> Found:
         module = rebuild(self.model, cut)
         if choice.kept.all():  # there is nothing to judge
-            macs = round(reading.trace.flops / 2 / batch_rows(*self.arguments))
+            macs = round(reading.trace.flops / 2 / batch_rows(*self.subject.arguments))
             return Found(module, Verdict("", cut, exact=True, macs=macs), reading, choice)
-        verdict = inspect(self.model, module, cut, reading, self.arguments, choice.kept)
+        verdict = inspect(self.model, module, cut, reading, self.subject, choice.kept)
         return Found(module, verdict, reading, choice)
 
 
@@ -146,38 +150,40 @@ class Thinnable:
     parts: str = "all"
 
 
-def widest(model: nn.Module, given: Arguments, thinnable: Thinnable, choose: Choose) -> Found:
-    """Return the thinning of `model` that removes most and passes the gate; it has no groups where nothing can go.
+def widest(examined: Subject, thinnable: Thinnable, choose: Choose) -> Found:
+    """Return the thinning of a network that removes most and passes the gate; it has no groups where nothing can go.
 
     All groups of channels are tried together first: as they are, then so that equal widths stay equal, then having
     watched the network train as well. Where the gate still refuses, the groups that it refuses are looked for by
     halving and kept whole, with its words as the reason.
 
     Raises:
-        PruningError: the network does not run on the inputs given or on two rows of them, or answers with NaN.
+        PruningError: the network answers with NaN, or a rule that was registered does not fit.
     """
-    trial, found = _Trial(model, with_rows(given, 2), choose), None
-    for attempt in _attempts(model, trial.arguments, given, thinnable):
+    trial, found = _Trial(examined, choose), None
+    for attempt in _attempts(examined, thinnable):
         found = trial(attempt)
         if not found.verdict.reason:
             return trial.exact_if_near(trial.leanest(found) if attempt.careful else found, attempt)
         if not attempt.structure.trace.finite:
-            raise PruningError(not_finite(given))
+            raise PruningError(not_finite(examined.model, examined.given))
     assert found is not None  # the first reading raises where there is none
     largest = _by_halving(trial, found)
     return trial.leanest(largest) if largest.structure.groups else largest
 
 
-def _attempts(model: nn.Module, arguments: Arguments, given: Arguments, thinnable: Thinnable) -> Iterator[Attempt]:
+def _attempts(examined: Subject, thinnable: Thinnable) -> Iterator[Attempt]:
+    model = examined.model
     for train_mode in (False, True):
         try:
-            watched = trace(model, *arguments, train_mode=train_mode)
+            also = examined.elsewhere.arguments if train_mode and examined.elsewhere else None
+            watched = trace(model, *examined.arguments, train_mode=train_mode, also=also)
         except PruningError:  # a rule that was registered does not fit
             raise
         except Exception as error:
             if train_mode:
                 return
-            raise PruningError(does_not_run(model, arguments, given, error)) from error
+            raise PruningError(does_not_run(model, examined.arguments, examined.given, error)) from error
         protected = protected_axes(watched, model, thinnable.keep)
         for pads_stay in (False, True) if watched.atoms.padded and not train_mode else (train_mode,):
             reading = structure(watched, protected, thinnable.parts, pads_stay=pads_stay)

@@ -7,11 +7,11 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
-from pathlib import PurePath
 
 from torch import nn
 
 from .groups import Group
+from .places import place_of
 
 
 def written_widths(model: nn.Module, groups: Iterable[Group]) -> str:
@@ -38,7 +38,7 @@ def _numbers(module: nn.Module) -> Iterator[tuple[int, str]]:
         return
     try:
         lines, start = inspect.getsourcelines(kind)
-        file = PurePath(inspect.getsourcefile(kind) or "?").name
+        file = inspect.getsourcefile(kind)
         tree = ast.parse(textwrap.dedent("".join(lines))).body[0]
     except (OSError, TypeError, SyntaxError):  # its source is not at hand
         return
@@ -48,7 +48,7 @@ def _numbers(module: nn.Module) -> Iterator[tuple[int, str]]:
             value = _value(node, module)
             if type(value) is int and isinstance(node, ast.expr):
                 line = lines[node.lineno - 1].strip()
-                yield value, f"{kind.__name__}.{method.name} ({file}, line {start + node.lineno - 1}: `{line}`)"
+                yield value, place_of(kind, method.name, file, start + node.lineno - 1, line)
 
 
 def _value(node: ast.AST, module: nn.Module) -> object:

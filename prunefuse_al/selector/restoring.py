@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..costs import MAX_ROWS, CostLedger, from_columns
 from ..errors import CheckpointError, InputError, PruneFuseError
 from ..fusing import ChannelMap, epsilons, set_epsilons
-from ..network import Form, check_model, check_state, copied, forms_of, load_state, named_tensors, under
+from ..network import Form, afresh, check_model, check_state, copied, forms_of, load_state, named_tensors, under
 from ..proxies import Another, AnyProxy, Dense, Kind, OtherNetwork, Probe
 from ..pruning import LayerWidth, Proxy, PruningReport, rebuild
 from .architecture import difference
@@ -268,6 +268,8 @@ def _state(
         raise CheckpointError("load(): the file has a channel map without a report, or a report without a map")
     if channel_map is None and other is None:
         raise CheckpointError("load(): the file was saved with proxy=; pass that network to load()")
+    computed = {} if channel_map is None else channel_map.computed
+    afresh(dense, computed)  # it may have been used with other weights
     shape = copied(other) if channel_map is None else rebuild(dense, channel_map)
     assert shape is not None
     start = dense  # a proxy that is thinned while it is trained starts as wide
@@ -279,7 +281,7 @@ def _state(
         proxy = Proxy(trained, channel_map, report, repaired=_repaired(config, start))
     synced = None
     if config["synced_epsilons"] is not None:
-        synced = load_state(copied(dense), tensors, "synced/", "target")
+        synced = afresh(load_state(copied(dense), tensors, "synced/", "target"), computed)
         _put_epsilons(synced, config["synced_epsilons"])
     return Trained(dense, proxy.with_module(start), proxy, config["round"], synced=synced)
 
@@ -325,6 +327,11 @@ def _map(tensors: Mapping[str, Tensor], config: Mapping[str, Any], dense: nn.Mod
         own = vars(modules[path]).get(name) if path in modules else None
         if not _narrower(value, own):
             raise CheckpointError(f"load(): the file sets {place!r} to {value!r:.200}; the network has {own!r:.200}")
+    for place, start in found.computed.items():
+        path, _, name = place.partition(":")
+        own = getattr(modules.get(path), name, None)
+        if path not in modules or isinstance(own, nn.Module | nn.Parameter) or callable(own):
+            raise CheckpointError(f"load(): the file sets {place!r} to {start!r:.200}; the network has {own!r:.200}")
     absent = [path for stream in found.streams for path, _ in stream.norms if path not in modules]
     if absent:
         raise CheckpointError(f"load(): the channel map names the module {absent[0]!r}, which the network has not")
@@ -345,6 +352,8 @@ def _report(value: Any) -> PruningReport | None:
     known = isinstance(report, PruningReport) and _typed(report) and 0 <= report.pruning_ratio < 1
     known = known and type(report.widths) is tuple and type(report.kept_whole) is dict
     known = known and all(isinstance(width, LayerWidth) and _typed(width) for width in report.widths)
+    said = (report.compared_at, report.remarks, report.not_executed) if known else ()
+    known = known and all(type(of) is tuple and all(isinstance(text, str) for text in of) for of in said)
     if not known or not all(isinstance(reason, str) for reason in report.kept_whole.values()):
         raise CheckpointError(f"load(): the file's report is none that prune makes: {report!r:.200}")
     return report  # type: ignore[no-any-return]

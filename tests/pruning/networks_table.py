@@ -49,7 +49,8 @@ RATIOS = (0.3, 0.5, 0.7)
 def row(family: Family, reports: Sequence[PruningReport]) -> str:
     """Return a family's line of the table, from reports at one ratio or more; the middle one tells the rest."""
     middle = reports[len(reports) // 2]
-    reasons = Counter(reason for reason in middle.kept_whole.values() if not reason.startswith(NATURAL))
+    said = (reason for reason in middle.kept_whole.values() if not reason.startswith(NATURAL))
+    reasons = Counter(reason.partition(", at ")[0] for reason in said)  # not the lines of the network's code
     kept = "; ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items()))
     shares = " ".join(f"{report.mac_share:.2f}" for report in reports)
     return f"| {family.name} | {shares} | {middle.parameter_share:.2f} | {exactness(reports)} | {kept} |"

@@ -17,6 +17,7 @@ from prunefuse_al.pruning.build import rebuild
 from prunefuse_al.pruning.gate import inspect
 from prunefuse_al.pruning.groups import structure
 from prunefuse_al.pruning.proxy import prune
+from prunefuse_al.pruning.subject import subject
 from prunefuse_al.pruning.trace.tracing import trace
 
 
@@ -30,10 +31,10 @@ class TwoLayers(nn.Module):
 
 
 def judge(network: nn.Module, channel_map: ChannelMap, ratio_kept: Any = None) -> str:
-    x = torch.randn(3, 6)
-    found = structure(trace(network, (x,), {}), {})
+    examined = subject(network, ((torch.randn(3, 6),), {}))
+    found = structure(trace(network, *examined.arguments), {})
     kept = np.ones(int(found.components.max()) + 1, dtype=bool) if ratio_kept is None else ratio_kept
-    return inspect(network, rebuild(network, channel_map), channel_map, found, ((x,), {}), kept).reason
+    return inspect(network, rebuild(network, channel_map), channel_map, found, examined, kept).reason
 
 
 def with_indices(channel_map: ChannelMap, name: str, dim: int, indices: list[int]) -> ChannelMap:
@@ -76,7 +77,7 @@ def test_outputs_of_another_shape_are_refused() -> None:
     thin = with_indices(
         with_indices(prune(network, torch.zeros(2, 6), 0).channel_map, "b.weight", 0, [0, 1]), "b.bias", 0, [0, 1]
     )
-    assert "gives [(3, 2)] where the network gives [(3, 3)]" in judge(network, thin)
+    assert "gives [(2, 2)] where the network gives [(2, 3)]" in judge(network, thin)
 
 
 def test_a_proxy_that_cannot_train_is_refused() -> None:

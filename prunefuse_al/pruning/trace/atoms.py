@@ -6,7 +6,7 @@ pairs while the network is watched and resolved once, by connected components.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 FROZEN = 0  # the atom of everything that is kept whole
+NATURAL = "reads an input"  # how reasons begin for which no change of the code is a remedy
 NEUTRAL = -1  # a position that ties to nothing, such as a tensor of zeros made inside forward
 
 
@@ -55,7 +56,7 @@ class Atoms:
         self._of_tensor: dict[str, list[Axis]] = {}
         self._pairs: list[np.ndarray] = []
         self._shared: list[tuple[Tensor, Tensor]] = []  # marks [lines, m] and [m], see tie_if_free
-        self._frozen: list[Freeze] = []
+        self.frozen: list[Freeze] = []
         self.contracted: set[int] = set()  # axis numbers that are summed over
         self.written: set[int] = set()  # axis numbers along which a layer gives out
         self.debts: list[Freeze] = []  # due if what was computed from them is used
@@ -126,7 +127,15 @@ class Atoms:
         """Keep marks whole; `reason` None means that this is in the nature of the axis."""
         marks = torch.unique(marks[marks > FROZEN])
         if len(marks):
-            self._frozen.append(Freeze(marks, reason))
+            self.frozen.append(Freeze(marks, reason))
+
+    def locate(self, frozen: int, debts: int, place: Callable[[], str]) -> None:
+        """Add where it happened to the reasons of what was frozen, and of what is owed, after so many before."""
+        for found, start in ((self.frozen, frozen), (self.debts, debts)):
+            for number in range(start, len(found)):
+                reason = found[number].reason
+                if reason is not None and not reason.startswith(NATURAL) and (where := place()):
+                    found[number] = Freeze(found[number].marks, f"{reason}, at {where}")
 
     def contract(self, marks: Tensor) -> None:
         """Note that the axes these marks belong to are summed over."""
@@ -167,12 +176,12 @@ class Atoms:
         self._settle_shared()
         components = self._resolve()
         reasons: dict[int, str] = {}
-        for freeze in self._frozen:
+        for freeze in self.frozen:
             if freeze.reason is not None:
                 tied = np.flatnonzero(np.isin(components, components[freeze.marks.numpy()]))
                 for number in self.owners(torch.from_numpy(tied)):
                     reasons.setdefault(number, freeze.reason)
-        frozen = [components[freeze.marks.numpy()] for freeze in self._frozen]
+        frozen = [components[freeze.marks.numpy()] for freeze in self.frozen]
         if frozen:
             components[np.isin(components, np.concatenate(frozen))] = components[FROZEN]
         return components, reasons

@@ -40,6 +40,7 @@ class KeptStatistics(TorchDispatchMode):
 
     def __init__(self, trace: Trace, alive: Callable[[np.ndarray], np.ndarray]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.trace = trace
         self._table = trace.table
         self._statistics = trace.statistics
         self._masks = [_mask(statistic.noted.planes, alive) for statistic in trace.statistics]

@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ...costs import operation_flops
-from ...network import answers, beside_logits, copied, named_answers, named_tensors
+from ...network import Arguments, answers, beside_logits, copied, named_answers, named_tensors
+from ..places import place_within
 from ..quietly import draws_put_back
 from .atoms import Atoms
 from .calls import Noted, OperationCall
@@ -84,6 +85,8 @@ class Trace:
         finite: none of that was NaN or infinite.
         recurrent: names of recurrent layers, whose gates are sums.
         flops: operations counted by torch's formulas, in eval mode.
+        read: names of the tensors that an operation read.
+        draws: where random numbers were drawn in eval mode.
         table: what was known of each operation.
     """
 
@@ -94,6 +97,8 @@ class Trace:
     finite: bool = True
     recurrent: frozenset[str] = frozenset()
     flops: int = 0
+    read: set[str] = field(default_factory=set)
+    draws: list[str] = field(default_factory=list)
     table: Table = field(default_factory=known_operations)
 
 
@@ -139,7 +144,12 @@ class Tracer(TorchDispatchMode):
         self.trace.flops += operation_flops(func, args, kwargs, out)
         read = call.tensors()
         op = understood(self.trace.table, func, reads_tensors=bool(read))
+        frozen, owed = len(self.trace.atoms.frozen), len(self.trace.atoms.debts)
         found = op.rule(call)
+        self.trace.atoms.locate(frozen, owed, self._place)
+        self.trace.read.update(name for tensor in read if (name := self.name_of(tensor)) is not None)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.trace.draws.append(self._place())
         if op.over_kept is not None:
             self.trace.statistics.append(Statistic(op, call.name, call.module, call.noted or Noted()))
         debts = frozenset(call.new_debts).union(*(self._seen[t].debts for t in read if t in self._seen))
@@ -148,6 +158,10 @@ class Tracer(TorchDispatchMode):
             self._seen[result] = marks
             self._sight(marks, call.module)
         return out
+
+    def _place(self) -> str:
+        """Return the line of the network's code that is running, else the module."""
+        return place_within(trace.__code__) or self.modules[-1] or "the network itself"
 
     def _sight(self, marks: Marks, module: str) -> None:
         for plane in marks.planes:
@@ -177,7 +191,14 @@ def _plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f"{path}.{name}" if path else name, value
 
 
-def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, train_mode: bool = False) -> Trace:
+def trace(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    train_mode: bool = False,
+    also: Arguments | None = None,
+) -> Trace:
     """Run a copy of `model` in eval mode and return the ties among its channels.
 
     Args:
@@ -185,6 +206,7 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, tr
         args: positional inputs.
         kwargs: inputs by name.
         train_mode: run it in train mode as well, for parts that only train (auxiliary heads).
+        also: inputs on which to run it as well, for branches that only these take.
     """
     model = copied(model).eval()
     tensors = named_tensors(model)
@@ -192,14 +214,18 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, tr
     recurrent = frozenset(name for name, module in model.named_modules() if isinstance(module, kinds))
     result = Trace(Atoms(tensors), recurrent=recurrent)
     tracer = Tracer(result, model, tensors)
-    for training in (False, True) if train_mode else (False,):
-        seen = (list(result.statistics), result.flops, result.answers)
-        watched = _module_stack(model.train(training), tracer.modules)
-        with visible_operations(model), torch.no_grad(), watched, tracer:
-            output = model(*args, **kwargs)
+    passes = [(False, (args, kwargs))]
+    passes += [] if also is None else [(False, also)]
+    passes += [(True, (args, kwargs))] if train_mode else []
+    for number, (training, given) in enumerate(passes):
+        seen = (list(result.statistics), result.flops, result.answers, list(result.draws))
+        with visible_operations(model), torch.no_grad(), _module_stack(model, tracer.modules), tracer:
+            model.train(training)  # some compute what they keep then
+            del result.statistics[len(seen[0]) :]  # which is not replayed
+            output = model(*given[0], **given[1])
         result.answers = tracer.answered(output)
-        if training:  # what is compared is the eval pass
-            result.statistics, result.flops, result.answers = seen
+        if number:  # what is compared is the first pass
+            result.statistics, result.flops, result.answers, result.draws = seen
         else:
             result.finite = all(bool(leaf.isfinite().all()) for leaf in answers(output))
     return result

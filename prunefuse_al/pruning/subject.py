@@ -1,0 +1,177 @@
+"""A network that is to be thinned, and what one pass of it tells before it is watched: whether it was used, what it
+takes besides its example, and what of its code the example does not reach.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from ..errors import PruningError
+from ..network import Arguments, afresh, answers, copied, output_shapes, with_rows
+from .computed import Computed, computed_state, kept_tensors
+from .quietly import answer_of
+from .refusals import does_not_run, no_tensors, shapes
+from .unreached import Reached
+
+MORE_ROWS = {0.5: 5, 1.0: 4, 2.0: 2}
+"""Factor on the size of the example -> rows of the further inputs that target and proxy are compared on."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Inputs of another size or of more rows than the example, which the network takes.
+
+    Attributes:
+        arguments: the inputs.
+        answers: shapes of what the network answers with.
+        resized: their size is another.
+    """
+
+    arguments: Arguments
+    answers: list[tuple[int, ...]]
+    resized: bool
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, shapes(self.arguments)))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network as `prune` works on it.
+
+    Attributes:
+        model: the network; a copy that has computed nothing yet where it had computed and kept something.
+        given: the example inputs.
+        arguments: two rows of them.
+        computed: what it computes and keeps.
+        elsewhere: inputs besides; None where nothing is to be compared.
+        branches: the places in its code that the example does not reach.
+    """
+
+    model: nn.Module
+    given: Arguments
+    arguments: Arguments
+    computed: Computed
+    elsewhere: Elsewhere | None
+    branches: tuple[str, ...]
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """Shapes of the example inputs, and of those besides."""
+        own = ", ".join(map(str, shapes(self.arguments)))
+        return (own,) if self.elsewhere is None else (own, str(self.elsewhere))
+
+
+def subject(model: nn.Module, given: Arguments, *, compared: bool = True) -> Subject:
+    """Run a copy of a network on two rows of its example inputs, and find out what it takes besides.
+
+    This costs one pass on two rows, one on one row of half the size, at most three more if it does not take that, and
+    one for each trial of what looks like a cache (`computed`).
+
+    Args:
+        model: the network; not touched.
+        given: its example inputs.
+        compared: proxies of it will be compared with it.
+
+    Raises:
+        PruningError: it does not run on two rows, or answers with no tensors.
+    """
+    arguments, used, reached = with_rows(given, 2), copied(model).eval(), Reached(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # these passes are ours: what torch says of the user's own it says there
+        try:
+            with reached:
+                answer = answer_of(used, arguments)
+        except Exception as error:  # whatever a user's code raises
+            raise PruningError(does_not_run(model, arguments, given, error)) from error
+        if compared and not answers(answer):
+            raise PruningError(no_tensors(model, answer))
+        computed = computed_state(model, used, arguments)
+        elsewhere = _elsewhere(used, arguments, output_shapes(answer)) if compared else None
+        if computed.keys() & kept_tensors(model).keys():  # it was used before
+            model = afresh(copied(model), computed)
+            empty = copied(model).eval()
+            with reached:  # what fills its caches too
+                answer_of(empty, arguments)
+    return Subject(model, given, arguments, computed, elsewhere, reached.not_taken())
+
+
+def _elsewhere(used: nn.Module, arguments: Arguments, example: list[tuple[int, ...]]) -> Elsewhere | None:
+    """Return inputs of another size that a network takes, else of more rows.
+
+    Args:
+        used: the network.
+        arguments: two rows of its example inputs.
+        example: shapes of what it answers them with.
+    """
+    for factor, resized in _resized(arguments):
+        if _taken(used, with_rows(resized, 1), example, rows=1):
+            found = _taken(used, with_rows(resized, MORE_ROWS[factor]), example, MORE_ROWS[factor])
+            if found is not None:
+                return replace(found, resized=True)
+    return _taken(used, with_rows(arguments, MORE_ROWS[1]), example, MORE_ROWS[1])
+
+
+def _taken(used: nn.Module, arguments: Arguments, example: list[tuple[int, ...]], rows: int) -> Elsewhere | None:
+    """Return inputs that a network takes; None where it does not run or answers for another number of rows."""
+    try:
+        answer = answer_of(used, arguments)
+    except Exception:  # whatever a user's code raises at a size that it was not written for
+        return None
+    found = output_shapes(answer)
+    regrouped = any(old[:1] == (2,) and new[:1] != (rows,) for old, new in zip(example, found, strict=False))
+    if len(found) != len(example) or regrouped or not all(bool(leaf.isfinite().all()) for leaf in answers(answer)):
+        return None
+    return Elsewhere(arguments, found, resized=False)
+
+
+def _resized(arguments: Arguments) -> Iterator[tuple[float, Arguments]]:
+    """Yield (factor, inputs of half and of twice the size), for each way in which the first tensor has one.
+
+    Of [n c h w] that is the height and width, of [n t d] or [n c t] the second dimension or the third, of [n t] the
+    second. Dimensions of the other tensors that are as long go along.
+    """
+    leaves = [leaf for leaf in _tensors(arguments) if leaf.ndim > 1]
+    if not leaves:
+        return
+    first = leaves[0]
+    ways = [tuple(range(2, first.ndim))] if first.ndim > 3 else [(dim,) for dim in range(1, first.ndim)]
+    for factor in (0.5, 2.0):
+        for dims in ways:
+            sizes = {first.shape[dim] for dim in dims}
+            if min(sizes) > 1:
+                change = _Resizing(first, dims, sizes, factor)
+                args, kwargs = tree_map(change, arguments)
+                yield factor, (args, kwargs)
+
+
+@dataclass(frozen=True)
+class _Resizing:
+    """Gives the tensors among inputs another size: the first half of it, or all of it twice."""
+
+    first: Tensor
+    dims: tuple[int, ...]
+    sizes: set[int]
+    factor: float
+
+    def __call__(self, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        alike = leaf.ndim == self.first.ndim
+        dims = self.dims if alike else range(2 if leaf.ndim > 3 else 1, leaf.ndim)
+        for dim in dims:
+            if leaf.shape[dim] in self.sizes:
+                size = leaf.shape[dim]
+                leaf = leaf.narrow(dim, 0, size // 2) if self.factor < 1 else torch.cat([leaf, leaf], dim)
+        return leaf
+
+
+def _tensors(arguments: Arguments) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
