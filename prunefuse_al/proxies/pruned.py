@@ -84,6 +84,7 @@ class Pruned(Pruning, Kind):
             "keep": self.keep,
             "round_to": self.round_to,
             "random_state": task.seed("prune"),
+            "progress": getattr(task.trainer, "progress", True),
         }
         return prune(task.dense, example, ratio, **{**given, **options})
 

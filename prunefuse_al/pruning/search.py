@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from torch import nn
+from tqdm import tqdm
 
 from ..costs import batch_rows
 from ..errors import PruningError
@@ -23,6 +24,7 @@ from .trace import trace
 from .twins import copies
 from .written import written_widths
 
+SHOWN_AFTER = 5  # seconds from which on progress is shown
 MOST_TRIALS = 60
 """How many thinnings are put to the gate to find out which groups cannot be thinned, before the rest is kept whole."""
 
@@ -70,8 +72,10 @@ class _Trial:
     model: nn.Module
     arguments: Arguments
     choose: Choose
+    bar: tqdm[Any]
 
     def __call__(self, attempt: Attempt) -> Found:
+        self.bar.update()
         choice, reading = self.choose(attempt), attempt.structure
         kept = choice.kept
         cut = channel_map(reading, kept, named_tensors(self.model))
@@ -118,18 +122,32 @@ class _Trial:
         return Found(module, verdict, reading, choice)
 
 
-def widest(model: nn.Module, given: Arguments, keep: Keep | Iterable[Keep], choose: Choose) -> Found:
+def widest(
+    model: nn.Module, given: Arguments, keep: Keep | Iterable[Keep], choose: Choose, *, progress: bool = False
+) -> Found:
     """Return the thinning of `model` that removes most and passes the gate; it has no groups where nothing can go.
 
     All groups of channels are tried together first: as they are, then so that equal widths stay equal, then having
     watched the network train as well. Where the gate still refuses, the groups that it refuses are looked for by
     halving and kept whole, with its words as the reason.
 
+    Args:
+        model: the network; not changed.
+        given: the example inputs.
+        keep: see `prune`.
+        choose: which channels of a reading stay.
+        progress: see `prune`.
+
     Raises:
         PruningError: the network does not run on the inputs given or on two rows of them, or answers with NaN.
     """
-    trial, found = _Trial(model, with_rows(given, 2), choose), None
-    for attempt in _attempts(model, trial.arguments, given, keep):
+    with tqdm(desc="prune", unit=" trials", delay=SHOWN_AFTER, disable=None if progress else True, leave=False) as bar:
+        return _widest(_Trial(model, with_rows(given, 2), choose, bar), given, keep)
+
+
+def _widest(trial: _Trial, given: Arguments, keep: Keep | Iterable[Keep]) -> Found:
+    found = None
+    for attempt in _attempts(trial.model, trial.arguments, given, keep):
         found = trial(attempt)
         if not found.verdict.reason:
             return trial.leanest(found) if attempt.careful else found
