@@ -171,3 +171,57 @@ def test_copies_made_within_inference_mode_are_as_good_as_any() -> None:
             assert not any(tensor.is_inference() for tensor in (*other.parameters(), *other.buffers()))
         assert macs(network, X)[0] == 6 * 16 + 16 * 3
     copied(network)(X).sum().backward()
+
+
+class Shared(nn.Module):
+    """Holds one thing under several names, a hook, and a table of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.again = self.first
+        self.tied = nn.Linear(3, 3)
+        self.tied.weight = self.first.weight
+        self.norm = nn.BatchNorm1d(3)
+        self.lstm = nn.LSTM(3, 3)
+        self.sizes: dict[str, list[int]] = {"widths": [3, 3]}
+        self.same = self.sizes
+        self.free: list[int] = []
+        self.also_free = self.free
+        self.register_forward_hook(lambda *_: None)
+
+
+def test_a_copy_has_the_same_ties_and_nothing_of_the_original() -> None:
+    network = seeded(Shared)
+    twin = copied(network)
+    assert twin.again is twin.first
+    assert twin.tied.weight is twin.first.weight
+    assert twin.same is twin.sizes
+    assert twin.also_free is twin.free
+    assert twin.sizes == {"widths": [3, 3]}
+    assert len(twin._forward_hooks) == 1
+    before, after = dict(network.named_modules()), dict(twin.named_modules())
+    assert before.keys() == after.keys()
+    for name, module in after.items():
+        assert module is not before[name]
+        assert type(module) is type(before[name])
+        assert vars(module).keys() == vars(before[name]).keys()
+        tables = [value for value in vars(module).values() if isinstance(value, dict | set | list)]
+        assert not {id(table) for table in tables} & {id(value) for value in vars(before[name]).values()}
+    states = network.state_dict(), twin.state_dict()
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name])
+        assert value.data_ptr() != states[1][name].data_ptr()
+
+
+class SaysHow(nn.Module):
+    """Copies itself."""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> SaysHow:
+        twin = SaysHow()
+        twin.copied_by_itself = True
+        return twin
+
+
+def test_modules_that_say_how_they_are_copied_are_copied_so() -> None:
+    assert copied(nn.Sequential(SaysHow()))[0].copied_by_itself

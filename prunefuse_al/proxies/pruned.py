@@ -86,6 +86,7 @@ class Pruned(Pruning, Kind):
             "parts": self.parts,
             "round_to": self.round_to,
             "random_state": task.seed("prune"),
+            "progress": getattr(task.trainer, "progress", True),
         }
         return prune(task.dense, example, ratio, **{**given, **options})
 

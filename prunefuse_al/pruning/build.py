@@ -114,6 +114,9 @@ def _layers(model: nn.Module, channel_map: ChannelMap) -> Iterator[_Layer]:
     """Yield every module of a network."""
     shapes = {name: t.proxy_shape for name, t in channel_map.tensors.items()}
     for path, module in model.named_modules():
+        if not isinstance(module, _KNOWN_TYPES):
+            yield _Layer(path, module, None)
+            continue
         own = {_plain_name(n): shapes[f"{path}.{n}" if path else n] for n, _ in _own_tensors(module)}
         yield _Layer(path, module, _known(module, own))
 
@@ -239,6 +242,7 @@ KNOWN: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[Any,
     (nn.PReLU, lambda m, s: {"num_parameters": s["weight"][0]}),
     (nn.RNNBase, _recurrent),
 )
+_KNOWN_TYPES = tuple(kind for types, _ in KNOWN for kind in (types if isinstance(types, tuple) else (types,)))
 
 
 def _known(module: nn.Module, shapes: Shapes) -> dict[str, Any] | None:

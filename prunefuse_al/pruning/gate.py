@@ -375,7 +375,7 @@ def _make_generic(module: nn.Module, frozen: Set[str] = frozenset()) -> None:
             if name in frozen:
                 continue
             noise = block.to(tensor).roll(-977 * number)
-            if tensor.ndim > 1 and tensor.numel():
+            if sum(size > 1 for size in tensor.shape) > 1 and tensor.numel():  # one dimension: a scale, maybe of 1e-6
                 scale = _scale(tensor)
                 tensor.data = tensor.contiguous()  # an expanded one cannot be written to
                 _add_noise(tensor.view(-1), noise * (0.5 * (scale or 1 / math.sqrt(tensor[0].numel()))))

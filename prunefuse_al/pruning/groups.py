@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -100,15 +100,7 @@ def structure(trace: Trace, protected: Mapping[int, str], parts: str = "all", *,
         axis = atoms.axes[number]
         atoms.freeze(torch.arange(axis.start, axis.start + axis.size), reason)
     components, reasons = atoms.components()
-    owners: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for number, axis in enumerate(atoms.axes):
-        own, counts = np.unique(components[axis.start : axis.start + axis.size], return_counts=True)
-        thinnable = own != components[FROZEN]
-        for component, count in zip(own[thinnable].tolist(), counts[thinnable].tolist(), strict=True):
-            owners[component].append((number, count))
-    by_signature: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
-    for component, owned in owners.items():
-        by_signature[tuple(owned)].append(component)
+    by_signature = _by_signature(components, atoms.axes)
     answered = {n for answer in trace.answers for plane in answer.planes for n in atoms.owners(plane)}
     groups = []
     for signature, channels in by_signature.items():
@@ -122,7 +114,7 @@ def structure(trace: Trace, protected: Mapping[int, str], parts: str = "all", *,
         elif len(channels) == 1:
             reasons.update({n: reasons.get(n, "has a single channel that can leave only as a whole") for n in numbers})
         else:
-            groups.append(Group(tuple(Owned(atoms.axes[n], c) for n, c in signature), np.array(channels), read))
+            groups.append(Group(tuple(Owned(atoms.axes[n], c) for n, c in signature), channels, read))
     found = Structure(trace, components, groups, reasons)
     return found if parts == "all" else _interiors(found)
 
@@ -166,6 +158,30 @@ def _whole(trace: Trace, components: np.ndarray, marks: Tensor) -> dict[int, np.
         seen = np.isin(np.arange(axis.start, axis.start + axis.size), marks.numpy())
         whole[number] = np.setdiff1d(own[seen], own[~seen])
     return whole
+
+
+Signature = tuple[tuple[int, int], ...]
+
+
+def _by_signature(components: np.ndarray, axes: Sequence[Axis]) -> dict[Signature, np.ndarray]:
+    """Return what components own, (axis number, positions of it) of each axis -> the components that own just that.
+
+    A component has a label, which becomes another with every axis that it owns positions of.
+    """
+    labels = np.zeros(int(components.max()) + 1, dtype=np.int64)
+    signatures: list[Signature] = [()]
+    for number, axis in enumerate(axes):
+        own, counts = np.unique(components[axis.start : axis.start + axis.size], return_counts=True)
+        thinnable = own != components[FROZEN]
+        own, counts = own[thinnable], counts[thinnable]
+        before, inverse = np.unique(labels[own] * (axis.size + 1) + counts, return_inverse=True)
+        labels[own] = len(signatures) + inverse
+        earlier, positions = np.divmod(before, axis.size + 1)
+        signatures += [(*signatures[e], (number, p)) for e, p in zip(earlier.tolist(), positions.tolist(), strict=True)]
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order])) + 1
+    found = {signatures[labels[part[0]]]: part for part in np.split(order, starts) if labels[part[0]]}
+    return dict(sorted(found.items(), key=lambda entry: (entry[0][0][0], entry[1][0])))
 
 
 def protected_axes(trace: Trace, model: nn.Module, keep: Keep | Iterable[Keep]) -> dict[int, str]:

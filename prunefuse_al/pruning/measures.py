@@ -252,9 +252,13 @@ def _sums(measure: Callable[[Tensor], Tensor], tensor: Tensor) -> list[np.ndarra
     """
     row = max(1, tensor.numel() // max(1, len(tensor)))
     rows = max(1, BLOCK // row) if tensor.device.type == "cpu" else max(1, len(tensor))
-    values = (measure(_double(part)) for part in tensor.split(rows))
-    parts = list(zip(*([_along(value, dim) for dim in range(tensor.ndim)] for value in values), strict=True))
-    return [np.concatenate(parts[0]), *(np.sum(part, 0) for part in parts[1:])]
+    first, others = [], [np.zeros(size) for size in tensor.shape[1:]]
+    for part in tensor.split(rows):
+        values = measure(_double(part))
+        first.append(_along(values, 0))
+        for dim, sums in enumerate(others, start=1):
+            sums += _along(values, dim)
+    return [np.concatenate(first), *others]
 
 
 def _double(tensor: Tensor) -> Tensor:

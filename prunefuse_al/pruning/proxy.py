@@ -83,6 +83,7 @@ def prune(
     round_to: int | None = None,
     random_state: RngLike = None,
     within: ChannelMap | None = None,
+    progress: bool = True,
 ) -> Proxy:
     """Thin a network: remove whole channels, heads and widths, leaving a smaller dense network.
 
@@ -118,6 +119,7 @@ def prune(
             wide layers fill vector units; 1 turns that off. The report states the width asked and the width taken.
         random_state: seed or generator for importance="random".
         within: a map of `model` with a smaller ratio: channels that it removes leave first, however important.
+        progress: a count of thinnings tried, where that takes over five seconds and stderr is a terminal.
 
     Returns:
         A `Proxy` with `module`, `channel_map` and `report()`.
@@ -144,6 +146,7 @@ def prune(
     round_to = check_round_to("round_to", round_to)
     thinnable = Thinnable(check_keep(keep, model), check_parts("parts", parts))
     check_importance(importance)
+    progress = checks.flag("progress", progress)
     seed = int(as_rng(random_state, "random_state").integers(2**63))
     if within is not None:
         _check_within(within, model)
@@ -171,7 +174,7 @@ def prune(
     with alone(), torch.inference_mode(False):
         given = as_arguments(example_inputs, model)
         examined = subject(model, given, compared=pruning_ratio > 0)
-        found = widest(examined, thinnable, choose)
+        found = widest(examined, thinnable, choose, progress=progress)
         if pruning_ratio > 0 and not found.structure.groups:
             raise PruningError(nothing_prunable(found.structure, pruning_ratio))
         unused = never_used(model, found.structure.trace)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from torch import nn
+from tqdm import tqdm
 
 from ..costs import batch_rows
 from ..errors import PruningError
@@ -25,6 +26,7 @@ from .trace import trace
 from .twins import copies
 from .written import written_widths
 
+SHOWN_AFTER = 5  # seconds from which on progress is shown
 MOST_TRIALS = 60
 """How many thinnings are put to the gate to find out which groups cannot be thinned, before the rest is kept whole."""
 
@@ -80,12 +82,14 @@ class _Trial:
 
     subject: Subject
     choose: Choose
+    bar: tqdm[Any]
 
     @property
     def model(self) -> nn.Module:
         return self.subject.model
 
     def __call__(self, attempt: Attempt) -> Found:
+        self.bar.update()
         choice, reading = self.choose(attempt), attempt.structure
         kept = choice.kept
         cut = channel_map(reading, kept, named_tensors(self.model))
@@ -150,17 +154,28 @@ class Thinnable:
     parts: str = "all"
 
 
-def widest(examined: Subject, thinnable: Thinnable, choose: Choose) -> Found:
+def widest(examined: Subject, thinnable: Thinnable, choose: Choose, *, progress: bool = False) -> Found:
     """Return the thinning of a network that removes most and passes the gate; it has no groups where nothing can go.
 
     All groups of channels are tried together first: as they are, then so that equal widths stay equal, then having
     watched the network train as well. Where the gate still refuses, the groups that it refuses are looked for by
     halving and kept whole, with its words as the reason.
 
+    Args:
+        examined: the network, its example inputs and more.
+        thinnable: what of it may be thinned.
+        choose: which channels of a reading stay.
+        progress: see `prune`.
+
     Raises:
         PruningError: the network answers with NaN, or a rule that was registered does not fit.
     """
-    trial, found = _Trial(examined, choose), None
+    with tqdm(desc="prune", unit=" trials", delay=SHOWN_AFTER, disable=None if progress else True, leave=False) as bar:
+        return _widest(_Trial(examined, choose, bar), thinnable)
+
+
+def _widest(trial: _Trial, thinnable: Thinnable) -> Found:
+    examined, found = trial.subject, None
     for attempt in _attempts(examined, thinnable):
         found = trial(attempt)
         if not found.verdict.reason:

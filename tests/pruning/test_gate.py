@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fakes import seeded
 from torch import Tensor, nn
 
 from prunefuse_al.errors import PruningError
@@ -100,3 +101,22 @@ def test_normalisation_over_channels_does_not_hide_a_misalignment() -> None:
     assert good.report().preserve_exact
     other = [i for i in range(16) if i not in good.channel_map.tensors["a.weight"].kept[0].tolist()]
     assert "not a sub-network" in judge(network, with_indices(good.channel_map, "b.weight", 1, other))
+
+
+class Whispered(nn.Module):
+    """What stands behind a statistic over hidden channels is scaled down to nearly nothing, as layers begin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written, self.read, self.straight = nn.Linear(8, 15), nn.Linear(15, 4), nn.Linear(8, 4)
+        self.scale = nn.Parameter(torch.full((1, 4), 1e-6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.straight(x) + self.scale * self.read(nn.functional.normalize(self.written(x), dim=-1))
+
+
+def test_a_small_scale_does_not_hide_what_a_training_would_show() -> None:
+    network, x = seeded(Whispered), torch.ones(2, 8)
+    proxy = prune(network, x, 0.5)
+    assert proxy.module.written.out_features == 7
+    assert not proxy.report().preserve_exact

@@ -45,7 +45,8 @@ class Embedding(nn.Module):
         first = torch.relu(self.a(torch.relu(self.enter(x))))
         second = torch.relu(self.b(first))
         embedding = second.mean((2, 3))
-        return self.answer(self.head(embedding), embedding, first, second, lambda: self.other(embedding))
+        other = self.other(embedding)
+        return self.answer(self.head(embedding), embedding, first, second, lambda: other)
 
 
 # how it answers -> what of it is thinned, at half the channels

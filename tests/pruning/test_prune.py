@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import weakref
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 from examples.networks import cifar_resnet, vgg
 from prunefuse_al import errors, fuse, prune
 from prunefuse_al.network.states import named_tensors
+from prunefuse_al.pruning import search
 from prunefuse_al.pruning.trace.tracing import trace
 
 X = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
@@ -437,3 +440,17 @@ def test_activations_are_let_go_while_the_network_is_watched() -> None:
 
     trace(Watching(), (torch.randn(2, 6),), {})
     assert alive == [False]
+
+
+@pytest.mark.parametrize(
+    ("progress", "terminal", "shown"), [(True, True, True), (False, True, False), (True, False, False)]
+)
+def test_long_searches_count_their_trials_at_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, progress: bool, terminal: bool, shown: bool
+) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(written, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", written)
+    monkeypatch.setattr(search, "SHOWN_AFTER", 0)
+    prune(mlp(), X, 0.5, progress=progress)
+    assert ("prune: " in written.getvalue()) == shown
