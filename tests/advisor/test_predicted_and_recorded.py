@@ -52,9 +52,9 @@ def spent(ledger: CostLedger, *stages: str) -> float:
 
 
 def probes(ledger: CostLedger, own: Rates, dense: Rates) -> float:
-    """Return what the rows cost by which every training was checked."""
+    """Return what the rows cost by which every training was checked, and that first heads were fitted to."""
     prices = {"train_proxy": own.score, "sync": dense.score, "train_target": dense.score}
-    return sum(PROBED * prices.get(row.stage, 0) for row in ledger.rows())
+    return spent(ledger, "head") + sum(PROBED * prices.get(row.stage, 0) for row in ledger.rows())
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_interiors_of_blocks_in_the_zoo(name: tuple[str, str]) -> None:
     report = prune(network, family.example(), 0.5, parts="interiors").report()
     widths = {width.name.removesuffix(".weight"): width for width in report.widths}
     thin, whole = THINNED[name]
-    assert all(widths[layer].proxy <= 0.6 * widths[layer].dense for layer in thin)
+    assert all(widths[layer].proxy <= 0.7 * widths[layer].dense for layer in thin)
     assert all(widths[layer].proxy == widths[layer].asked == widths[layer].dense for layer in whole)
     said = {place.partition(".weight")[0] for place, why in report.kept_whole.items() if why.startswith(STREAM)}
     assert said >= set(whole)
