@@ -145,7 +145,8 @@ def test_a_repaired_proxy_with_a_new_head_trains_from_the_head_that_fits(trained
 def test_other_proxies_train_from_the_head_that_they_have(trained: nn.Module, what: str) -> None:
     net = copy.deepcopy(trained if what != "at initialisation" else network())
     if what in ("not repaired", "frozen"):
-        nn.init.zeros_(net[-1].weight)
+        with torch.no_grad():
+            net[-1].weight.mul_(-1)  # answers nothing rightly
     net[-1].requires_grad_(what != "frozen")
     chosen, start = begun(net, repair=what != "not repaired", warm_start=what == "goes on")
     if what == "goes on":

@@ -165,7 +165,7 @@ def _torchvision_member(name: str) -> Member:
     kind = models.get_model_builder(name).__module__
     if ".detection" in kind:
         detector = models.get_model(name, weights=None, weights_backbone=None)
-        return Member(_First(detector.backbone).eval(), pictures(3, 64))
+        return _first_that_runs(lambda side: _First(detector.backbone), lambda side: pictures(3, side))
     options: dict[str, Any] = {"weights": None, "num_classes": CLASSES}
     for part, more in TORCHVISION_OPTIONS.items():
         options |= more if part in kind else {}
@@ -175,7 +175,7 @@ def _torchvision_member(name: str) -> Member:
 
 TORCHVISION_OPTIONS: dict[str, dict[str, Any]] = {  # part of a module's name -> what its networks are made with
     ".vision_transformer": {"image_size": 64},
-    ".maxvit": {"input_size": (64, 64), "partition_size": 2},
+    ".maxvit": {"input_size": (224, 224)},
     ".segmentation": {"weights_backbone": None},
     ".googlenet": {"aux_logits": False, "init_weights": False},
     ".inception": {"aux_logits": False, "init_weights": False},

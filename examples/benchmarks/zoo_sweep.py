@@ -17,6 +17,7 @@ import contextlib
 import json
 import multiprocessing
 import multiprocessing.pool
+import os
 import resource
 import signal
 import sys
@@ -283,6 +284,7 @@ def table(results: list[Result]) -> str:
 
 def main() -> None:
     args = arguments()
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # what is preloaded comes from where it comes from here
     preloaded = ["prunefuse_al", *zoo_members.asked(args.only)]  # once, not in every process
     multiprocessing.get_context("forkserver").set_forkserver_preload(preloaded)
     found = {result.name: result for result in known(args.results) if result.ratio == args.ratio}
@@ -309,7 +311,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="one of N")
     parser.add_argument("--limit", type=int, metavar="N", help="N at most")
     parser.add_argument("--seconds", type=int, default=180, help="of CPU a network may take")
-    parser.add_argument("--memory", type=float, default=8, help="GiB a network may take")
+    parser.add_argument("--memory", type=float, default=12, help="GiB a network may take")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--results", type=Path, default=Path("zoo_sweep.jsonl"), help="file that results are kept in")
     return parser.parse_args()

@@ -23,17 +23,17 @@ def with_first_head(task: Task, start: AnyProxy) -> nn.Module:
     network = copied(start.module)
     try:
         trainer, head = LogisticTrainer(task.trainer), head_of(task).of(network)
-    except (UnsupportedModelError, InputError):  # no head that this can be done to
-        return network
-    with task.ledger.stage("head", round=task.round, network="proxy") as stage:
-        reader = task.reader(network)
-        reader.watched(stage)
-        said = reader.signals(None, LOGITS | {"features"})
-        assert said.features is not None
-        assert said.logits is not None
-        data = with_labels(ArrayDataset(said.features), task.data)
-        if fits(data.y, head.out_features) and not _answers(said.logits, data.y):
-            trainer.fit(head, data)
+        with task.ledger.stage("head", round=task.round, network="proxy") as stage:
+            reader = task.reader(network)
+            reader.watched(stage)
+            said = reader.signals(None, LOGITS | {"features"})
+            assert said.features is not None
+            assert said.logits is not None
+            data = with_labels(ArrayDataset(said.features), task.data)
+            if fits(data.y, head.out_features) and not _answers(said.logits, data.y):
+                trainer.fit(head, data)
+    except (UnsupportedModelError, InputError):  # no head that this can be done to, or a trainer that shows no features
+        return copied(start.module)
     return network
 
 

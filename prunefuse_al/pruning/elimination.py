@@ -124,7 +124,13 @@ def eliminated(layers: Sequence[Consumer], subject: Subject) -> np.ndarray:
         found[group.channels] = own
     read = {number for reader in readers for number in reader.owned}
     unread = [group for number, group in enumerate(groups) if number not in read]
-    return filled_by_l2(subject, found, unread, "importance='activation'", "are read by no linear layer or convolution")
+    return filled_by_l2(
+        subject,
+        found,
+        unread,
+        "importance='activation'",
+        "are read by no linear layer or convolution, or at weights of 0",
+    )
 
 
 def _leave(scores: np.ndarray, alive: np.ndarray, now: np.ndarray, stay: int) -> None:

@@ -59,6 +59,11 @@ class Reader:
         except NonFiniteError as error:  # the trainer counts rows within the part; name them as the caller does
             bad = list(islice(self._nonfinite(rows, needs), 5))
             raise NonFiniteError(f"rows {bad} of the data are the first that give NaN or infinity; {error}") from error
+        if not isinstance(said, Signals):
+            raise InputError(
+                f"{type(self.trainer).__name__}.infer returned a {type(said).__name__}; it must return Signals, as "
+                "prunefuse_al.network.collect(model, data, needs) does"
+            )
         signals = seen_by_scorers(replace(said, indices=rows), of_trainer(self.trainer) or Outputs(SOFTMAX))
         missing = sorted(name for name in needs if getattr(signals, name) is None)
         if missing:
