@@ -35,6 +35,11 @@ bit for bit there and back, the network untouched, the same outputs, trainable.
   elsewhere.
 * **kept whole**: what was not thinned at 0.5 though it is a width, and why.
 
+`examples/benchmarks/zoo_sweep.py` prunes one network of every family of the installed timm, torchvision and
+transformers in tiny configurations, and checks by itself what is claimed. At 0.5, of 219 (all classifiers of
+transformers that can be made, half of torchvision's, a few of timm's): 196 fused exactly, 14 not and the report says
+so, 7 with more than 0.7 of the parameters left, 2 not done within 90 seconds; none refused, no claim wrong.
+
 This file is written by `python -m tests.pruning.networks_table`.
 """
 COLUMNS = """
