@@ -64,7 +64,7 @@ def before() -> float:
 
 def after() -> float:
     """Return the test accuracy of the same loop with the pruned proxy, and of the target fused from it."""
-    net = PruneFuseNet(Network, pruning_ratio=0.5, random_state=0, **SETTINGS)  # changed
+    net = PruneFuseNet(Network, scorer="least_confidence", random_state=0, **SETTINGS)  # changed
     labelled = POOL[:60]
     for _ in range(3):
         net.fit(X[labelled], y[labelled])
