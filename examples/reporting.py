@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from data import Images
+from scipy import stats
 
 from prunefuse_al import CostLedger
 
@@ -25,20 +26,19 @@ STAGE_COLOURS = dict(zip(STAGES, ("#0b6e99", "#7fb8d3", "#bbbbbb", "#e9a23b"), s
 def tables(images: Images, args: argparse.Namespace, results: Sequence[dict]) -> str:
     """Return everything that the quickstart prints at the end."""
     parts = (setting(images, args, results[0]), accuracies(results), final(args, results), costs(results))
-    return "\n\n".join(parts)
+    return "\n\n".join((*parts, verdict(results)))
 
 
 def setting(images: Images, args: argparse.Namespace, result: dict) -> str:
     """Say what was run, and what each arm was given."""
     report = result["report"]
-    rate, lower = f"{args.lr:g}", f"{args.lr * args.fine_tune_lr_scale:g}"
     pool = min(args.pool or len(images.y_train), len(images.y_train))
     return (
         f"{args.data}: {pool:,} pictures to choose from, {len(images.y_test):,} to test on; {args.scorer}\n"
         f"{args.network}: {report.dense_parameters:,} parameters; its proxy at p = {args.pruning_ratio:g}: "
         f"{report.proxy_parameters:,} parameters, {report.proxy_macs / report.dense_macs:.1%} of the MACs\n"
-        f"each training: {args.epochs} epochs of {args.optimizer}, from the seed's initial weights at rate {rate}; "
-        f"fused targets: {args.epochs} epochs at {lower}"
+        f"{args.epochs} epochs of {args.optimizer} from a rate of {args.lr:g}; proxies go on from the last "
+        f"round's, for a third of that; fused targets: {args.target_epochs} epochs"
     )
 
 
@@ -52,25 +52,32 @@ def accuracies(results: Sequence[dict]) -> str:
         "random, dense": [run.accuracy for run in runs["random"]],
     }
     lines = [["labels", *columns]]
-    for position, labels in enumerate(results[0]["proxy"].labels):
-        lines.append([str(labels), *(spread(run[position] for run in runs) for runs in columns.values())])
+    budgets, drawn = results[0]["proxy"].labels, results[0]["random"].labels
+    for position, labels in enumerate(budgets):
+        cells = [spread(run[position] for run in runs) for runs in list(columns.values())[:3]]
+        at_random = [run[drawn.index(labels)] for run in columns["random, dense"]] if labels in drawn else None
+        lines.append([str(labels), *cells, spread(at_random) if at_random else ""])
     seeds = f"{len(results)} seed{'s' * (len(results) > 1)}"
     return f"Test accuracy in % after the last epoch, mean ± standard deviation, {seeds}\n" + aligned(lines)
 
 
 def final(args: argparse.Namespace, results: Sequence[dict]) -> str:
-    """Compare the fused target with the dense network from scratch, on the labels that the proxy chose."""
-    fused, scratch, longer = (np.array([r[name] for r in results]) for name in ("fused", "scratch", "scratch_longer"))
-    epochs, more = args.epochs, results[0]["longer"]
-    lines = [
-        ["", "accuracy"],
-        [f"fused, {epochs} epochs at {args.fine_tune_lr_scale:g} of the rate", spread(fused)],
-        [f"dense from scratch, {epochs} epochs", spread(scratch)],
-        [f"dense from scratch, {more} epochs (MACs of last proxy + target)", spread(longer)],
-        [f"fused - scratch at {epochs} epochs, paired by seed", spread(fused - scratch, "+")],
-        [f"fused - scratch at {more} epochs, paired by seed", spread(fused - longer, "+")],
-    ]
-    return f"The same {results[0]['proxy'].labels[-1]} labels, those the proxy chose\n" + aligned(lines, left=True)
+    """Compare the networks that each way ends with, and on the labels that the proxy chose, the two starts."""
+    epochs, short, longer = args.epochs, args.target_epochs, results[0]["longer"]
+    ends = {
+        f"fused target, recommended, {short} epochs": [r["proxy"].accuracy[-1] for r in results],
+        f"fused target, the paper's settings, {epochs} epochs": [r["paper"].accuracy[-1] for r in results],
+        f"dense loop, {epochs} epochs": [r["dense"].accuracy[-1] for r in results],
+        f"random labels, {epochs} epochs": [r["random"].accuracy[-1] for r in results],
+        f"the proxy's labels, from scratch, {short} epochs": [r["scratch"] for r in results],
+        f"the same, {longer} epochs: MACs of all proxies + target": [r["scratch_longer"] for r in results],
+    }
+    fused = np.array(next(iter(ends.values())))
+    lines = [["", "accuracy", "fused minus it"]]
+    for name, values in ends.items():
+        difference = spread(fused - np.array(values), "+") if len(lines) > 1 else ""
+        lines.append([name, spread(values), difference])
+    return f"With {results[0]['proxy'].labels[-1]} labels; differences paired by seed\n" + aligned(lines, left=True)
 
 
 def costs(results: Sequence[dict]) -> str:
@@ -84,12 +91,40 @@ def costs(results: Sequence[dict]) -> str:
             part, whole = (side[name][measure] / scale for side in (own, other))
             cells += [f"{part:.2f}", f"{whole:.2f}", f"{part / whole:.2f}" if whole else "-"]
         lines.append(cells)
-    ratios = {m: own["choosing"][m] / other["choosing"][m] for m in ("seconds", "macs")}
-    verdict = f"choosing took {ratios['macs']:.2f} of the dense loop's MACs and {ratios['seconds']:.2f} of its seconds"
-    if ratios["seconds"] > 1.5 * ratios["macs"]:
-        verdict += "\n(seconds fall less than MACs: calling a layer takes its time, however thin it is)"
     head = "Costs per seed up to the last budget, targets of earlier budgets and testing left out"
-    return f"{head}\n{aligned(lines, left=True)}\n{verdict}"
+    return f"{head}\n{aligned(lines, left=True)}"
+
+
+def verdict(results: Sequence[dict]) -> str:
+    """Say in words what the figures of this run show; a difference counts where its 95 % interval leaves out 0."""
+    own, other = (per_stage([result[name].costs for result in results]) for name in ("proxy", "dense"))
+    shares = {(name, m): own[name][m] / other[name][m] for name in ("choosing", "all") for m in ("macs", "seconds")}
+    lines = [
+        "Choosing took {:.2f} of the dense loop's MACs and {:.2f} of its seconds, everything {:.2f} and {:.2f}.".format(
+            *shares.values()
+        )
+    ]
+    fused = np.array([r["proxy"].accuracy[-1] for r in results])
+    for name, values in (
+        ("the dense loop's network", [r["dense"].accuracy[-1] for r in results]),
+        ("random labels", [r["random"].accuracy[-1] for r in results]),
+        ("the same labels and epochs from scratch", [r["scratch"] for r in results]),
+        ("the same labels from scratch for longer, at equal compute", [r["scratch_longer"] for r in results]),
+    ):
+        lines.append(f"The fused target is {compared(fused - np.array(values), name)}.")
+    if shares["choosing", "seconds"] > 1.5 * shares["choosing", "macs"]:
+        lines.append("Seconds fell less than MACs: calling a layer takes its time, however thin it is.")
+    return "Verdict\n" + "\n".join(lines)
+
+
+def compared(differences: np.ndarray, name: str) -> str:
+    """Return how something stands to `name`, from differences paired by seed (Student's t)."""
+    mean = 100 * differences.mean()
+    if len(differences) < 2:
+        return f"{mean:+.1f} points beside {name} (one seed says little)"
+    half = 100 * stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
+    word = "better than" if mean > half else "worse than" if mean < -half else "not told apart from"
+    return f"{word} {name}: {mean:+.1f} points, 95 % interval {mean - half:+.1f} to {mean + half:+.1f}"
 
 
 def per_stage(ledgers: Sequence[CostLedger]) -> dict[str, dict[str, float]]:
@@ -146,20 +181,22 @@ def figure(results: Sequence[dict], path: str) -> None:
 
 def over_labels(ax: Any, results: Sequence[dict]) -> None:
     """Draw mean accuracy, with one standard deviation, at each budget."""
-    labels = results[0]["proxy"].labels
     curves = {
-        ("dense", "dense loop", "-"): [r["dense"].accuracy for r in results],
-        ("random", "random labels, dense", "-"): [r["random"].accuracy for r in results],
-        ("proxy", "proxy alone", "--"): [r["proxy"].proxy_accuracy for r in results],
-        ("target", "PruneFuse target", "-"): [r["proxy"].accuracy for r in results],
+        ("dense", "dense loop", "-", "dense"): [r["dense"].accuracy for r in results],
+        ("random", "random labels, dense", "-", "random"): [r["random"].accuracy for r in results],
+        ("proxy", "proxy alone", "--", "proxy"): [r["proxy"].proxy_accuracy for r in results],
+        ("target", "PruneFuse target", "-", "proxy"): [r["proxy"].accuracy for r in results],
     }
-    for (colour, label, style), values in curves.items():
-        percent = 100 * np.array(values)  # [seeds budgets]
+    for (colour, label, style, name), values in curves.items():
+        labels, percent = results[0][name].labels, 100 * np.array(values)  # [seeds budgets]
         mean, deviation = percent.mean(0), percent.std(0, ddof=min(1, len(percent) - 1))
         ax.plot(labels, mean, style, marker="o", markersize=4, color=COLOURS[colour], label=label)
         ax.fill_between(labels, mean - deviation, mean + deviation, color=COLOURS[colour], alpha=0.12, linewidth=0)
-    scratch = 100 * np.mean([r["scratch"] for r in results])
-    ax.plot(labels[-1], scratch, "x", color="black", markersize=8, label="dense from scratch, the proxy's labels")
+    for label, style, at_end in (
+        ("dense from scratch, same labels and epochs", "x", [r["scratch"] for r in results]),
+        ("PruneFuse target, the paper's settings", "^", [r["paper"].accuracy[-1] for r in results]),
+    ):
+        ax.plot(results[0]["proxy"].labels[-1], 100 * np.mean(at_end), style, color="black", markersize=7, label=label)
     ax.set(title="accuracy over labels", xlabel="labels")
 
 
