@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,14 +27,14 @@ from ..selector import (
     call_rng,
     probabilities,
     refuse_alone,
+    stored,
 )
 from ..training import LOGITS, Distillation, ProgressivePruning
 from ..types import RngLike, Scorer, Signals, Trainer
 from .conversion import read, read_labelled
-from .starting import start
+from .keeping import beside_of, load_estimator
+from .starting import ModuleFactory, start
 from .targets import encode
-
-ModuleFactory = Callable[[tuple[int, ...], int], nn.Module]
 
 
 class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
@@ -271,6 +271,63 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
     def costs_(self) -> CostLedger:
         """What every stage of every fit since the estimator was made has cost."""
         return self._fitted("costs_").costs
+
+    # Files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the estimator to one file, from which `load` makes one that answers and picks as this one.
+
+        It is the file of its selector, see `PrunedProxySelector.save`, with the classes and the target beside; so
+        `PrunedProxySelector.load` reads it too. Neither the labelled data nor `dataset` nor `unlabelled` is written.
+
+        Raises:
+            NotFittedError: it is not fitted yet.
+            CheckpointError: the labels are neither numbers nor texts, or a network's state holds what is no tensor.
+            OSError: the file cannot be written; what was there is still there.
+
+        Example:
+            >>> import os, tempfile
+            >>> from sklearn.datasets import load_iris
+            >>> X, y = load_iris(return_X_y=True)
+            >>> est = PruneFuseEstimator(random_state=0).fit(X[::3], y[::3])
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     est.save(os.path.join(folder, "iris"))
+            ...     again = PruneFuseEstimator.load(os.path.join(folder, "iris"))
+            >>> bool((again.predict(X) == est.predict(X)).all())
+            True
+        """
+        with alone():
+            selector = self._fitted("save")
+            stored(selector, path, beside_of(self))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        module: nn.Module | ModuleFactory | None = None,
+        *,
+        dataset: Any = None,
+        accept_changes: bool = False,
+        **options: Any,
+    ) -> PruneFuseEstimator:
+        """Return the estimator that `save` wrote; its next `fit` starts from the weights that its first one did.
+
+        Args:
+            path: the file.
+            module: as the estimator was given; of a network, the weights do not matter. None for the perceptron.
+            dataset: as the estimator was given.
+            accept_changes: see `PrunedProxySelector.load`.
+            **options: parameters that are not in the file (such as a `trainer` that holds functions, or `unlabelled`),
+                or to replace.
+
+        Raises:
+            CheckpointError: damaged or foreign file, that of a selector, another architecture, or something is missing.
+            FileNotFoundError: there is no such file.
+            OSError: it may not be read.
+            InputError: one of `options` is unknown or out of range.
+        """
+        accept = checks.flag("accept_changes", accept_changes)
+        return load_estimator(cls, path, module, dataset, options, accept_changes=accept)
 
     # Within
 

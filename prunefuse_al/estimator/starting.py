@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -17,6 +18,7 @@ from .conversion import count_outputs, row_shape
 from .tabular import mlp, table_trainer
 from .targets import ONE_OUTPUT, known_classes
 
+ModuleFactory = Callable[[tuple[int, ...], int], nn.Module]
 LEFT_OUT = ("example_inputs", "fold_batchnorm")
 """Options of a selector that the estimator does not have: it knows the rows, and folds where that is exact."""
 _MADE_HERE = ("trainer", "random_state", "warm_start")
@@ -29,7 +31,7 @@ def start(estimator: Any, data: Any, labels: Any, weights: Any, classes: Any) ->
     given: Any = estimator.module
     previous: PrunedProxySelector | None = getattr(estimator, "selector_", None)
     several = labels.ndim == 2
-    trainer: Trainer = _default_trainer(given, several) if estimator.trainer is None else estimator.trainer
+    trainer: Trainer = default_trainer(given, several) if estimator.trainer is None else estimator.trainer
     check_trainer("trainer", trainer)
     check_warm(estimator.warm_start, trainer)
     if given is not None and not isinstance(given, nn.Module):
@@ -106,14 +108,22 @@ def _build(module: Any, data: Any, weights: Any, n_classes: int, *, single: bool
                 "'cross_entropy', or leave trainer= out"
             )
         return mlp(data, 1 if single else n_classes, weights)
-    shape = row_shape(data)
-    built = module(shape, n_classes)
-    if not isinstance(built, nn.Module):
+    return built(module, row_shape(data), n_classes)
+
+
+def built(module: ModuleFactory, shape: tuple[int, ...], n_classes: int) -> nn.Module:
+    """Return the network that a function makes.
+
+    Raises:
+        InputError: what it returns is none.
+    """
+    network = module(shape, n_classes)
+    if not isinstance(network, nn.Module):
         raise InputError(
             f"module={module!r} was called with the shape {shape} of an input and {n_classes} classes, and returned a "
-            f"{type(built).__name__}; it must return an nn.Module (or pass an instance of one)"
+            f"{type(network).__name__}; it must return an nn.Module (or pass an instance of one)"
         )
-    return built
+    return network
 
 
 def _fitting(trainer: Trainer, network: nn.Module, data: Any, several: bool, name: str) -> int:
@@ -127,7 +137,8 @@ def _fitting(trainer: Trainer, network: nn.Module, data: Any, several: bool, nam
     return outputs
 
 
-def _default_trainer(module: Any, several: bool) -> Trainer:
+def default_trainer(module: Any, several: bool) -> Trainer:
+    """Return what trains where no trainer is given."""
     loss: Any = nn.BCEWithLogitsLoss() if several else "cross_entropy"
     return table_trainer(loss) if module is None else TorchTrainer(loss=loss)
 

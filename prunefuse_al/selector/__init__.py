@@ -11,6 +11,9 @@ from .answers import probabilities as probabilities
 from .answers import select_by_probability as select_by_probability
 from .answers import select_known as select_known
 from .candidates import call_rng as call_rng
+from .checkpoint import SelectorFile as SelectorFile
+from .checkpoint import opened as opened
+from .encoding import decode as decode
 from .labelled import refuse_alone as refuse_alone
 from .options import NAMES as NAMES
 from .options import Options as Options
@@ -20,7 +23,12 @@ from .options import check_warm as check_warm
 from .options import entropy_of as entropy_of
 from .options import told as told
 from .picking import pick as pick
+from .restoring import check_names as check_names
 from .rounds import prepare as prepare
+from .saving import Beside as Beside
+from .saving import encodable as encodable
+from .selector import restored as restored
+from .selector import stored as stored
 from .state import State as State
 from .state import Trained as Trained
 from .state import Uncut as Uncut

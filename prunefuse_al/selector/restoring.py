@@ -29,7 +29,7 @@ from .architecture import difference
 from .checkpoint import SelectorFile, opened
 from .encoding import decode
 from .options import Options
-from .saving import COSTS, ELSEWHERE, MAP, WRITES
+from .saving import COSTS, ELSEWHERE, MAP, TARGET, WRITES, Beside
 from .state import State, Trained, Uncut
 
 T = TypeVar("T")
@@ -65,6 +65,7 @@ class Saved:
         state: where it was.
         ledger: its costs.
         said: what whoever loads it should know.
+        beside: what an estimator keeps in the file; None in a selector's own.
     """
 
     where: str
@@ -73,6 +74,7 @@ class Saved:
     state: State
     ledger: CostLedger
     said: tuple[str, ...]
+    beside: Beside | None = None
 
     def constructed(self, make: Callable[..., T], given: Mapping[str, Any]) -> T:
         """Return what a constructor makes of the options, those `given` before those of the file.
@@ -151,6 +153,7 @@ def load_selector(
             _state(tensors, config, dense, other),
             _ledger(tensors, config["costs"]),
             tuple(_said(file, given)),
+            _beside(tensors, config, model),
         )
 
 
@@ -175,6 +178,9 @@ def _check_shape(file: SelectorFile) -> None:
         if name not in config or type(config[name]) not in kinds:
             found = f"{config[name]!r:.200}" if name in config else "nothing"
             raise CheckpointError(f"{file.where}: the file does not describe a selector ({name} is {found})")
+    beside = config.get("beside", {"words": {}, "epsilons": None})
+    if type(beside) is not dict or beside.keys() != {"words", "epsilons"} or type(beside["words"]) is not dict:
+        raise CheckpointError(f"{file.where}: the file does not describe an estimator ({beside!r:.200})")
     for name in ("entropy", "round"):
         if config[name] < 0:
             raise CheckpointError(f"{file.where}: {name} is {config[name]}, and none is below 0")
@@ -229,11 +235,14 @@ def _check_forms(file: SelectorFile, model: nn.Module, other: nn.Module | None) 
     check_state(under("dense/", file.forms), own, f"model ({name})")
     if config["synced_epsilons"] is not None:
         check_state(under("synced/", file.forms), own, f"target ({name})")
+    if _has_target(config):
+        check_state(under(TARGET + "/", file.forms), own, f"target ({name})")
     widest = own if other is None else forms_of(other.state_dict())
     sizes = {f"{name}:{dim}": n for name, t in named_tensors(model).items() for dim, n in enumerate(t.shape)}
     fits: dict[str, Callable[[str, Form], bool]] = {
         "dense": lambda rest, form: True,
         "synced": lambda rest, form: config["synced_epsilons"] is not None,
+        TARGET: lambda rest, form: _has_target(config),
         "start": lambda rest, form: config["cut"] and rest in widest and _within(form, widest[rest]),
         "trained": lambda rest, form: config["cut"] and rest in widest and _within(form, widest[rest]),
         MAP: lambda rest, form: config["cut"] and _numel(form) <= 2 * sizes.get(rest.removesuffix(":copies"), -1),
@@ -243,6 +252,22 @@ def _check_forms(file: SelectorFile, model: nn.Module, other: nn.Module | None) 
         prefix, _, rest = name.partition("/")
         if prefix not in fits or not fits[prefix](rest, form):
             raise CheckpointError(f"{file.where}: it holds {name!r}, {form}, for which the network has no place")
+
+
+def _has_target(config: Mapping[str, Any]) -> bool:
+    """Tell whether an estimator's target is in the file."""
+    return "beside" in config and config["beside"]["epsilons"] is not None
+
+
+def _beside(tensors: Mapping[str, Tensor], config: Mapping[str, Any], model: nn.Module) -> Beside | None:
+    """Return what an estimator keeps in the file."""
+    if "beside" not in config:
+        return None
+    target = None
+    if _has_target(config):
+        target = load_state(copied(model), tensors, TARGET + "/", "target")
+        _put_epsilons(target, config["beside"]["epsilons"])
+    return Beside(config["beside"]["words"], target)
 
 
 def _numel(form: Form) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..costs import CostLedger, to_columns
 from ..errors import CheckpointError
@@ -20,15 +22,35 @@ from .encoding import encode
 from .options import Options
 from .state import State, Trained
 
-MAP, COSTS = "channel_map", "costs"
+MAP, COSTS, TARGET = "channel_map", "costs", "target"
 ELSEWHERE = frozenset({"random_state", "example_inputs", "unlabelled"})  # has a place of its own, or is data
 WRITES = frozenset({"features_path"})
 """Options that name what is written to: no file is asked for them, whoever made it."""
 
 
-def save_selector(path: str | os.PathLike[str], options: Options, state: State, ledger: CostLedger) -> None:
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """What an estimator keeps in the file of its selector.
+
+    Attributes:
+        words: what it knows, JSON-able.
+        target: its fused and fine-tuned network, of the dense network's architecture; None where there is none.
+    """
+
+    words: Mapping[str, Any]
+    target: nn.Module | None = None
+
+
+def save_selector(
+    path: str | os.PathLike[str], options: Options, state: State, ledger: CostLedger, beside: Beside | None = None
+) -> None:
     """Write a selector; options that JSON cannot hold are listed by name, to be passed when loading."""
-    plain, missing = _encodable(options)
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    plain, missing = encodable(
+        (name, value)
+        for name, value in given.items()
+        if name not in ELSEWHERE | WRITES and not (name == "proxy" and value is None)  # then it is a pruned one
+    )
     columns, words = to_columns(ledger)
     tensors = state_tensors(state.dense, "dense/") | _under(COSTS, columns)
     rest = report = synced = None
@@ -59,21 +81,22 @@ def save_selector(path: str | os.PathLike[str], options: Options, state: State, 
         "repaired": repaired,
         "costs": words,
     }
+    if beside is not None:
+        tensors |= {} if beside.target is None else state_tensors(beside.target, TARGET + "/")
+        found = None if beside.target is None else epsilons(beside.target)
+        config["beside"] = {"words": dict(beside.words), "epsilons": found}
     write_file(path, tensors, config)
 
 
-def _encodable(options: Options) -> tuple[dict[str, Any], list[str]]:
+def encodable(options: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], list[str]]:
     """Return the options that JSON can hold, and the names of the others."""
     plain: dict[str, Any] = {}
     missing: list[str] = []
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if field.name in ELSEWHERE | WRITES or (field.name == "proxy" and value is None):  # then it is a pruned one
-            continue
+    for name, value in options:
         try:
-            plain[field.name] = encode(value)
+            plain[name] = encode(value)
         except CheckpointError:
-            missing.append(field.name)
+            missing.append(name)
     return plain, missing
 
 

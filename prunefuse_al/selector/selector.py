@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,7 @@ from .options import Options, WarmStart, check_warm, told
 from .picking import pick
 from .restoring import check_names, load_selector
 from .rounds import prepare, train_proxy
-from .saving import save_selector
+from .saving import Beside, save_selector
 from .state import State, Uncut
 from .watching import recorder_for
 
@@ -310,8 +310,7 @@ class PrunedProxySelector(Holder):
             OSError: the file cannot be written (no such folder, no permission, the disk is full); what was there is
                 still there.
         """
-        with alone():
-            save_selector(checks.path("path", path), self.options, self._state, self._ledger)
+        stored(self, path)
 
     @classmethod
     def load(
@@ -338,17 +337,43 @@ class PrunedProxySelector(Holder):
         check_model(model)
         check_names(cls, "load", options)
         accept = checks.flag("accept_changes", accept_changes)
-        saved = load_selector(checks.path("path", path), model, options, accept_changes=accept)
-        selector = saved.constructed(partial(cls, model), options)
-        selector._state, selector._ledger = saved.state_of(selector.options.kind), saved.ledger
-        kept = {"random_state": saved.entropy, "pretrained": saved.options["pretrained"]}  # whatever `model` looks like
-        selector.options = replace(selector.options, **{k: v for k, v in kept.items() if k not in options})
-        saved.check_start(selector.options)
-        for words in saved.said:
-            warn(words, FallbackWarning)
-        return selector
+        return restored(cls, path, model, options, accept_changes=accept).selector
 
     def __repr__(self) -> str:
         o = self.options
         name = type(self._state.dense).__name__
         return f"<PrunedProxySelector of {name}, pruning_ratio={o.pruning_ratio}, {o.scorer!r}, round {self.round}>"
+
+
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """A selector out of a file, and what an estimator keeps there."""
+
+    selector: PrunedProxySelector
+    beside: Beside | None
+
+
+def restored(
+    kind: type[PrunedProxySelector],
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    options: Mapping[str, Any],
+    *,
+    accept_changes: bool = False,
+) -> Restored:
+    """Return what `save` wrote, as a selector of a class; see `PrunedProxySelector.load`."""
+    saved = load_selector(checks.path("path", path), model, options, accept_changes=accept_changes)
+    selector = saved.constructed(partial(kind, model), options)
+    selector._state, selector._ledger = saved.state_of(selector.options.kind), saved.ledger
+    kept = {"random_state": saved.entropy, "pretrained": saved.options["pretrained"]}  # whatever `model` looks like
+    selector.options = replace(selector.options, **{k: v for k, v in kept.items() if k not in options})
+    saved.check_start(selector.options)
+    for words in saved.said:
+        warn(words, FallbackWarning)
+    return Restored(selector, saved.beside)
+
+
+def stored(selector: PrunedProxySelector, path: str | os.PathLike[str], beside: Beside | None = None) -> None:
+    """Write a selector's file, with what an estimator keeps there; see `PrunedProxySelector.save`."""
+    with alone():
+        save_selector(checks.path("path", path), selector.options, selector._state, selector._ledger, beside)

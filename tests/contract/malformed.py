@@ -392,6 +392,8 @@ TABLE = [
         classes=CLASSES,
         sample_weight=(Bad([-1.0] * 60, "negative"),),
     ),
+    line(E.save),
+    line(E.load, module="network"),
     line(E.query, {"X_pool": X.numpy()}, n_instances=(*BAD["k"][:3], None), **MAYBE_SCORER),
     line(E.predict_proba, X=None),
     line(prunefuse_al.selector_preset),
@@ -666,6 +668,7 @@ EXEMPT_METHODS: dict[str, str] = {
 """Methods of public classes, by name, with the reason."""
 EXEMPT_ARGUMENTS: dict[tuple[str, str], str] = {
     ("PruneFuseEstimator.query", "X_pool"): SKLEARN,
+    ("PruneFuseEstimator.load", "dataset"): "read when its rows are asked for",
     **{(f"PruneFuseEstimator.{call}", x): SKLEARN for call in ("partial_fit", "fit_target") for x in ("X", "y")},
     ("PruneFuseEstimator.predict_proba", "X"): SKLEARN,
     ("PruneFuseEstimator.fit_target", "sample_weight"): "as of fit_target of a selector",
