@@ -393,7 +393,7 @@ TABLE = [
         sample_weight=(Bad([-1.0] * 60, "negative"),),
     ),
     line(E.save),
-    line(E.load, module="network"),
+    line(E.load, module=("resnet", 3, nn.Linear), dataset=()),
     line(E.query, {"X_pool": X.numpy()}, n_instances=(*BAD["k"][:3], None), **MAYBE_SCORER),
     line(E.predict_proba, X=None),
     line(prunefuse_al.selector_preset),
