@@ -39,12 +39,6 @@ PUBLIC_API = tuple(json.loads((ROOT / "tests/data/public_api.json").read_text())
 log = logging.getLogger("mkdocs.hooks.site")
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Take the repository's address from setup.cfg, the one place that states it."""
-    config.repo_url = SETUP["address"]() or None
-    return config
-
-
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages from outside, the pictures they show, and the notebooks."""
     for page, source in OUTSIDE.items():
@@ -62,7 +56,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Rewrite links that leave docs/, and put the notebook's link below the title of a tutorial."""
     uri = page.file.src_uri
-    markdown = rewritten(markdown, uri, config.repo_url or "")
+    markdown = rewritten(markdown, uri, SETUP["address"]())
     markdown = PUBLIC.sub(lambda line: {"public": described, "table": listed}[line[1]](line[2]), markdown)
     if uri.startswith(TUTORIALS):
         title, _, rest = markdown.partition("\n")
