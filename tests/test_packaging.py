@@ -66,10 +66,15 @@ def test_every_pip_finds_every_extra_and_every_adapter_has_one(setup_cfg):
     assert {"modal", "skorch", "small-text"} <= asked <= extras
 
 
-def test_the_symlink_is_relative_and_committed():
+def test_the_adapters_are_where_the_package_finds_them():
+    """By a relative link in the repository; an unpacked sdist holds copies, for it can hold no links."""
     link = ROOT / "prunefuse_al" / "adapters"
-    assert link.is_symlink()
-    assert str(link.readlink()) == "../adapters"
+    if (ROOT / ".git").exists():
+        assert link.is_symlink()
+        assert str(link.readlink()) == "../adapters"
+    assert {path.name: path.read_bytes() for path in link.glob("*.py")} == {
+        path.name: path.read_bytes() for path in (ROOT / "adapters").glob("*.py")
+    }
 
 
 def test_the_installed_metadata_is_ours():
@@ -99,3 +104,22 @@ def test_the_wheel_holds_the_adapters_and_nothing_else(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path / "site"
     )
     assert done.stdout.strip() == str(tmp_path / "site" / "prunefuse_al" / "adapters" / "__init__.py"), done.stderr
+
+
+def test_the_licence_is_an_spdx_expression_and_no_address_is_made_up(setup_cfg):
+    assert setup_cfg["metadata"]["license_expression"] == "Apache-2.0"
+    assert "license" not in setup_cfg["metadata"]
+    assert metadata.metadata("prunefuse_al")["Home-page"] is None
+
+
+def test_the_version_is_the_same_wherever_it_stands():
+    """Else the release workflow would stop at the tag."""
+    version = prunefuse_al.__version__
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## [{version}] - 20" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_list_of_what_is_shipped_names_files_that_exist():
+    lines = [line.split() for line in (ROOT / "MANIFEST.in").read_text().splitlines()]
+    named = [name for line in lines if line and line[0] in ("include", "graft", "prune") for name in line[1:]]
+    assert [name for name in named if not (ROOT / name).exists()] == []

@@ -165,7 +165,7 @@ def common_length(x: Any) -> int:
 def take(array: Any, rows: Tensor) -> Tensor:
     """Return rows int64 [b] of an array or tensor as a new tensor [b ...], in a type that torch computes with."""
     if isinstance(array, Tensor):
-        return native(array[rows.to(array.device)])
+        return native(array.index_select(0, rows.to(array.device)))  # torch 2.6 indexes no uint16
     return _native(np.asarray(array[rows.numpy()]))
 
 
