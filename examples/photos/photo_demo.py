@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 DIGITS = 4  # kinds: 0, 1, 2, 3
-QUICK = ("--network", "test_resnet", "--size", "32", "--epochs", "15", "--check", "0.3", "--no-flip", "--quiet")
+QUICK = ("--network", "test_resnet", "--size", "32", "--epochs", "30", "--check", "0.3", "--no-flip", "--quiet")
 """A tiny network, enough for these pictures."""
 
 
