@@ -61,7 +61,8 @@ def as_dataset(X: Any, y: Any = None, *, sample_weight: Any = None) -> Any:
     if _streams(X):
         raise InputError(
             f"{type(X).__name__} is an iterable without row numbers, and candidates are named by row number: "
-            "pass a map-style Dataset (with __len__ and __getitem__) or an array"
+            "pass a map-style Dataset (with __len__ and __getitem__) or an array; tar shards, as of WebDataset, "
+            "are read by prunefuse_al.data.TarShards"
         )
     foreign = _is_dataset(X)
     if isinstance(X, Mapping) and not issparse(X):  # a matrix of keys is a dict as well
