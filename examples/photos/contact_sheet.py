@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def draw(folder: Path, shown: Sequence[tuple[str, str, str]]) -> bytes:
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for place, (name, number, beneath) in enumerate(shown):
         left, top = GAP + place % across * (SIDE + GAP), GAP + place // across * (SIDE + TEXT + GAP)
-        sheet.paste(upright(folder / name, SIDE), (left, top))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata
+            sheet.paste(upright(folder / name, SIDE), (left, top))
         pen.text((left, top + SIDE + 2), _fitting(pen, font, f"{number}  ", name), "black", font)
         pen.text((left, top + SIDE + 18), _fitting(pen, font, "", beneath), "dimgray", font)
     content = io.BytesIO()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from picture_files import Photos, Problem, find, read
 from torch import nn
 
 from prunefuse_al import PrunedProxySelector, TorchTrainer
-from prunefuse_al.errors import CheckpointError, NoEffectWarning, NotFittedError
+from prunefuse_al.errors import CheckpointError, NotFittedError
 from prunefuse_al.proxies import Probe, Pruned
 from prunefuse_al.scorers import TwoStage
 from prunefuse_al.training.transforms import Compose, Normalize, RandomCropFlip
@@ -94,9 +93,7 @@ class Project:
 
     def fit(self, selector: PrunedProxySelector, rows: np.ndarray, y: np.ndarray) -> None:
         """Train the selector's proxy on some photographs."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NoEffectWarning)  # a head of pretrained features sees no mirrored pictures
-            selector.fit(self.photos.pixels[rows], y)
+        selector.fit(self.photos.pixels[rows], y)
 
     def guesses(self, selector: PrunedProxySelector, rows: Sequence[int]) -> np.ndarray:
         """Return how likely each class is, [n classes], for some photographs."""
@@ -119,12 +116,19 @@ def selector_for(project: Project) -> PrunedProxySelector:
     )
     if args.selector.exists():
         try:
-            return PrunedProxySelector.load(args.selector, network, trainer=trainer)
+            selector = PrunedProxySelector.load(args.selector, network, trainer=trainer)
         except CheckpointError as error:
             raise Problem(
                 f"{args.selector} does not go with these options ({error}); give --network as on the first day, or "
                 "move the file away to start anew (labels are kept)"
             ) from error
+        if args.weights and not isinstance(selector.options.proxy, Probe):
+            print(
+                f"{args.selector} was begun without weights, and --weights says nothing now: move it away to begin anew"
+            )
+        return selector
+    if not args.weights:
+        print("the network begins without having seen a photograph; with --weights far fewer labels are needed")
     kind = Probe() if args.weights else Pruned(0.5)
     scorer = TwoStage("margin", "k_center")
     return PrunedProxySelector(network, proxy=kind, scorer=scorer, trainer=trainer, random_state=args.seed)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from photo_project import Project, of_target, prepared, selector_for
 from picture_files import Problem
 
 from prunefuse_al import PrunedProxySelector
-from prunefuse_al.errors import PruneFuseError
+from prunefuse_al.errors import FallbackWarning, PruneFuseError
 
 Line = Mapping[str, str]
 
@@ -36,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command is None:
         return photo_demo.play(main)
     try:
-        COMMANDS[args.command](Project.opened(args))
+        with warnings.catch_warnings():  # the head sees no mirrored pictures; the whole network does
+            warnings.filterwarnings("ignore", r"proxy=Probe\(", FallbackWarning)
+            COMMANDS[args.command](Project.opened(args))
     except (Problem, PruneFuseError) as problem:
         print(f"photos: {problem}", file=sys.stderr)
         return 2

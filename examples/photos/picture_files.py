@@ -62,7 +62,8 @@ def read(folder: Path, size: int, *, without: Collection[Path] = (), progress: b
         raise Problem(f"there are no photographs in {str(folder)!r} (files of the kinds {kinds})")
     with tempfile.TemporaryFile() as file:  # which is there for as long as it is mapped
         pixels = np.memmap(file, np.uint8, "w+", shape=(len(names), 3, size, size))
-    with ThreadPoolExecutor() as threads:
+    with warnings.catch_warnings(), ThreadPoolExecutor() as threads:  # once for all threads, which share the filters
+        warnings.simplefilter("ignore")  # of odd metadata, which do not matter here
         found = threads.map(partial(_read_into, folder, pixels), range(len(names)), names)
         said = list(tqdm(found, "reading", len(names), unit="photo", disable=None if progress else True))
     kept = [row for row, why in enumerate(said) if not why]
@@ -88,12 +89,10 @@ def upright(path: Path, size: int) -> Image.Image:
     Raises:
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: it cannot be read.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd metadata, which do not matter here
-        with Image.open(path) as picture:
-            picture.draft("RGB", (2 * size, 2 * size))  # a JPEG is not decoded finer than that
-            turned = ImageOps.exif_transpose(picture)
-            return ImageOps.fit(_rgb(turned), (size, size), Image.Resampling.BILINEAR)
+    with Image.open(path) as picture:
+        picture.draft("RGB", (2 * size, 2 * size))  # a JPEG is not decoded finer than that
+        turned = ImageOps.exif_transpose(picture)
+        return ImageOps.fit(_rgb(turned), (size, size), Image.Resampling.BILINEAR)
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -165,8 +166,15 @@ def test_pretrained_weights_are_used_by_a_probe(place, capsys):
     assert call("next", *options, "--weights", folder / "weights.pth") == 0
     said = capsys.readouterr().out
     assert "features" in said  # of a frozen trunk
+    assert "without having seen a photograph" not in said
+    assert "was begun without weights" not in said
     assert call("next", *options, "--weights", folder / "none.pth") == 2
     assert "none.pth" in capsys.readouterr().err
+    (folder / "photos.safetensors").unlink()
+    assert call("next", *options) == 0
+    assert "without having seen a photograph" in capsys.readouterr().out
+    assert call("next", *options, "--weights", folder / "weights.pth") == 0
+    assert "was begun without weights" in capsys.readouterr().out
 
 
 def test_no_labels_left_and_fewer_photographs_than_asked_for(place, capsys):
@@ -312,6 +320,14 @@ def test_pictures_of_every_kind_are_read(tmp_path, mode):
     pixels = picture_files.read(tmp_path, 16, progress=False).pixels
     assert pixels.shape == (1, 3, 16, 16)
     assert abs(float(pixels.mean()) - 128) < 40
+
+
+def test_reading_leaves_the_filters_of_warnings_alone(tmp_path):
+    for number in range(40):
+        Image.new("L", (200, 200), number).save(tmp_path / f"{number}.png")
+    before = list(warnings.filters)
+    picture_files.read(tmp_path, 16, progress=False)
+    assert warnings.filters == before
 
 
 def test_unreadable_pictures_leave_no_gap(tmp_path):
