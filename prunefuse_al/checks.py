@@ -11,13 +11,14 @@ import math
 import operator
 import os
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, MissingDependencyError
 
 T = TypeVar("T")
 
@@ -148,6 +149,24 @@ def maybe(check: Callable[..., T], name: str, value: Any, *args: Any, **options:
         return check(name, value, *args, **options)
     except InputError as error:
         raise InputError(f"{error}, or None") from None
+
+
+def installed(library: str, *, extra: str) -> Any:
+    """Return a library that the core does without, or raise `MissingDependencyError` saying how it is installed.
+
+    Args:
+        library: what is imported, and only now.
+        extra: of this package, that brings it.
+    """
+    try:
+        return import_module(library)
+    except ModuleNotFoundError as error:
+        if error.name != library.partition(".")[0]:
+            raise
+        raise MissingDependencyError(
+            f'this needs {error.name}, which is not installed. Run: pip install "prunefuse_al[{extra}]"',
+            name=error.name,
+        ) from error
 
 
 def array(name: str, value: Any, what: str, *, floats: bool = False) -> Tensor:

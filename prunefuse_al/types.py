@@ -107,6 +107,18 @@ class Selection:
         """Return indices and scores, or None, as NumPy arrays."""
         return self.indices.numpy(), None if self.scores is None else self.scores.numpy()
 
+    def to_frame(self) -> Any:
+        """Return a `pandas.DataFrame` with a row for each pick, best first: "index", and "score" where there are any.
+
+        ``pool.iloc[selection.to_frame()["index"]]`` are the picked rows of a pool that is a data frame.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        indices, scores = self.arrays()
+        columns = {"index": indices} if scores is None else {"index": indices, "score": scores}
+        return checks.installed("pandas", extra="data").DataFrame(columns)
+
 
 @runtime_checkable
 class Scorer(Protocol):

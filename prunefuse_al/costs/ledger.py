@@ -148,6 +148,15 @@ class CostLedger:
         """Return the rows as plain dicts, for a data frame or JSON; `uncounted` is in those that have a reason."""
         return [{k: v for k, v in asdict(row).items() if k != "uncounted" or v} for row in self.rows()]
 
+    def to_frame(self) -> Any:
+        """Return the rows as a `pandas.DataFrame`, with a column for each attribute of `CostRow`.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        columns = [field.name for field in fields(CostRow)]
+        return checks.installed("pandas", extra="data").DataFrame([asdict(row) for row in self.rows()], columns=columns)
+
     @classmethod
     def from_dicts(cls, rows: Iterable[dict[str, Any]]) -> CostLedger:
         """Return a ledger of the rows that `to_dicts` gave.

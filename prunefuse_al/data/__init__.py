@@ -24,6 +24,7 @@ from .files import replacing as replacing
 from .files import reserve as reserve
 from .files import shortage as shortage
 from .files import sync_folder as sync_folder
+from .frames import TableRows as TableRows
 from .items import Collate as Collate
 from .loading import Batch as Batch
 from .loading import BatchLoader as BatchLoader
@@ -32,6 +33,7 @@ from .loading import check_finite as check_finite
 from .loading import check_reading as check_reading
 from .randomness import fresh_seed as fresh_seed
 from .randomness import isolated_rng as isolated_rng
+from .shards import TarShards as TarShards
 from .stores import ArrayDataset as ArrayDataset
 from .stores import Rows as Rows
 from .stores import read_items as read_items

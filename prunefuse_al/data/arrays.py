@@ -122,7 +122,7 @@ def _from_objects(x: Any) -> np.ndarray[Any, Any]:
     if isinstance(x, str | bytes | PathLike):
         raise InputError(
             f"X={x!r} is a text or a path: pass what is in it, for example np.load(path, mmap_mode='r') or "
-            "torchvision.datasets.ImageFolder(path)"
+            "torchvision.datasets.ImageFolder(path); of Parquet, prunefuse_al.data.TableRows(path, label=...)"
         )
     if isinstance(x, Mapping) or not (isinstance(x, Sequence | Number) or any(hasattr(x, name) for name in _AS_ARRAY)):
         raise InputError(f"X holds a {type(x).__name__} where an array or tensor [n ...] is needed")  # not read through

@@ -22,6 +22,7 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    Subset,
     default_collate,
 )
 
@@ -56,10 +57,12 @@ def as_dataset(X: Any, y: Any = None, *, sample_weight: Any = None) -> Any:
     """
     if isinstance(X, DataLoader):
         return as_dataset(_loaded(X), y, sample_weight=sample_weight)
+    X = _by_items(X)
     if _streams(X):
         raise InputError(
             f"{type(X).__name__} is an iterable without row numbers, and candidates are named by row number: "
-            "pass a map-style Dataset (with __len__ and __getitem__) or an array"
+            "pass a map-style Dataset (with __len__ and __getitem__) or an array; tar shards, as of WebDataset, "
+            "are read by prunefuse_al.data.TarShards"
         )
     foreign = _is_dataset(X)
     if isinstance(X, Mapping) and not issparse(X):  # a matrix of keys is a dict as well
@@ -176,6 +179,17 @@ def _loaded(loader: DataLoader[Any]) -> Any:
             "some rows of it are torch.utils.data.Subset(dataset, rows), and weights go in sample_weight"
         )
     return dataset
+
+
+def _by_items(X: Any) -> Any:
+    """Return a dataset of Hugging Face's whose items are tables of one row with dicts of numbers for items instead."""
+    if isinstance(X, Subset):
+        whole = _by_items(X.dataset)
+        return X if whole is X.dataset else Subset(whole, X.indices)
+    said = getattr(X, "format", None)
+    if isinstance(said, dict) and said.get("type") in ("arrow", "pandas", "polars") and hasattr(X, "with_format"):
+        return X.with_format("numpy", columns=said["columns"])
+    return X
 
 
 def _is_dataset(X: Any) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 import prunefuse_al
 
 HOSTS = {"baal": "baal", "small_text": "small_text", "lightning": "lightning", "transformers": "transformers"}
+HOSTS["label_studio"] = "label_studio_sdk"
 CODE = f"""
 import importlib, sys
 class Hide:
