@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -101,6 +103,34 @@ def skactiveml_badge(signals: Signals, k: int) -> Call:
     classifier = Head(classes=list(range(signals.logits.shape[1])), missing_label=np.nan)
     query = pool.Badge(random_state=0)
     return lambda: list(query.query(x, np.full(len(x), np.nan), classifier, fit_clf=False, batch_size=k))
+
+
+def vessal_sampler(signals: Signals, k: int) -> Call:
+    """VeSSAL's `streaming_sampler`, given our gradients over their root mean square, our order and our draws.
+
+    What its own gradients are otherwise (blocks sorted by probability) is not compared. It asks for CUDA by name; where
+    there is none, it stays on the CPU.
+    """
+    sampler = cloned("VeSSAL", "query_strategies.vessal").StreamingSampling
+    generator = np.random.default_rng(0)
+    order, uniforms = generator.permutation(len(signals)), generator.random(len(signals)).tolist()
+    q, h = signals.logits.double().softmax(1), signals.features.double()
+    errors = q - nn.functional.one_hot(signals.logits.argmax(1), q.shape[1])
+    rows = (errors[:, :, None] * h[:, None]).flatten(1)
+    rows = (rows / rows.square().sum(1).mean().sqrt())[order].float()[:, None].numpy()
+    stub = sampler.__new__(sampler)
+
+    def run() -> list[int]:
+        on_cpu = mock.patch.object(torch.Tensor, "cuda", lambda tensor: tensor)
+        with (
+            mock.patch("numpy.random.rand", side_effect=uniforms),
+            nullcontext() if torch.cuda.is_available() else on_cpu,
+        ):
+            picked, skipped = stub.streaming_sampler(rows, k, early_stop=True)
+        missing = k - len(picked)
+        return order[[*picked, *generator.permutation(skipped)[:missing]] if missing else picked].tolist()
+
+    return run
 
 
 def skactiveml_typiclust(signals: Signals, k: int) -> Call:

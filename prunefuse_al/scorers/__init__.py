@@ -75,6 +75,9 @@ from ._uncertainty import Margin as Margin
 from ._uncertainty import entropy as entropy
 from ._uncertainty import least_confidence as least_confidence
 from ._uncertainty import margin as margin
+from ._vessal import VeSSAL as VeSSAL
+from ._vessal import VeSSALStream as VeSSALStream
+from ._vessal import vessal as vessal
 
 # What other rooms of the package use of this one.
 # isort: split
@@ -127,6 +130,8 @@ __all__ = [
     "SCORERS",
     "TwoStage",
     "TypiClust",
+    "VeSSAL",
+    "VeSSALStream",
     "aum",
     "badge",
     "bald",
@@ -158,6 +163,7 @@ __all__ = [
     "score_per_cost",
     "standardised_by_class",
     "typiclust",
+    "vessal",
 ]
 
 SCORERS: dict[str, type[Scorer]] = {
@@ -173,6 +179,7 @@ SCORERS: dict[str, type[Scorer]] = {
     "two_stage": TwoStage,
     "k_center": KCenter,
     "badge": Badge,
+    "vessal": VeSSAL,
     "typiclust": TypiClust,
     "probcover": ProbCover,
     "cal": CAL,

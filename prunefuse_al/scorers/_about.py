@@ -64,6 +64,13 @@ ABOUT: dict[str, About] = {
     "badge": About(
         "no", "1", "n (2c + d)", "Uncertain and diverse at once; robust to the size of the batch.", "Ash 2020"
     ),
+    "vessal": About(
+        "no",
+        "1",
+        "2 D^2, D = min(c d, width)",
+        "As badge, decided row by row in one pass; `VeSSALStream` takes batches of a pool beyond memory.",
+        "Saran 2023",
+    ),
     "typiclust": About(
         "no",
         "1, and 1 over what is labelled",

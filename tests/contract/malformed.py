@@ -114,14 +114,14 @@ KINDS: dict[str, str | tuple[Any, ...]] = {
     **dict.fromkeys(
         ("mc_samples", "outcomes", "patience", "pool_size", "repeats", "rounds", "steps", "strata"), "count"
     ),
-    **dict.fromkeys(("trial_epochs",), "count"),
+    **dict.fromkeys(("trial_epochs", "width"), "count"),
     **dict.fromkeys(
         ("dense_epochs", "eval_batch_size", "initial", "max_rows", "round_to", "sync_every"), "maybe count"
     ),
     **dict.fromkeys(("target_epochs",), "maybe count"),
     **dict.fromkeys(("n", "num_workers", "padding", "snapshots", "warmup"), "whole"),
     **dict.fromkeys(("channels_last", "deterministic", "fold_batchnorm", "from_neighbours", "progress"), "flag"),
-    **dict.fromkeys(("accept_changes", "keep_frozen", "sequential"), "flag"),
+    **dict.fromkeys(("accept_changes", "by_labels", "include_labelled", "keep_frozen", "sequential"), "flag"),
     **dict.fromkeys(("recalibrate", "return_embeddings", "return_scores", "total"), "flag"),
     **dict.fromkeys(
         ("annealing", "features_dtype", "measure", "monitor", "name", "network", "parts", "precision", "scope"), "name"
@@ -137,7 +137,7 @@ KINDS: dict[str, str | tuple[Any, ...]] = {
     **dict.fromkeys(("flip", "lambda_", "share", "shrink"), "share"),
     **dict.fromkeys(("candidate_fraction", "fraction", "purity"), "part"),
     **dict.fromkeys(("end", "floor", "mislabelled", "pruning_ratio", "start"), "ratio"),
-    **dict.fromkeys(("lr_scale", "tau"), "positive"),
+    **dict.fromkeys(("damping", "length", "lr_scale", "tau"), "positive"),
     **dict.fromkeys(("fine_tune_lr_scale", "grad_clip"), "maybe positive"),
     **dict.fromkeys(("random_state", "rng", "seed"), "maybe seed"),
     **dict.fromkeys(("first", "second", "scorer"), "scorer"),
@@ -167,6 +167,7 @@ KINDS: dict[str, str | tuple[Any, ...]] = {
     "repair": (WORD, 1, None, Bad({"speed": 3}, "no 'speed'")),
     "sample_weight": "weights",
     "scheduler": "schedule",
+    "scale": "name",
     "scope": "name",
     "scores": "finite column",
     "sync_importance": (WORD, 3, ["same"], Bad("l2", "sync_every")),
@@ -219,6 +220,7 @@ SELVES = {
     "TorchTrainer": trainer,
     "FunctionTrainer": training.FunctionTrainer(lambda model, data: None),
     "Recorder": training.Recorder(),
+    "VeSSALStream": scorers.VeSSALStream(2, 60),
     "CostLedger": ledger,
     "LoopPlan": advisor.LoopPlan(),
 }
@@ -542,6 +544,19 @@ TABLE = [
     line(scorers.TwoStage, keep=(*BAD["positive"], 0.5)),
     line(scorers.ProbCover, classes="maybe count", clusterer="maybe search"),
     line(scorers.TypiClust, clusterer="maybe search", neighbours="maybe search"),
+    line(scorers.VeSSAL),
+    line(scorers.VeSSALStream, {"k": 2, "n": 60}, n="count"),
+    *(line(each, logits="finite logits") for each in (scorers.VeSSALStream.offer, scorers.VeSSALStream.know)),
+    line(scorers.VeSSALStream.finish),
+    line(
+        scorers.vessal,
+        {"labelled_logits": Z, "labelled_features": H},
+        called={"labelled_logits": "labelled.logits"},
+        logits="finite logits",
+        labels=(*BAD["classes of logits"], Bad(X, "[60, 6]")),
+        labelled_logits=(WORD, 3.0, Bad(Z[:7], "[7, 3]"), Bad(X, "[60, 6]"), Bad(Z / 0, NOT_FINITE)),
+        labelled_features=(*BAD["labelled features"], Bad(None, "go together")),
+    ),
     line(scorers.entropy),
     line(scorers.margin),
     line(scorers.least_confidence),

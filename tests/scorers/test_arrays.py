@@ -75,6 +75,13 @@ CALLS: dict[str, tuple[Callable[..., Any], list[Tensor], dict[str, Any]]] = {
         [FEATURES, KNOWN],
         {"k": 3, "rng": 0},
     ),
+    "vessal": (
+        lambda z, h, y, known_z, known, **o: scorers.vessal(
+            z, h, labels=y, labelled_logits=known_z, labelled_features=known, **o
+        ),
+        [LOGITS, FEATURES, LABELS, KNOWN_LOGITS, KNOWN],
+        {"k": 3, "rng": 0},
+    ),
 }
 MAKES: dict[str, Callable[[Tensor], Any]] = {
     "integers": lambda t: t,
