@@ -20,6 +20,7 @@ REPOSITORIES = {
     "Coverage-centric-coreset-selection": "haizhongzheng",
     "d2pruning": "adymaharana",
     "VeSSAL": "asaran",
+    "AL-foundation-models": "sanketx",
 }
 PACKAGES = {"modAL": "modAL-python skorch", "skactiveml": "scikit-activeml", "small_text": "small-text==1.4.1"}
 ALL = 10**9

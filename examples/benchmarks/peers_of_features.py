@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from typing import Any
 from unittest import mock
@@ -9,8 +10,10 @@ from unittest import mock
 import numpy as np
 import torch
 from peer_access import Call, cloned, package
+from sklearn.cluster import KMeans, MiniBatchKMeans
 from torch import nn
 
+from prunefuse_al.scorers._neighbours import FEW_CLUSTERS
 from prunefuse_al.types import Signals
 
 DELTA = 0.6
@@ -129,6 +132,46 @@ def vessal_sampler(signals: Signals, k: int) -> Call:
             picked, skipped = stub.streaming_sampler(rows, k, early_stop=True)
         missing = k - len(picked)
         return order[[*picked, *generator.permutation(skipped)[:missing]] if missing else picked].tolist()
+
+    return run
+
+
+def alfm_dropquery(signals: Signals, k: int) -> Call:
+    """AL-foundation-models' `Dropout`, given what our head answers to our masks, and clusters of the same k-means.
+
+    Its own k-means, of faiss, needs a GPU and draws from global random numbers.
+    """
+    unused = ("faiss", "rich.progress", "ALFM.src.classifiers.classifier_wrapper")  # of what is called here
+    with mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in unused}):
+        dropout = cloned("AL-foundation-models", "ALFM.src.query_strategies.dropout")
+    h, head, generator = signals.features.double(), signals.head.double(), np.random.default_rng(0)
+    masks = torch.from_numpy(generator.random((len(h), 3, h.shape[1])) >= 0.75)
+    seed = int(generator.integers(2**31))
+    passes = iter((4 * masks.transpose(0, 1) * h) @ head[:, :-1].T + head[:, -1])
+
+    class Model:
+        def get_probs(self, features: Any, dropout: bool) -> torch.Tensor:
+            return next(passes).softmax(1)
+
+        def get_probs_and_embedding(self, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            return signals.logits.softmax(1), torch.from_numpy(features)
+
+    def clusters(vectors: np.ndarray, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        method = KMeans(count, n_init=1, random_state=seed)
+        if count > FEW_CLUSTERS:
+            method = MiniBatchKMeans(count, batch_size=4096, n_init=1, random_state=seed)
+        of = torch.from_numpy(method.fit_predict(vectors)).long()
+        centres = torch.stack([torch.from_numpy(vectors[of == c]).mean(0) for c in range(count)])
+        distances = (torch.from_numpy(vectors) - centres[of]).square().sum(1)
+        rows = [(of == c).nonzero().ravel() for c in range(count)]
+        return torch.stack([some[distances[some].argmin()] for some in rows]), of
+
+    query = dropout.Dropout(3, features=signals.features.numpy(), labels=np.zeros(len(h)), init_sampler=None)
+    query.update_state(1, np.zeros(len(h), dtype=bool), Model())
+
+    def run() -> list[int]:
+        with mock.patch.object(dropout, "cluster_features", clusters):
+            return np.flatnonzero(query.query(k)).tolist()
 
     return run
 

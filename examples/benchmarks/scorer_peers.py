@@ -8,6 +8,7 @@
     git clone https://github.com/haizhongzheng/Coverage-centric-coreset-selection
     git clone https://github.com/adymaharana/d2pruning
     git clone https://github.com/asaran/VeSSAL
+    git clone https://github.com/sanketx/AL-foundation-models
 
 The clones are research code without releases: they are imported from where they lie, and need torchvision. What is not
 there is said and left out. Where their code asks a network, it is given one that looks the answers up.
@@ -26,6 +27,7 @@ from peers_of_coresets import (
     svp_forgetting,
 )
 from peers_of_features import (
+    alfm_dropquery,
     deepcore_k_center,
     plain_k_center,
     skactiveml_badge,
@@ -92,6 +94,7 @@ PEERS: dict[str, dict[str, Peer]] = {
         "scikit-activeml": Peer(skactiveml_probcover, "ties in another order, of which there are many", **_PAIRS)
     },
     "cal": {"small-text": Peer(smalltext_cal, "looks for neighbours among all rows, not the labelled ones", **_PAIRS)},
+    "dropquery": {"ALFM": Peer(alfm_dropquery, "single precision; fails where no row changes in all passes")},
     "moderate": {"d2pruning": Peer(d2pruning_moderate, "its complement: it keeps the two tails")},
     "ccs": {"CCS": Peer(ccs_strata, "draws otherwise; its upper edge loses the maximum where that is <= 0")},
     "forgetting()": {

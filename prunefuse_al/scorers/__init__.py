@@ -39,6 +39,11 @@ from ._cost import CostAware as CostAware
 from ._cost import score_per_cost as score_per_cost
 from ._d2 import D2 as D2
 from ._d2 import d2 as d2
+from ._dropquery import DropQuery as DropQuery
+from ._dropquery import DropQueryInit as DropQueryInit
+from ._dropquery import dropquery as dropquery
+from ._dropquery import dropquery_flips as dropquery_flips
+from ._dropquery import dropquery_init as dropquery_init
 from ._dynamics import AUM as AUM
 from ._dynamics import EL2N as EL2N
 from ._dynamics import Forgetting as Forgetting
@@ -107,6 +112,8 @@ __all__ = [
     "ClassStandardised",
     "CostAware",
     "D2",
+    "DropQuery",
+    "DropQueryInit",
     "EL2N",
     "Entropy",
     "Forgetting",
@@ -140,6 +147,9 @@ __all__ = [
     "ccs",
     "class_budgets",
     "d2",
+    "dropquery",
+    "dropquery_flips",
+    "dropquery_init",
     "el2n",
     "entropy",
     "forgetting",
@@ -183,6 +193,8 @@ SCORERS: dict[str, type[Scorer]] = {
     "typiclust": TypiClust,
     "probcover": ProbCover,
     "cal": CAL,
+    "dropquery": DropQuery,
+    "dropquery_init": DropQueryInit,
     "forgetting": Forgetting,
     "aum": AUM,
     "el2n": EL2N,

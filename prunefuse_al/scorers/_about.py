@@ -92,6 +92,16 @@ ABOUT: dict[str, About] = {
         "Near what is labelled, yet predicted otherwise.",
         "Margatina 2021",
     ),
+    "dropquery": About(
+        "no",
+        "1",
+        "n d",
+        "Features of a strong network, frozen or hardly trained on, as of a `Probe`; t passes are of its head alone.",
+        "Gupte 2024",
+    ),
+    "dropquery_init": About(
+        "no", "1", "n d", "The first labels for dropquery; nothing is labelled, nothing is trained.", "Gupte 2024"
+    ),
     "forgetting": About("yes", "0; 1 + s", "n", "Core sets: keep what is unlearned again and again.", "Toneva 2019"),
     "aum": About("yes", "0; 1 + s", "n", "Core sets; low values are hard or mislabelled.", "Pleiss 2020"),
     "el2n": About("yes", "0; 1 + e", "n", "Core sets, from the first epochs alone.", "Paul 2021"),

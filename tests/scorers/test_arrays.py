@@ -29,6 +29,7 @@ def whole(*shape: int, below: int = 7, seed: int = 0) -> Tensor:
 LOGITS, FEATURES, PASSES = whole(N, C), whole(N, D, seed=1), whole(T, N, C, seed=2)
 LABELS, SCORES, COSTS = whole(N, below=C), whole(N, below=99), whole(N) + 1
 KNOWN_LOGITS, KNOWN = whole(M, C, seed=3), whole(M, D, seed=4)
+HEAD = whole(C, D + 1, seed=7)
 KNOWN_LABELS = whole(M, C, below=2, seed=6)
 MOMENTS = whole(T, N, D, seed=5)
 
@@ -41,6 +42,9 @@ CALLS: dict[str, tuple[Callable[..., Any], list[Tensor], dict[str, Any]]] = {
     "ccs": (scorers.ccs, [SCORES], {"k": 3, "rng": 0}),
     "class_budgets": (scorers.class_budgets, [torch.tensor([4, 1, 4])], {"k": 5}),
     "d2": (lambda s, h, y, **o: scorers.d2(s, h, labels=y, **o), [SCORES, FEATURES, LABELS], {"k": 3, "rng": 0}),
+    "dropquery": (scorers.dropquery, [LOGITS, FEATURES, HEAD], {"k": 3, "rng": 0}),
+    "dropquery_flips": (scorers.dropquery_flips, [LOGITS, FEATURES, HEAD], {"rng": 0}),
+    "dropquery_init": (scorers.dropquery_init, [FEATURES], {"k": 3, "rng": 0}),
     "el2n": (scorers.el2n, [PASSES, LABELS], {}),
     "entropy": (scorers.entropy, [LOGITS], {}),
     "forgetting": (scorers.forgetting, [whole(T, N, below=2)], {}),
