@@ -39,6 +39,7 @@ NO_OPTIONS = {
     *("Another", "Pruned", "Task", "Training", "Prepared"),  # a network; said by the options themselves; of a round
     *("Marks", "Mixes", "Normalises", "OperationCall", "Reduces", "RepairReport"),  # of the tracer, and what was done
     "CostAware",  # holds an array, and is asked for
+    "Removal",  # what was found
 }
 """What is public, and not written: what is neither given to a selector nor reported by pruning, or holds arrays."""
 INSTANCES: list[Any] = [

@@ -54,8 +54,16 @@ from ._dynamics import el2n as el2n
 from ._dynamics import forgetting as forgetting
 from ._dynamics import grand as grand
 from ._dynamics import moso as moso
+from ._influence import Influence as Influence
+from ._influence import Removal as Removal
+from ._influence import influence as influence
+from ._influence import influence_vectors as influence_vectors
+from ._influence import largest_removal as largest_removal
+from ._influence import smallest_removal as smallest_removal
 from ._k_center import KCenter as KCenter
 from ._k_center import k_center as k_center
+from ._loss_band import LossBand as LossBand
+from ._loss_band import loss_band as loss_band
 from ._moderate import Moderate as Moderate
 from ._moderate import moderate as moderate
 from ._multilabel import MLBALD as MLBALD
@@ -118,9 +126,11 @@ __all__ = [
     "Entropy",
     "Forgetting",
     "GraNd",
+    "Influence",
     "KCenter",
     "LabelCardinality",
     "LeastConfidence",
+    "LossBand",
     "MLAdaptive",
     "MLBALD",
     "MLBadge",
@@ -134,6 +144,7 @@ __all__ = [
     "Moderate",
     "ProbCover",
     "Random",
+    "Removal",
     "SCORERS",
     "TwoStage",
     "TypiClust",
@@ -155,9 +166,13 @@ __all__ = [
     "forgetting",
     "get_scorer",
     "grand",
+    "influence",
+    "influence_vectors",
     "k_center",
     "label_cardinality",
+    "largest_removal",
     "least_confidence",
+    "loss_band",
     "margin",
     "ml_adaptive",
     "ml_badge",
@@ -171,6 +186,7 @@ __all__ = [
     "probcover",
     "purity_radius",
     "score_per_cost",
+    "smallest_removal",
     "standardised_by_class",
     "typiclust",
     "vessal",
@@ -203,6 +219,8 @@ SCORERS: dict[str, type[Scorer]] = {
     "moderate": Moderate,
     "ccs": CCS,
     "d2": D2,
+    "influence": Influence,
+    "loss_band": LossBand,
     "ml_min_margin": MLMinMargin,
     "ml_margin": MLMargin,
     "ml_entropy": MLEntropy,

@@ -116,6 +116,14 @@ ABOUT: dict[str, About] = {
     ),
     "d2": About("yes", "1; 1 + s", "n d", "Core sets: difficulty spread over a graph of neighbours.", "Maharana 2024"),
     "moso": About("yes", "2s; 2 + 2s", "n", "Core sets by what leaving a sample out would do.", "Tan 2024"),
+    "influence": About(
+        "yes",
+        "1",
+        "2 n min(c d, width)",
+        "Core sets from given labels: a group whose removal leaves the last layer where it is; try several seeds.",
+        "Yang 2022",
+    ),
+    "loss_band": About("yes", "1", "n", "Core sets: neither learnt nor hopeless, as AdaPruner's mask.", "Yang 2023"),
     "class_balanced": About(
         "yes",
         "those of its part",

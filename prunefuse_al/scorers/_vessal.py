@@ -23,6 +23,7 @@ from ._dynamics import head_errors
 from ._features import check_features, check_labelled_features, given_labelled, read_features
 from ._given import given_features, given_labels, given_logits
 from ._select import check_finite, check_k, check_k_of, read_field, read_labels, read_logits
+from ._sketch import Sketch
 
 SCALES = ("rms", "raw")
 _NUMBERS = 1 << 20  # in the gradients that are looked at together
@@ -234,25 +235,23 @@ class _Volume:
         inverse: P, [D D].
         seen: the sum of xx' over the rows seen, [D D].
         trace: of `seen` times P.
-        projection: factors [c D] and [d D], or None.
+        sketch: projects longer gradients; None: none is.
     """
 
     shape: tuple[int, int]
     inverse: Tensor
     seen: Tensor
     trace: float
-    projection: tuple[Tensor, Tensor] | None
+    sketch: Sketch | None
 
     @classmethod
     def begin(
         cls, c: int, d: int, damping: float, width: int, generator: np.random.Generator, device: torch.device
     ) -> _Volume:
-        size, projection = min(c * d, width), None
-        if size < c * d:
-            first, second = (torch.from_numpy(generator.standard_normal((rows, size))) for rows in (c, d))
-            projection = (first.to(device), second.to(device) / math.sqrt(size))
+        size = min(c * d, width)
+        sketch = Sketch.drawn(c, d, size, generator, device) if size < c * d else None
         eye = torch.eye(size, dtype=torch.float64, device=device)
-        return cls((c, d), eye / damping, torch.zeros_like(eye), 0.0, projection)
+        return cls((c, d), eye / damping, torch.zeros_like(eye), 0.0, sketch)
 
     @property
     def rows(self) -> int:
@@ -261,10 +260,7 @@ class _Volume:
 
     def projected(self, a: Tensor, h: Tensor) -> Tensor:
         """Return the outer products of the rows of a [b c] and h [b d], as they are or projected, [b D]."""
-        if self.projection is None:
-            return (a[:, :, None] * h[:, None]).flatten(1)
-        first, second = self.projection
-        return (a @ first) * (h @ second)
+        return (a[:, :, None] * h[:, None]).flatten(1) if self.sketch is None else self.sketch.of(a, h)
 
     def know(self, x: Tensor) -> None:
         """Count rows [b D] as picked."""

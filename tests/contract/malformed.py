@@ -121,7 +121,9 @@ KINDS: dict[str, str | tuple[Any, ...]] = {
     **dict.fromkeys(("target_epochs",), "maybe count"),
     **dict.fromkeys(("n", "num_workers", "padding", "snapshots", "warmup"), "whole"),
     **dict.fromkeys(("channels_last", "deterministic", "fold_batchnorm", "from_neighbours", "progress"), "flag"),
-    **dict.fromkeys(("accept_changes", "by_labels", "include_labelled", "keep_frozen", "sequential"), "flag"),
+    **dict.fromkeys(
+        ("accept_changes", "bias", "by_labels", "centre", "include_labelled", "keep_frozen", "sequential"), "flag"
+    ),
     **dict.fromkeys(("recalibrate", "return_embeddings", "return_scores", "total"), "flag"),
     **dict.fromkeys(
         (
@@ -585,6 +587,19 @@ TABLE = [
         labelled_logits=(WORD, 3.0, Bad(Z[:7], "[7, 3]"), Bad(X, "[60, 6]"), Bad(Z / 0, NOT_FINITE)),
         labelled_features=(*BAD["labelled features"], Bad(None, "go together")),
     ),
+    line(scorers.Influence),
+    line(scorers.influence, logits="finite logits", labels="classes of logits"),
+    line(scorers.influence_vectors, logits="finite logits", labels="classes of logits"),
+    line(scorers.smallest_removal, {"vectors": H, "size": 2}, vectors="features", size=(*BAD["whole"], 61)),
+    line(
+        scorers.largest_removal,
+        {"vectors": H, "tolerance": 0.1},
+        vectors="features",
+        tolerance=(None, *BAD["unsigned"]),
+        keep=(*BAD["whole"], 61),
+        relative="flag",
+    ),
+    line(scorers.loss_band, labels="classes of logits"),
     line(scorers.entropy),
     line(scorers.margin),
     line(scorers.least_confidence),
@@ -689,6 +704,7 @@ EXEMPT: dict[str, str] = {
     ),
     **dict.fromkeys(("PruneFuseEstimator.fit", "PruneFuseEstimator.predict", "PruneFuseEstimator.embed"), SKLEARN),
     **dict.fromkeys(("CostAware.select", "CostAware.score"), "as every other scorer's"),
+    "Removal": "made by smallest_removal and largest_removal",
     "Snapshot": "made by a Recorder",
     "OperationCall": "made by prune for a rule; see tests/pruning/test_register_rule.py",
     "Marks": "made by prune for a rule; see tests/pruning/test_register_rule.py",

@@ -171,9 +171,10 @@ def test_long_gradients_are_projected_and_keep_their_products():
     for seed in range(30):
         stream = VeSSALStream(5, 40, width=280, rng=seed)
         stream.offer(logits, features)
-        first, second = stream._volume.projection
         a = (rows.view(40, 6, 50) @ features[:, :, None])[..., 0] / features.square().sum(1, keepdim=True)
-        projected = (a @ first) * (features @ second)
+        sketch = stream._volume.sketch
+        projected = sketch.of(a, features)
+        torch.testing.assert_close(projected, rows @ sketch.matrix())
         volumes.append(projected @ projected.T)
     lengths = exact.diagonal().sqrt()
     gap = (torch.stack(volumes).mean(0) - exact) / torch.outer(lengths, lengths)
