@@ -37,7 +37,7 @@ class Signals:
         mc_logits: float [t n c], outputs of t passes with only dropout layers in train mode.
         labels: int64 [n], given labels, or predicted ones where the caller says so.
         dynamics: named float [n] tensors of how the network answered while it was trained: "aum", "correct", "el2n",
-            "forgetting", "grand", "moso".
+            "forgetting", "grand", "moso"; or "adapruner", what was learnt beside it.
         labelled_features: float [m d], features of what is labelled already.
         labelled_logits: float [m c], logits of what is labelled already.
         labelled_labels: the labels of what is labelled already, [m c] of 0 and 1, or numbers of classes [m].

@@ -13,6 +13,8 @@ from collections.abc import Set
 from .. import checks
 from ..errors import InputError
 from ..types import Scorer
+from ._adapruner import AdaPruner as AdaPruner
+from ._adapruner import mask_gradient as mask_gradient
 from ._badge import Badge as Badge
 from ._badge import badge as badge
 from ._balance import ClassBalanced as ClassBalanced
@@ -94,6 +96,8 @@ from ._vessal import vessal as vessal
 
 # What other rooms of the package use of this one.
 # isort: split
+from ._adapruner import MASK as MASK
+from ._adapruner import masks_in as masks_in
 from ._asked import checked_picks as checked_picks
 from ._asked import picks_of as picks_of
 from ._asked import scores_of as scores_of
@@ -105,12 +109,14 @@ from ._dynamics import dynamics_of as dynamics_of
 from ._dynamics import gradient_norms as gradient_norms
 from ._dynamics import gradient_products as gradient_products
 from ._dynamics import gradient_sum as gradient_sum
+from ._loss_band import losses as losses
 from ._select import check_k as check_k
 from ._select import refuse_other_outputs as refuse_other_outputs
 from ._select import select_top as select_top
 
 __all__ = [
     "AUM",
+    "AdaPruner",
     "BALD",
     "Badge",
     "BatchBALD",
@@ -174,6 +180,7 @@ __all__ = [
     "least_confidence",
     "loss_band",
     "margin",
+    "mask_gradient",
     "ml_adaptive",
     "ml_badge",
     "ml_bald",
@@ -221,6 +228,7 @@ SCORERS: dict[str, type[Scorer]] = {
     "d2": D2,
     "influence": Influence,
     "loss_band": LossBand,
+    "adapruner": AdaPruner,
     "ml_min_margin": MLMinMargin,
     "ml_margin": MLMargin,
     "ml_entropy": MLEntropy,

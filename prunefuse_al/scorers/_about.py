@@ -124,6 +124,13 @@ ABOUT: dict[str, About] = {
         "Yang 2022",
     ),
     "loss_band": About("yes", "1", "n", "Core sets: neither learnt nor hopeless, as AdaPruner's mask.", "Yang 2023"),
+    "adapruner": About(
+        "yes",
+        "0, and more epochs with the mask; refused",
+        "n",
+        "Core sets: which samples to keep is learnt with the network. By frozen losses it is loss_band.",
+        "Yang 2023",
+    ),
     "class_balanced": About(
         "yes",
         "those of its part",

@@ -13,7 +13,7 @@ from .. import checks
 from ..types import Signals
 
 _C, _D, _T, _M = 5, 6, 3, 9
-_DYNAMICS = ("aum", "correct", "el2n", "forgetting", "grand", "moso")
+_DYNAMICS = ("adapruner", "aum", "correct", "el2n", "forgetting", "grand", "moso")
 FIELDS = frozenset(field.name for field in fields(Signals)) - {"indices", "outputs"}
 _NETWORK = (
     "logits",

@@ -61,6 +61,11 @@ CALLS: dict[str, tuple[Callable[..., Any], list[Tensor], dict[str, Any]]] = {
     "margin": (scorers.margin, [LOGITS], {}),
     "loss_band": (scorers.loss_band, [LOGITS, LABELS], {}),
     "label_cardinality": (scorers.label_cardinality, [LOGITS, KNOWN_LABELS], {}),
+    "mask_gradient": (
+        lambda z, m: scorers.mask_gradient(z, m, steepness=0.5, keep=0.5, share=1),
+        [SCORES, COSTS],
+        {},
+    ),
     "ml_adaptive": (scorers.ml_adaptive, [LOGITS, KNOWN_LABELS], {}),
     "ml_badge": (scorers.ml_badge, [LOGITS, FEATURES], {"k": 3, "rng": 0}),
     "ml_bald": (scorers.ml_bald, [PASSES], {}),
