@@ -370,6 +370,14 @@ TABLE = [
         for data in (pruning.Taylor, pruning.Hessian)
     ),
     line(pruning.Activation),
+    line(
+        pruning.Gates,
+        {"labels": Y},
+        labels=(Bad(None, "no labels"),),
+        loss="maybe function",
+        rate="positive",
+        share="part",
+    ),
     line(Q, example_inputs="maybe example"),
     line(
         proxies.Probe,
@@ -729,7 +737,7 @@ EXEMPT_METHODS: dict[str, str] = {
     **dict.fromkeys(("weight", "epochs_of", "ratios", "split", "factor"), "called in training"),
     **dict.fromkeys(("select_scored", "compose"), "called by a selector"),
     **dict.fromkeys(("see", "end_epoch"), "called by a trainer for every batch; see tests/training/test_recording.py"),
-    "measure": "called by prune",
+    **dict.fromkeys(("learnt", "measure"), "called by prune"),
     **dict.fromkeys(("of", "excess", "met_by"), "called by advise"),
 }
 """Methods of public classes, by name, with the reason."""
