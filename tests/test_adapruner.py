@@ -12,6 +12,7 @@ from oracles import adapruner as oracle
 from torch.utils.data import TensorDataset
 
 from prunefuse_al import PrunedProxySelector, TorchTrainer
+from prunefuse_al.data import as_dataset
 from prunefuse_al.errors import InputError
 from prunefuse_al.proxies import Probe
 from prunefuse_al.scorers import AdaPruner, ClassBalanced, Mixture, loss_band, mask_gradient
@@ -81,8 +82,6 @@ def test_weights_stay_for_an_epoch_and_begin_alike():
 def test_weights_go_beside_those_that_rows_have(items):
     own = torch.linspace(1, 2, 90).double()
     data = TensorDataset(X, Y, own) if items else None
-    from prunefuse_al.data import as_dataset
-
     weighed = Weighed(as_dataset(X, Y, sample_weight=own) if data is None else data, Y, torch.full((90,), 0.5).double())
     assert float(weighed[3][2]) == pytest.approx(float(own[3]) / 2)
     if not items:

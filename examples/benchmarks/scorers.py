@@ -41,7 +41,7 @@ from prunefuse_al.scorers._ccs import strata_of, without_hardest
 from prunefuse_al.scorers._select import top_k
 from prunefuse_al.types import Signals
 
-DYNAMICS = ("aum", "correct", "el2n", "forgetting", "grand", "moso")
+DYNAMICS = ("adapruner", "aum", "correct", "el2n", "forgetting", "grand", "moso")
 NOT_FOR_LARGE_BATCHES = {"batchbald": 20}
 RECORDS = frozenset({"mc_logits", "labels"})
 FUNCTIONS: dict[str, tuple[frozenset[str], Callable[[Signals, int], Any]]] = {
