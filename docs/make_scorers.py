@@ -56,6 +56,8 @@ SIGNALS = """
   stochastic depth stay off; a network that has nothing else is refused. `TorchTrainer(mc_samples=t)` sets `t`.
 * **labelled_features**, **labelled_logits**, **labelled_labels**: the same of what is labelled, and its labels
   `[m c]` of 0 and 1 (or numbers of classes).
+* **head** `[c d+1]`: the weights, then the bias, of the layer that makes the logits of the features, known by what it
+  makes. Networks that end otherwise are refused.
 * **labels** `[n]`: in core-set mode the given ones; on a pool, the classes that the trained proxy predicts.
 * **dynamics**: how each sample was answered while the proxy was trained. In core-set mode correctness, margins and
   errors are those of the training's own passes, one a presentation. A pool cannot be trained on: there the states kept

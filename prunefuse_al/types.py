@@ -37,12 +37,13 @@ class Signals:
         mc_logits: float [t n c], outputs of t passes with only dropout layers in train mode.
         labels: int64 [n], given labels, or predicted ones where the caller says so.
         dynamics: named float [n] tensors of how the network answered while it was trained: "aum", "correct", "el2n",
-            "forgetting", "grand", "moso".
+            "forgetting", "grand", "moso"; or "adapruner", what was learnt beside it.
         labelled_features: float [m d], features of what is labelled already.
         labelled_logits: float [m c], logits of what is labelled already.
         labelled_labels: the labels of what is labelled already, [m c] of 0 and 1, or numbers of classes [m].
         outputs: what the logits are: "softmax", of classes of which a sample has one; "sigmoid", of independent
             labels; "values", no logits at all; None, not said, which every scorer takes for what it reads.
+        head: float [c d+1], the linear layer that makes the logits of the features: its weights, then its bias.
     """
 
     indices: Tensor
@@ -55,6 +56,7 @@ class Signals:
     labelled_logits: Tensor | None = None
     labelled_labels: Tensor | None = None
     outputs: str | None = None
+    head: Tensor | None = None
 
     def __post_init__(self) -> None:
         checks.settle(self, indices=_numbers("Signals: indices", self.indices, "whole numbers [n]", 1))

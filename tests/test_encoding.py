@@ -15,7 +15,7 @@ import torch
 from prunefuse_al.errors import CheckpointError
 from prunefuse_al.fusing import Copy, Delta, Preserve
 from prunefuse_al.proxies import Dense, Probe
-from prunefuse_al.pruning import Activation, GlobalScope, Hessian, Imitation, LayerWidth, PruningReport, Taylor
+from prunefuse_al.pruning import Activation, Gates, GlobalScope, Hessian, Imitation, LayerWidth, PruningReport, Taylor
 from prunefuse_al.scorers import SCORERS, ClassBalanced, ClassStandardised, CostAware, Margin, Mixture, TwoStage
 from prunefuse_al.selector import FallingRatio
 from prunefuse_al.selector.encoding import KINDS, decode, encode
@@ -39,6 +39,7 @@ NO_OPTIONS = {
     *("Another", "Pruned", "Task", "Training", "Prepared"),  # a network; said by the options themselves; of a round
     *("Marks", "Mixes", "Normalises", "OperationCall", "Reduces", "RepairReport"),  # of the tracer, and what was done
     "CostAware",  # holds an array, and is asked for
+    "Removal",  # what was found
 }
 """What is public, and not written: what is neither given to a selector nor reported by pruning, or holds arrays."""
 INSTANCES: list[Any] = [
@@ -61,6 +62,7 @@ INSTANCES: list[Any] = [
     Activation([[1.0, 2.0], [3.0, 4.0]]),
     Taylor([[1.0, 2.0], [3.0, 4.0]], [0, 1]),
     Hessian([[1.0, 2.0], [3.0, 4.0]], [0, 1]),
+    Gates([[1.0, 2.0], [3.0, 4.0]], [0, 1], epochs=3),
     *(schedule for schedule in SCHEDULES.values() if not isinstance(schedule, str)),
     Constant(),
     Steps(((1, 0.5), (2, 1.0))),
@@ -99,6 +101,8 @@ def test_every_option_comes_back_equal(value: Any) -> None:
         assert back.inputs == value.inputs
     elif isinstance(value, Taylor | Hessian):
         assert (back.inputs, back.labels, back.loss) == (value.inputs, value.labels, value.loss)
+    elif isinstance(value, Gates):
+        assert vars(back) == vars(value)
     else:
         assert back == value
 

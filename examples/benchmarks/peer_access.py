@@ -19,6 +19,8 @@ REPOSITORIES = {
     "deep-active-learning": "ej0cl6",
     "Coverage-centric-coreset-selection": "haizhongzheng",
     "d2pruning": "adymaharana",
+    "VeSSAL": "asaran",
+    "AL-foundation-models": "sanketx",
 }
 PACKAGES = {"modAL": "modAL-python skorch", "skactiveml": "scikit-activeml", "small_text": "small-text==1.4.1"}
 ALL = 10**9

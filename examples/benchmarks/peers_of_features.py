@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from peer_access import Call, cloned, package
+from sklearn.cluster import KMeans, MiniBatchKMeans
 from torch import nn
 
+from prunefuse_al.scorers._neighbours import FEW_CLUSTERS
 from prunefuse_al.types import Signals
 
 DELTA = 0.6
@@ -101,6 +106,74 @@ def skactiveml_badge(signals: Signals, k: int) -> Call:
     classifier = Head(classes=list(range(signals.logits.shape[1])), missing_label=np.nan)
     query = pool.Badge(random_state=0)
     return lambda: list(query.query(x, np.full(len(x), np.nan), classifier, fit_clf=False, batch_size=k))
+
+
+def vessal_sampler(signals: Signals, k: int) -> Call:
+    """VeSSAL's `streaming_sampler`, given our gradients over their root mean square, our order and our draws.
+
+    What its own gradients are otherwise (blocks sorted by probability) is not compared. It asks for CUDA by name; where
+    there is none, it stays on the CPU.
+    """
+    sampler = cloned("VeSSAL", "query_strategies.vessal").StreamingSampling
+    generator = np.random.default_rng(0)
+    order, uniforms = generator.permutation(len(signals)), generator.random(len(signals)).tolist()
+    q, h = signals.logits.double().softmax(1), signals.features.double()
+    errors = q - nn.functional.one_hot(signals.logits.argmax(1), q.shape[1])
+    rows = (errors[:, :, None] * h[:, None]).flatten(1)
+    rows = (rows / rows.square().sum(1).mean().sqrt())[order].float()[:, None].numpy()
+    stub = sampler.__new__(sampler)
+
+    def run() -> list[int]:
+        on_cpu = mock.patch.object(torch.Tensor, "cuda", lambda tensor: tensor)
+        with (
+            mock.patch("numpy.random.rand", side_effect=uniforms),
+            nullcontext() if torch.cuda.is_available() else on_cpu,
+        ):
+            picked, skipped = stub.streaming_sampler(rows, k, early_stop=True)
+        missing = k - len(picked)
+        return order[[*picked, *generator.permutation(skipped)[:missing]] if missing else picked].tolist()
+
+    return run
+
+
+def alfm_dropquery(signals: Signals, k: int) -> Call:
+    """AL-foundation-models' `Dropout`, given what our head answers to our masks, and clusters of the same k-means.
+
+    Its own k-means, of faiss, needs a GPU and draws from global random numbers.
+    """
+    unused = ("faiss", "rich.progress", "ALFM.src.classifiers.classifier_wrapper")  # of what is called here
+    with mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in unused}):
+        dropout = cloned("AL-foundation-models", "ALFM.src.query_strategies.dropout")
+    h, head, generator = signals.features.double(), signals.head.double(), np.random.default_rng(0)
+    masks = torch.from_numpy(generator.random((len(h), 3, h.shape[1])) >= 0.75)
+    seed = int(generator.integers(2**31))
+    passes = iter((4 * masks.transpose(0, 1) * h) @ head[:, :-1].T + head[:, -1])
+
+    class Model:
+        def get_probs(self, features: Any, dropout: bool) -> torch.Tensor:
+            return next(passes).softmax(1)
+
+        def get_probs_and_embedding(self, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            return signals.logits.softmax(1), torch.from_numpy(features)
+
+    def clusters(vectors: np.ndarray, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        method = KMeans(count, n_init=1, random_state=seed)
+        if count > FEW_CLUSTERS:
+            method = MiniBatchKMeans(count, batch_size=4096, n_init=1, random_state=seed)
+        of = torch.from_numpy(method.fit_predict(vectors)).long()
+        centres = torch.stack([torch.from_numpy(vectors[of == c]).mean(0) for c in range(count)])
+        distances = (torch.from_numpy(vectors) - centres[of]).square().sum(1)
+        rows = [(of == c).nonzero().ravel() for c in range(count)]
+        return torch.stack([some[distances[some].argmin()] for some in rows]), of
+
+    query = dropout.Dropout(3, features=signals.features.numpy(), labels=np.zeros(len(h)), init_sampler=None)
+    query.update_state(1, np.zeros(len(h), dtype=bool), Model())
+
+    def run() -> list[int]:
+        with mock.patch.object(dropout, "cluster_features", clusters):
+            return np.flatnonzero(query.query(k)).tolist()
+
+    return run
 
 
 def skactiveml_typiclust(signals: Signals, k: int) -> Call:

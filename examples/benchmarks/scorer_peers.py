@@ -7,6 +7,8 @@
     git clone https://github.com/ej0cl6/deep-active-learning
     git clone https://github.com/haizhongzheng/Coverage-centric-coreset-selection
     git clone https://github.com/adymaharana/d2pruning
+    git clone https://github.com/asaran/VeSSAL
+    git clone https://github.com/sanketx/AL-foundation-models
 
 The clones are research code without releases: they are imported from where they lie, and need torchvision. What is not
 there is said and left out. Where their code asks a network, it is given one that looks the answers up.
@@ -25,6 +27,7 @@ from peers_of_coresets import (
     svp_forgetting,
 )
 from peers_of_features import (
+    alfm_dropquery,
     deepcore_k_center,
     plain_k_center,
     skactiveml_badge,
@@ -34,6 +37,7 @@ from peers_of_features import (
     smalltext_cal,
     smalltext_k_center,
     svp_k_center,
+    vessal_sampler,
 )
 from peers_of_probabilities import (
     by_dal,
@@ -82,11 +86,15 @@ PEERS: dict[str, dict[str, Peer]] = {
         "deep-active-learning": by_dal("KCenterGreedy", note="single precision; in order of rows", most=5000),
     },
     "badge": {"scikit-activeml": Peer(skactiveml_badge, "draws otherwise", 10_000)},
+    "vessal": {
+        "VeSSAL": Peer(vessal_sampler, "single precision; a product of matrices for each row", 2000),
+    },
     "typiclust": {"scikit-activeml": Peer(skactiveml_typiclust, "another k-means", **_PAIRS)},
     "probcover": {
         "scikit-activeml": Peer(skactiveml_probcover, "ties in another order, of which there are many", **_PAIRS)
     },
     "cal": {"small-text": Peer(smalltext_cal, "looks for neighbours among all rows, not the labelled ones", **_PAIRS)},
+    "dropquery": {"ALFM": Peer(alfm_dropquery, "single precision; fails where no row changes in all passes")},
     "moderate": {"d2pruning": Peer(d2pruning_moderate, "its complement: it keeps the two tails")},
     "ccs": {"CCS": Peer(ccs_strata, "draws otherwise; its upper edge loses the maximum where that is <= 0")},
     "forgetting()": {

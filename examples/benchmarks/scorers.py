@@ -41,7 +41,7 @@ from prunefuse_al.scorers._ccs import strata_of, without_hardest
 from prunefuse_al.scorers._select import top_k
 from prunefuse_al.types import Signals
 
-DYNAMICS = ("aum", "correct", "el2n", "forgetting", "grand", "moso")
+DYNAMICS = ("adapruner", "aum", "correct", "el2n", "forgetting", "grand", "moso")
 NOT_FOR_LARGE_BATCHES = {"batchbald": 20}
 RECORDS = frozenset({"mc_logits", "labels"})
 FUNCTIONS: dict[str, tuple[frozenset[str], Callable[[Signals, int], Any]]] = {
@@ -84,6 +84,7 @@ def signals_for(name: str, n: int, args: argparse.Namespace) -> Signals:
             "mc_logits": lambda: torch.randn(t, n, c).add_(torch.randn(n, c), alpha=3),
             "labels": lambda: torch.randint(c, (n,)),
             "dynamics": lambda: {key: torch.rand(n) for key in DYNAMICS},
+            "head": lambda: torch.randn(c, d + 1),
             "labelled_features": lambda: blobs(m),
             "labelled_logits": lambda: 3 * torch.randn(m, c),
             "labelled_labels": lambda: torch.randint(2, (m, c)),

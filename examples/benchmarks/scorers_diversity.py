@@ -30,7 +30,7 @@ from scorer_peers import PEERS
 
 from prunefuse_al import scorers
 
-DIVERSE = ("k_center", "badge", "typiclust", "probcover", "cal")
+DIVERSE = ("k_center", "badge", "vessal", "typiclust", "probcover", "cal", "dropquery")
 CLOCKS = ("seconds", "processor")
 Data = dict[str, Any]
 
@@ -57,12 +57,13 @@ def scorers_signals(name: str, own: torch.Tensor, labelled: torch.Tensor, head: 
     """Return what the scorer reads about candidates and labelled rows."""
     from prunefuse_al import Signals
 
-    with_logits = name in ("badge", "cal")
+    with_logits = name in ("badge", "vessal", "cal", "dropquery")
     return Signals(
         torch.arange(len(own)),
         logits=own @ head if with_logits else None,
         features=own,
         labelled_features=labelled,
+        head=torch.cat([head.T, torch.zeros(head.shape[1], 1)], 1),
         labelled_logits=labelled @ head if with_logits else None,
     )
 

@@ -35,9 +35,11 @@ from .randomness import fresh_seed as fresh_seed
 from .randomness import isolated_rng as isolated_rng
 from .shards import TarShards as TarShards
 from .stores import ArrayDataset as ArrayDataset
+from .stores import PairedDataset as PairedDataset
 from .stores import Rows as Rows
 from .stores import read_items as read_items
 from .stores import rooted as rooted
 from .stores import split_row as split_row
 from .stores import split_rows as split_rows
+from .stores import taken as taken
 from .turns import alone as alone

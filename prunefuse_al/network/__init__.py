@@ -33,6 +33,7 @@ from .forward import settled as settled
 from .freezing import frozen_norms as frozen_norms
 from .freezing import frozen_tensors as frozen_tensors
 from .freezing import held_still as held_still
+from .heads import head_between as head_between
 from .model_checks import check_model as check_model
 from .outputs import SIGMOID as SIGMOID
 from .outputs import SOFTMAX as SOFTMAX

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -112,6 +112,53 @@ class HeadTrace(TorchFunctionMode):
                 "end the network in an nn.Linear (or a convolution, averaged), or take a scorer that needs only logits"
             )
         return torch.cat(found, 1) if len(found) > 1 else found[0]
+
+
+def head_between(network: nn.Module, features: Tensor, logits: Tensor) -> Tensor:
+    """Return the linear layer that makes `logits` [b c] of `features` [b d]: weights, then bias, float [c d+1].
+
+    It is found by what it makes, among all layers of that shape. Logits may be shifted, or be those of probabilities
+    that a network ends in; a single output that counts as two classes has weights of 0 for the first.
+
+    Raises:
+        UnsupportedModelError: no layer makes them.
+    """
+    wanted, given = _logs(logits), features.double()
+    found = [
+        (_gap(_logs(given @ head[:, :-1].T + head[:, -1]), wanted), head) for head in _heads(network, features, logits)
+    ]
+    gap, best = min(found, key=lambda pair: pair[0], default=(1.0, features))
+    if gap > 0.02:  # rounding of half precision, at worst
+        raise UnsupportedModelError(
+            f"the head is the linear layer that makes logits {list(logits.shape)} of features {list(features.shape)}, "
+            f"and no layer of {type(network).__name__} does: end the network in an nn.Linear, or take a scorer that "
+            "reads no head, such as DropQuery(passes_by='network')"
+        )
+    return best if features.dtype == torch.float64 else best.float()
+
+
+def _heads(network: nn.Module, features: Tensor, logits: Tensor) -> Iterator[Tensor]:
+    """Yield layers that take features [b d] and give logits [b c], weights and bias, float64 [c d+1]."""
+    for layer in network.modules():
+        weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+        if not isinstance(weight, Tensor) or weight.ndim < 2 or weight[0].numel() != features.shape[1]:
+            continue
+        rows = weight.detach().double().cpu().flatten(1)
+        offsets = bias.detach().double().cpu() if isinstance(bias, Tensor) else torch.zeros(len(rows)).double()
+        head = torch.cat([rows, offsets[:, None]], 1)
+        if (len(head), logits.shape[1]) == (1, 2):
+            head = torch.cat([torch.zeros_like(head), head])
+        if len(head) == logits.shape[1]:
+            yield head
+
+
+def _logs(logits: Tensor) -> Tensor:
+    """Return logarithms of probabilities, without those of what single precision cannot tell from 0."""
+    return logits.double().log_softmax(1).clamp_min(-10)
+
+
+def _gap(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max() / other.abs().max().clamp_min(1e-12))
 
 
 def _width(layer: _Layer) -> int:

@@ -8,6 +8,7 @@ less is thinned (`search.py`). `register_rule` teaches an operation that the tra
 
 from .activation import Activation as Activation
 from .build import rebuild as rebuild
+from .channel_gates import Gates as Gates
 from .proxy import Proxy as Proxy
 from .proxy import prune as prune
 from .repaired import repair as repair
@@ -37,7 +38,7 @@ from .widths import check_round_to as check_round_to
 from .widths import check_scope as check_scope
 
 __all__ = [
-    "Activation", "GlobalScope", "Hessian", "Imitation", "LayerWidth", "Marks", "Mixes", "Normalises", "OperationCall",
-    "Proxy", "PruningReport", "Reduces", "RegisteredRule", "RepairReport", "Taylor", "prune", "rebuild",
-    "register_rule", "repair",
+    "Activation", "Gates", "GlobalScope", "Hessian", "Imitation", "LayerWidth", "Marks", "Mixes", "Normalises",
+    "OperationCall", "Proxy", "PruningReport", "Reduces", "RegisteredRule", "RepairReport", "Taylor", "prune",
+    "rebuild", "register_rule", "repair",
 ]  # fmt: skip

@@ -10,17 +10,21 @@ from torch import Tensor, nn
 from .. import checks
 from ..errors import InputError
 from .activation import Activation, Consumers
+from .channel_gates import Gates
 from .elimination import eliminated
 from .groups import Structure
 from .measures import MEASURES, Subject, added, mean_one, owned_sums
 from .sensitivity import Hessian, Sensitivity, Taylor
 
-Importance = str | Callable[[str, Tensor, int], Tensor] | Taylor | Hessian | Activation
-WITH_DATA: dict[str, type[Taylor] | type[Hessian] | type[Activation]] = {
+Importance = str | Callable[[str, Tensor, int], Tensor] | Taylor | Hessian | Activation | Gates
+WITH_DATA: dict[str, type[Taylor] | type[Hessian] | type[Activation] | type[Gates]] = {
     "activation": Activation,
+    "gates": Gates,
     "hessian": Hessian,
     "taylor": Taylor,
 }
+
+_WITH_DATA = (Taylor, Hessian, Activation, Gates)
 
 
 def check_importance(importance: Importance, name: str = "importance") -> None:
@@ -33,7 +37,7 @@ def check_importance(importance: Importance, name: str = "importance") -> None:
             f"prunefuse_al.pruning (a PrunedProxySelector takes the name and uses its {what})"
         )
     known = sorted([*MEASURES, *WITH_DATA])
-    if isinstance(importance, Taylor | Hessian | Activation) or (isinstance(importance, str) and importance in known):
+    if isinstance(importance, _WITH_DATA) or (isinstance(importance, str) and importance in known):
         return
     if not callable(importance) or isinstance(importance, type):
         raise checks.refused(name, importance, f"one of {known} or a callable(name, tensor, dim)")
@@ -41,7 +45,7 @@ def check_importance(importance: Importance, name: str = "importance") -> None:
 
 def measured(importance: Importance, model: nn.Module) -> Importance | Sensitivity | Consumers:
     """Return what data says about `model` where the measure reads data, else the measure itself."""
-    return importance.measure(model) if isinstance(importance, Taylor | Hessian | Activation) else importance
+    return importance.measure(model) if isinstance(importance, _WITH_DATA) else importance
 
 
 def channel_scores(
@@ -51,7 +55,7 @@ def channel_scores(
 
     Args:
         importance: what `measured` returned: a name in `MEASURES`; a callable (name, tensor, dim) -> float [size], one
-            score for each position of that dimension; or a `Sensitivity` or `Consumers`.
+            score for each position of that dimension; a `Sensitivity` or `Consumers`; or `Gates`.
         model: the network.
         found: its channels.
         rng: used by "random".
@@ -66,6 +70,8 @@ def channel_scores(
     subject = Subject(model, found, rng)
     if isinstance(importance, Consumers):
         return eliminated(importance.layers, subject)
+    if isinstance(importance, Gates):
+        return importance.learnt(subject)
     if isinstance(importance, Sensitivity):
         sums = owned_sums(subject, importance.entries)
         return sums**2 if importance.squared else sums

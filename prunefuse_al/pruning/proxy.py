@@ -101,9 +101,9 @@ def prune(
         pruning_ratio: fraction of channels removed, 0 <= p < 1. A layer of n channels keeps int(n * (1 - p)), at
             least 1, but for `round_to`. p = 0.5 leaves about a quarter of parameters and multiply-accumulates.
         importance: which channels stay: "l2", "l1", "random", "bn_scale", "lamp" or "fpgm" (see `pruning.measures`); a
-            `Taylor` or `Hessian` with labelled data; an `Activation` with unlabelled data; or a callable (name, tensor,
-            dim) -> float [size of dim], higher stays. Added over everything a channel owns, but for activations, which
-            say what is lost with all of it. Of equally important channels the first stay.
+            `Taylor`, `Hessian` or `Gates` with labelled data; an `Activation` with unlabelled data; or a callable
+            (name, tensor, dim) -> float [size of dim], higher stays. Added over everything a channel owns, but for
+            activations and gates, which say what is lost with all of it. Of equally important channels the first stay.
         scope: "local" removes the fraction from every layer. "global" removes it from all channels together, the
             weakest first; a tenth of each layer stays (`GlobalScope` sets another floor), a head counts as the channels
             it holds, and channels tied over layers count once.

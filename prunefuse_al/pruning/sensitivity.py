@@ -35,7 +35,7 @@ class Sensitivity:
 
 
 @dataclass(frozen=True, eq=False)
-class _OnData:
+class OnData:
     """Labelled data and a loss, checked when they are given."""
 
     inputs: Any = field(repr=False)
@@ -59,7 +59,7 @@ class _OnData:
 
 
 @dataclass(frozen=True, eq=False)
-class Taylor(_OnData):
+class Taylor(OnData):
     """First-order importance (Molchanov et al. 2019, arXiv 1906.10771): (sum of gradient x weight)^2 of a channel.
 
     The estimate of how the squared loss changes when a channel leaves, with the gradient of the mean loss.
@@ -88,7 +88,7 @@ class Taylor(_OnData):
 
 
 @dataclass(frozen=True, eq=False)
-class Hessian(_OnData):
+class Hessian(OnData):
     """Second-order importance: optimal brain damage's 1/2 h w^2 (LeCun et al. 1989), added over a channel.
 
     The diagonal h is that of the empirical Fisher matrix, the mean over rows of squared gradients, as in Fisher pruning
@@ -113,27 +113,27 @@ class Hessian(_OnData):
 
 def mean_gradients(model: nn.Module, data: Any, loss: Loss | None = None) -> dict[str, Tensor]:
     """Return the gradient of the mean loss over `data` for every parameter, in eval mode; frozen ones included."""
-    with _copy_with_gradients(model, data) as (network, forward):
+    with copy_with_gradients(model, data) as (network, forward):
         for rows, x, y, _ in BatchLoader(data, BATCH, network=network).batches():
-            value = _mean_loss(network, forward, x, y, loss)
+            value = mean_loss(network, forward, x, y, loss)
             (value * (len(rows) / len(data))).backward()
         return {name: _gradient(p) for name, p in network.named_parameters()}
 
 
 def mean_squared_gradients(model: nn.Module, data: Any, loss: Loss | None = None) -> dict[str, Tensor]:
     """Return the mean over the rows of `data` of the squared gradient of each row's loss, for every parameter."""
-    with _copy_with_gradients(model, data) as (network, forward):
+    with copy_with_gradients(model, data) as (network, forward):
         total = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
         for _, x, y, _ in BatchLoader(data, 1, network=network).batches():
             network.zero_grad()
-            _mean_loss(network, forward, x, y, loss).backward()
+            mean_loss(network, forward, x, y, loss).backward()
             for name, p in network.named_parameters():
                 total[name] += _gradient(p).square() / len(data)
         return total
 
 
 @contextmanager
-def _copy_with_gradients(model: nn.Module, data: Any) -> Iterator[tuple[nn.Module, Forward]]:
+def copy_with_gradients(model: nn.Module, data: Any) -> Iterator[tuple[nn.Module, Forward]]:
     """Yield a copy in eval mode whose floating parameters all take gradients, and how it is called."""
     network = copied(model).eval()
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
@@ -165,7 +165,8 @@ def estimate_statistics(network: nn.Module, forward: Forward, data: Any) -> None
                 forward(network, forward.inputs(x))
 
 
-def _mean_loss(network: nn.Module, forward: Forward, x: Any, y: Any, loss: Loss | None) -> Tensor:
+def mean_loss(network: nn.Module, forward: Forward, x: Any, y: Any, loss: Loss | None) -> Tensor:
+    """Return the mean loss of a batch, refused where labels do not fit or it is not finite."""
     with explained(network, x):
         logits = logits_of(forward(network, forward.inputs(x)))
     labels = y.to(logits.device)

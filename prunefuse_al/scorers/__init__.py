@@ -13,6 +13,8 @@ from collections.abc import Set
 from .. import checks
 from ..errors import InputError
 from ..types import Scorer
+from ._adapruner import AdaPruner as AdaPruner
+from ._adapruner import mask_gradient as mask_gradient
 from ._badge import Badge as Badge
 from ._badge import badge as badge
 from ._balance import ClassBalanced as ClassBalanced
@@ -39,6 +41,11 @@ from ._cost import CostAware as CostAware
 from ._cost import score_per_cost as score_per_cost
 from ._d2 import D2 as D2
 from ._d2 import d2 as d2
+from ._dropquery import DropQuery as DropQuery
+from ._dropquery import DropQueryInit as DropQueryInit
+from ._dropquery import dropquery as dropquery
+from ._dropquery import dropquery_flips as dropquery_flips
+from ._dropquery import dropquery_init as dropquery_init
 from ._dynamics import AUM as AUM
 from ._dynamics import EL2N as EL2N
 from ._dynamics import Forgetting as Forgetting
@@ -49,8 +56,16 @@ from ._dynamics import el2n as el2n
 from ._dynamics import forgetting as forgetting
 from ._dynamics import grand as grand
 from ._dynamics import moso as moso
+from ._influence import Influence as Influence
+from ._influence import Removal as Removal
+from ._influence import influence as influence
+from ._influence import influence_vectors as influence_vectors
+from ._influence import largest_removal as largest_removal
+from ._influence import smallest_removal as smallest_removal
 from ._k_center import KCenter as KCenter
 from ._k_center import k_center as k_center
+from ._loss_band import LossBand as LossBand
+from ._loss_band import loss_band as loss_band
 from ._moderate import Moderate as Moderate
 from ._moderate import moderate as moderate
 from ._multilabel import MLBALD as MLBALD
@@ -75,9 +90,14 @@ from ._uncertainty import Margin as Margin
 from ._uncertainty import entropy as entropy
 from ._uncertainty import least_confidence as least_confidence
 from ._uncertainty import margin as margin
+from ._vessal import VeSSAL as VeSSAL
+from ._vessal import VeSSALStream as VeSSALStream
+from ._vessal import vessal as vessal
 
 # What other rooms of the package use of this one.
 # isort: split
+from ._adapruner import MASK as MASK
+from ._adapruner import masks_in as masks_in
 from ._asked import checked_picks as checked_picks
 from ._asked import picks_of as picks_of
 from ._asked import scores_of as scores_of
@@ -89,12 +109,14 @@ from ._dynamics import dynamics_of as dynamics_of
 from ._dynamics import gradient_norms as gradient_norms
 from ._dynamics import gradient_products as gradient_products
 from ._dynamics import gradient_sum as gradient_sum
+from ._loss_band import losses as losses
 from ._select import check_k as check_k
 from ._select import refuse_other_outputs as refuse_other_outputs
 from ._select import select_top as select_top
 
 __all__ = [
     "AUM",
+    "AdaPruner",
     "BALD",
     "Badge",
     "BatchBALD",
@@ -104,13 +126,17 @@ __all__ = [
     "ClassStandardised",
     "CostAware",
     "D2",
+    "DropQuery",
+    "DropQueryInit",
     "EL2N",
     "Entropy",
     "Forgetting",
     "GraNd",
+    "Influence",
     "KCenter",
     "LabelCardinality",
     "LeastConfidence",
+    "LossBand",
     "MLAdaptive",
     "MLBALD",
     "MLBadge",
@@ -124,9 +150,12 @@ __all__ = [
     "Moderate",
     "ProbCover",
     "Random",
+    "Removal",
     "SCORERS",
     "TwoStage",
     "TypiClust",
+    "VeSSAL",
+    "VeSSALStream",
     "aum",
     "badge",
     "bald",
@@ -135,15 +164,23 @@ __all__ = [
     "ccs",
     "class_budgets",
     "d2",
+    "dropquery",
+    "dropquery_flips",
+    "dropquery_init",
     "el2n",
     "entropy",
     "forgetting",
     "get_scorer",
     "grand",
+    "influence",
+    "influence_vectors",
     "k_center",
     "label_cardinality",
+    "largest_removal",
     "least_confidence",
+    "loss_band",
     "margin",
+    "mask_gradient",
     "ml_adaptive",
     "ml_badge",
     "ml_bald",
@@ -156,8 +193,10 @@ __all__ = [
     "probcover",
     "purity_radius",
     "score_per_cost",
+    "smallest_removal",
     "standardised_by_class",
     "typiclust",
+    "vessal",
 ]
 
 SCORERS: dict[str, type[Scorer]] = {
@@ -173,9 +212,12 @@ SCORERS: dict[str, type[Scorer]] = {
     "two_stage": TwoStage,
     "k_center": KCenter,
     "badge": Badge,
+    "vessal": VeSSAL,
     "typiclust": TypiClust,
     "probcover": ProbCover,
     "cal": CAL,
+    "dropquery": DropQuery,
+    "dropquery_init": DropQueryInit,
     "forgetting": Forgetting,
     "aum": AUM,
     "el2n": EL2N,
@@ -184,6 +226,9 @@ SCORERS: dict[str, type[Scorer]] = {
     "moderate": Moderate,
     "ccs": CCS,
     "d2": D2,
+    "influence": Influence,
+    "loss_band": LossBand,
+    "adapruner": AdaPruner,
     "ml_min_margin": MLMinMargin,
     "ml_margin": MLMargin,
     "ml_entropy": MLEntropy,

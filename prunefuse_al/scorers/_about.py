@@ -64,6 +64,13 @@ ABOUT: dict[str, About] = {
     "badge": About(
         "no", "1", "n (2c + d)", "Uncertain and diverse at once; robust to the size of the batch.", "Ash 2020"
     ),
+    "vessal": About(
+        "no",
+        "1",
+        "2 D^2, D = min(c d, width)",
+        "As badge, decided row by row in one pass; `VeSSALStream` takes batches of a pool beyond memory.",
+        "Saran 2023",
+    ),
     "typiclust": About(
         "no",
         "1, and 1 over what is labelled",
@@ -85,6 +92,16 @@ ABOUT: dict[str, About] = {
         "Near what is labelled, yet predicted otherwise.",
         "Margatina 2021",
     ),
+    "dropquery": About(
+        "no",
+        "1",
+        "n d",
+        "Features of a strong network, frozen or hardly trained on, as of a `Probe`; t passes are of its head alone.",
+        "Gupte 2024",
+    ),
+    "dropquery_init": About(
+        "no", "1", "n d", "The first labels for dropquery; nothing is labelled, nothing is trained.", "Gupte 2024"
+    ),
     "forgetting": About("yes", "0; 1 + s", "n", "Core sets: keep what is unlearned again and again.", "Toneva 2019"),
     "aum": About("yes", "0; 1 + s", "n", "Core sets; low values are hard or mislabelled.", "Pleiss 2020"),
     "el2n": About("yes", "0; 1 + e", "n", "Core sets, from the first epochs alone.", "Paul 2021"),
@@ -99,6 +116,21 @@ ABOUT: dict[str, About] = {
     ),
     "d2": About("yes", "1; 1 + s", "n d", "Core sets: difficulty spread over a graph of neighbours.", "Maharana 2024"),
     "moso": About("yes", "2s; 2 + 2s", "n", "Core sets by what leaving a sample out would do.", "Tan 2024"),
+    "influence": About(
+        "yes",
+        "1",
+        "2 n min(c d, width)",
+        "Core sets from given labels: a group whose removal leaves the last layer where it is; try several seeds.",
+        "Yang 2022",
+    ),
+    "loss_band": About("yes", "1", "n", "Core sets: neither learnt nor hopeless, as AdaPruner's mask.", "Yang 2023"),
+    "adapruner": About(
+        "yes",
+        "0, and more epochs with the mask; refused",
+        "n",
+        "Core sets: which samples to keep is learnt with the network. By frozen losses it is loss_band.",
+        "Yang 2023",
+    ),
     "class_balanced": About(
         "yes",
         "those of its part",

@@ -21,7 +21,7 @@ LABELLED = {"labelled_features": "features", "labelled_logits": "logits"}
 """What is asked about the labelled samples, and what it is called there."""
 OF_LABELLED = frozenset({*LABELLED, "labelled_labels"})
 """All that is known of the labelled samples; their labels are not asked for but read."""
-_KNOWN = INFERRED | {"labels", "dynamics"} | OF_LABELLED
+_KNOWN = INFERRED | {"labels", "dynamics", "head"} | OF_LABELLED
 
 
 def check_needs(scorer: Scorer) -> frozenset[str]:

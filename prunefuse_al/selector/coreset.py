@@ -13,9 +13,9 @@ from ..costs import CostLedger
 from ..data import labels_of, subset
 from ..errors import InputError
 from ..network import SIGMOID, Outputs, of_trainer
-from ..scorers import check_k, dynamics_of
-from ..training import RECORDED, Known, class_numbers
-from ..types import RngLike, Scorer, Selection, statement
+from ..scorers import MASK, AdaPruner, check_k, dynamics_of, masks_in
+from ..training import RECORDED, Known, MaskLearner, Weighed, class_numbers
+from ..types import RngLike, Scorer, Selection, alterable, altered, statement
 from .answers import check_needs
 from .options import Options
 from .ranking import Ranking
@@ -53,11 +53,42 @@ def choose(
     known = None
     if labels is not None:
         recorded = {} if recorder is None else recorder.dynamics
+        for mask in masks_in(scorer):
+            trained, recorded = _masked(options, ledger, trained, data, mask, k / len(data), recorded)
         known = replace(known_of(trained, scorer) or Known(), labels=labels, recorded=recorded)
     labelled = data if "labelled_labels" in needs else None  # how many labels samples have is known of all
     ranking = Ranking(options, ledger, trained, data, labelled, known, stage="coreset")
     picked = ranking.pick(scorer, torch.arange(len(data)), k, rng)
     return replace(trained, labelled=subset(data, picked.indices)), history, picked
+
+
+def _masked(
+    options: Options,
+    ledger: CostLedger,
+    state: Trained,
+    data: Any,
+    mask: AdaPruner,
+    keep: float,
+    recorded: dict[str, Tensor],
+) -> tuple[Trained, dict[str, Tensor]]:
+    """Return a state whose proxy was trained on along with a mask over all of `data`, and what is known with it."""
+    labels = labels_of(data)
+    assert labels is not None  # `_class_numbers` has looked
+    task = options.task(ledger, state.dense, data, state.round, n=len(data))
+    learner = MaskLearner(len(data), keep, mask.rate)
+    with ledger.stage("retrain_proxy", round=state.round, network="proxy", dense=state.dense) as stage:
+        training = options.kind.go_on(task, state.proxy, stage)
+        stage.watch(training.network)
+        trainer, read = training.trainer or options.trainer, data if training.data is None else training.data
+        if not alterable(trainer, "epochs"):
+            name = type(trainer).__name__
+            raise InputError(f"coreset: {mask!r} trains on for {mask.epochs} epochs, and {name} has no `epochs` to set")
+        weighed = Weighed(read, labels, learner.weights)
+        seed = options.seed("train_proxy", state.round)
+        trainer = altered(trainer, epochs=mask.epochs)
+        trainer.fit(training.network, weighed, seed=seed, **training.watching, recorder=learner)
+        proxy = training.proxy()
+    return replace(state, proxy=proxy), {**recorded, MASK: learner.mask}
 
 
 def _class_numbers(data: Any, outputs: Outputs | None) -> Tensor:
@@ -77,7 +108,7 @@ def _class_numbers(data: Any, outputs: Outputs | None) -> Tensor:
 
 def _check_all_are_trained_on(options: Options, scorer: Scorer) -> None:
     rule = statement(options.trainer).early_stopping
-    if rule is None or not rule.holds_out or not dynamics_of(scorer) & RECORDED:
+    if rule is None or not rule.holds_out or not dynamics_of(scorer) & (RECORDED | {MASK}):
         return
     held = f"{rule.validation_fraction:.0%}"
     raise InputError(

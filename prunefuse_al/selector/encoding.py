@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import CheckpointError, PruneFuseError
 from ..fusing import Copy, Delta, Preserve
 from ..proxies import IN_MEMORY, Dense, FallingRatio, Probe
-from ..pruning import Activation, GlobalScope, Hessian, Imitation, LayerWidth, PruningReport, Taylor
+from ..pruning import Activation, Gates, GlobalScope, Hessian, Imitation, LayerWidth, PruningReport, Taylor
 from ..scorers import SCORERS
 from ..training import (
     Compose,
@@ -48,6 +48,7 @@ KINDS: dict[str, type] = {
         Activation,
         Taylor,
         Hessian,
+        Gates,
         Constant,
         Cosine,
         Steps,

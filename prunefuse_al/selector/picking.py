@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..costs import CostLedger
-from ..errors import NotFittedError
-from ..scorers import check_k, get_scorer
+from ..errors import InputError, NotFittedError
+from ..scorers import check_k, get_scorer, masks_in
 from ..types import RngLike, Scorer, Selection, as_rng
 from .answers import OF_LABELLED, check_needs
 from .candidates import candidate_rows, drawn
@@ -47,6 +47,11 @@ def pick(
     """
     chosen = options.scorer if scorer is None else get_scorer(scorer)
     check_needs(chosen)
+    if list(masks_in(chosen)):
+        raise InputError(
+            f"query: {chosen!r} learns a mask by training on given labels, and a pool has none: take loss_band, or "
+            "call coreset() on labelled data"
+        )
     rows = candidate_rows(candidates, len(pool))
     k = check_k("query", k, len(rows))
     generator = as_rng(options.seed("query", state.round) if rng is None else rng)

@@ -111,8 +111,11 @@ class Ranking:
         return self._asking(self.labelled, None).data if wanted else None
 
     def _beside(self, reader: Reader, rows: Tensor, about: Any, needs: frozenset[str]) -> dict[str, Any]:
-        """Return those of the `needs` that are about the labelled samples; of no row where nothing is labelled."""
-        found: dict[str, Any] = {}
+        """Return those of the `needs` that are not of candidates: the head, and what is known of labelled samples.
+
+        Where nothing is labelled, that is of no row.
+        """
+        found: dict[str, Any] = {"head": reader.head(rows)} if "head" in needs else {}
         if "labelled_labels" in needs:
             labels = None if self.labelled is None else labels_of(self.labelled)
             found["labelled_labels"] = torch.empty(0, 0) if labels is None else labels

@@ -52,7 +52,7 @@ class PrunedProxySelector(Holder):
             out of the same dense network, by `importance`, and starts as it was cut, also with `warm_start`.
         scorer: name in `SCORERS`, or any `Scorer`.
         trainer: any `Trainer`; None is `TorchTrainer()`.
-        importance: which channels stay, see `prune`; "taylor" and "hessian" are measured on 256 of the labelled rows,
+        importance: which channels stay, see `prune`; "taylor", "hessian" and "gates" read 256 of the labelled rows,
             "activation" on as many of `unlabelled`. "auto" is "activation" where the proxy is repaired because `model`
             was trained before, and "l2" where it was not, or where it is thinned while it is trained.
         sync_every: None for V1; T for V2: at the end of every T-th `fit` the proxy is fused and the target trained on

@@ -13,11 +13,18 @@ from .. import checks
 from ..types import Signals
 
 _C, _D, _T, _M = 5, 6, 3, 9
-_DYNAMICS = ("aum", "correct", "el2n", "forgetting", "grand", "moso")
+_DYNAMICS = ("adapruner", "aum", "correct", "el2n", "forgetting", "grand", "moso")
 FIELDS = frozenset(field.name for field in fields(Signals)) - {"indices", "outputs"}
-_NETWORK = ("logits", "mc_logits", "features", "labelled_features", "labelled_logits")  # what comes in half precision
+_NETWORK = (
+    "logits",
+    "mc_logits",
+    "features",
+    "labelled_features",
+    "labelled_logits",
+    "head",
+)  # what comes in half precision
 BY_PASS = "mc_logits"  # its rows are its second dimension, [t n c]
-SHARED = ("labelled_features", "labelled_logits", "labelled_labels")  # have rows of their own, [m d] and [m c]
+SHARED = ("labelled_features", "labelled_logits", "labelled_labels", "head")  # have rows of their own
 INTEGERS = frozenset({"labels", "labelled_labels"})
 
 
@@ -55,6 +62,7 @@ def example_signals(
         "labelled_features": normal(_M, _D),
         "labelled_logits": 3 * normal(_M, classes),
         "labelled_labels": torch.randint(2, (_M, classes), generator=rng),
+        "head": normal(classes, _D + 1),
     }
     indices = torch.randperm(10 * n, generator=rng)[:n]
     return Signals(indices, **{name: made[name] for name in needs}, outputs=outputs)

@@ -23,6 +23,8 @@ from .known import Replay as Replay
 from .loss_labels import class_numbers as class_numbers
 from .loss_labels import looks_independent as looks_independent
 from .losses import Objective as Objective
+from .masking import MaskLearner as MaskLearner
+from .masking import Weighed as Weighed
 from .progressive import thin_in_place as thin_in_place
 from .reader import INFERRED as INFERRED
 from .reader import LOGITS as LOGITS

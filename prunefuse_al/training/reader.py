@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from ..costs import Call, PassCounter, Stage
 from ..data import common_length, subset
 from ..errors import InputError, NonFiniteError
-from ..network import SOFTMAX, Outputs, RowStore, as_inputs, of_trainer, seen_by_scorers, stand_in
+from ..network import SOFTMAX, Outputs, RowStore, as_inputs, head_between, of_trainer, seen_by_scorers, stand_in
 from ..scorers import refuse_other_outputs, scores_of
 from ..types import Scorer, Signals, Trainer, altered, statement
 from .known import Known
@@ -24,6 +24,7 @@ CHUNK = 2**18
 a trainer is asked it may start processes that read, so they are not few."""
 VALUES = 2**24
 """Numbers in the signals of the rows read at once: 64 MB in single precision, however many classes and passes."""
+_PROBED = 8  # rows by which a head is known
 LOGITS = frozenset({"logits"})
 INFERRED = frozenset({"logits", "features", "mc_logits"})
 """The signals that a network gives; all others are known otherwise."""
@@ -116,6 +117,17 @@ class Reader:
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
         call = self._first_call()
         return as_inputs(*tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, call))
+
+    def head(self, rows: Tensor) -> Tensor:
+        """Return the linear layer that makes logits of features, its weights and then its bias, float [c d+1].
+
+        Raises:
+            UnsupportedModelError: no layer makes these of the features of the first of `rows`.
+        """
+        said = self.ask(rows[:_PROBED], frozenset({"logits", "features"}))
+        assert said.logits is not None
+        assert said.features is not None
+        return head_between(self.network, said.features, said.logits)
 
     def inputs(self) -> Any:
         """Return what the network is called with for all rows: a tensor, or a tuple or dict of tensors.

@@ -152,7 +152,7 @@ def test_a_ratio_outside_its_range_is_refused(ratio: Any) -> None:
     [
         (
             {"importance": "l3"},
-            r"importance='l3'; pass one of \['activation', 'bn_scale', 'fpgm', 'hessian', 'l1', 'l2', 'lamp', .*\]",
+            r"importance='l3'; pass one of \['activation', 'bn_scale', 'fpgm', 'gates', 'hessian', 'l1', 'l2', .*\]",
         ),
         ({"scope": "layer"}, r'scope=\'layer\'; pass "local", "global" or a GlobalScope'),
         ({"round_to": 0}, "round_to=0; pass a positive integer"),

@@ -29,6 +29,7 @@ def whole(*shape: int, below: int = 7, seed: int = 0) -> Tensor:
 LOGITS, FEATURES, PASSES = whole(N, C), whole(N, D, seed=1), whole(T, N, C, seed=2)
 LABELS, SCORES, COSTS = whole(N, below=C), whole(N, below=99), whole(N) + 1
 KNOWN_LOGITS, KNOWN = whole(M, C, seed=3), whole(M, D, seed=4)
+HEAD = whole(C, D + 1, seed=7)
 KNOWN_LABELS = whole(M, C, below=2, seed=6)
 MOMENTS = whole(T, N, D, seed=5)
 
@@ -41,18 +42,30 @@ CALLS: dict[str, tuple[Callable[..., Any], list[Tensor], dict[str, Any]]] = {
     "ccs": (scorers.ccs, [SCORES], {"k": 3, "rng": 0}),
     "class_budgets": (scorers.class_budgets, [torch.tensor([4, 1, 4])], {"k": 5}),
     "d2": (lambda s, h, y, **o: scorers.d2(s, h, labels=y, **o), [SCORES, FEATURES, LABELS], {"k": 3, "rng": 0}),
+    "dropquery": (scorers.dropquery, [LOGITS, FEATURES, HEAD], {"k": 3, "rng": 0}),
+    "dropquery_flips": (scorers.dropquery_flips, [LOGITS, FEATURES, HEAD], {"rng": 0}),
+    "dropquery_init": (scorers.dropquery_init, [FEATURES], {"k": 3, "rng": 0}),
     "el2n": (scorers.el2n, [PASSES, LABELS], {}),
     "entropy": (scorers.entropy, [LOGITS], {}),
     "forgetting": (scorers.forgetting, [whole(T, N, below=2)], {}),
     "grand": (scorers.grand, [PASSES, MOMENTS, LABELS], {}),
+    "influence": (scorers.influence, [LOGITS, FEATURES, LABELS], {"k": 5, "rng": 0}),
+    "influence_vectors": (scorers.influence_vectors, [LOGITS, FEATURES, LABELS], {}),
     "k_center": (
         lambda h, rows, known, **o: scorers.k_center(h, labelled=rows, labelled_features=known, **o),
         [FEATURES, torch.tensor([3, 5]), KNOWN],
         {"k": 3},
     ),
+    "largest_removal": (lambda v, **o: scorers.largest_removal(v, 1.0, **o).rows, [FEATURES], {"rng": 0}),
     "least_confidence": (scorers.least_confidence, [LOGITS], {}),
     "margin": (scorers.margin, [LOGITS], {}),
+    "loss_band": (scorers.loss_band, [LOGITS, LABELS], {}),
     "label_cardinality": (scorers.label_cardinality, [LOGITS, KNOWN_LABELS], {}),
+    "mask_gradient": (
+        lambda z, m: scorers.mask_gradient(z, m, steepness=0.5, keep=0.5, share=1),
+        [SCORES, COSTS],
+        {},
+    ),
     "ml_adaptive": (scorers.ml_adaptive, [LOGITS, KNOWN_LABELS], {}),
     "ml_badge": (scorers.ml_badge, [LOGITS, FEATURES], {"k": 3, "rng": 0}),
     "ml_bald": (scorers.ml_bald, [PASSES], {}),
@@ -69,10 +82,18 @@ CALLS: dict[str, tuple[Callable[..., Any], list[Tensor], dict[str, Any]]] = {
     ),
     "purity_radius": (scorers.purity_radius, [FEATURES, LABELS], {"purity": 0.5}),
     "score_per_cost": (scorers.score_per_cost, [SCORES, COSTS], {}),
+    "smallest_removal": (lambda v, **o: scorers.smallest_removal(v, 3, **o).rows, [FEATURES], {"rng": 0}),
     "standardised_by_class": (scorers.standardised_by_class, [SCORES, LABELS], {}),
     "typiclust": (
         lambda h, known, **o: scorers.typiclust(h, labelled_features=known, **o),
         [FEATURES, KNOWN],
+        {"k": 3, "rng": 0},
+    ),
+    "vessal": (
+        lambda z, h, y, known_z, known, **o: scorers.vessal(
+            z, h, labels=y, labelled_logits=known_z, labelled_features=known, **o
+        ),
+        [LOGITS, FEATURES, LABELS, KNOWN_LOGITS, KNOWN],
         {"k": 3, "rng": 0},
     ),
 }
