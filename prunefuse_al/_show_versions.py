@@ -10,8 +10,18 @@ import torch
 from ._version import __version__
 
 _NEEDED = ("torch", "numpy", "scipy", "scikit-learn", "safetensors", "tqdm")
-_EXTRAS = ("torchvision", "matplotlib", "accelerate")
-_HOSTS = ("modAL-python", "skorch", "scikit-activeml", "baal", "small-text", "lightning", "transformers")
+_EXTRAS = ("torchvision", "matplotlib", "accelerate", "pandas", "pyarrow")
+_HOSTS = (
+    "modAL-python",
+    "skorch",
+    "scikit-activeml",
+    "baal",
+    "small-text",
+    "lightning",
+    "transformers",
+    "ray",
+    "pyspark",
+)
 
 
 def show_versions() -> None:
