@@ -21,6 +21,7 @@ from .asking import Worker as Worker
 from .choosing import AT_ONCE as AT_ONCE
 from .choosing import SHARDS as SHARDS
 from .choosing import Held as Held
+from .choosing import scoring as scoring
 from .ids import Ids as Ids
 from .ids import as_ids as as_ids
 from .ids import shard_of as shard_of

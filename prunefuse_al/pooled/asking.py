@@ -82,10 +82,12 @@ class Table:
         id: the column of ids.
         input: the column of inputs; names of columns of numbers, which are put side by side, [b d]; a dict of the
             network's arguments and their columns; or a function of a batch, a dict of arrays.
+        shape: of one row of the one column of inputs, where a table holds it flat; None: as it is.
     """
 
     id: str
     input: Input
+    shape: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         names = self.columns or []
@@ -94,6 +96,11 @@ class Table:
         if not callable(self.input) and (not names or not all(isinstance(name, str) for name in names)):
             what = "the name of a column, several, a dict of arguments and columns, or a function of a batch"
             raise checks.refused("input", self.input, what)
+        if self.shape is not None:
+            what = "the sizes of one row, such as (3, 32, 32), of one column of inputs"
+            if not isinstance(self.input, str) or not isinstance(self.shape, tuple | list):
+                raise checks.refused("shape", self.shape, what)
+            checks.settle(self, shape=tuple(checks.whole("shape", size, least=1, what=what) for size in self.shape))
 
     @property
     def columns(self) -> list[str] | None:
@@ -104,9 +111,10 @@ class Table:
             return list(self.input.values())
         return list(self.input) if isinstance(self.input, Sequence) else None
 
-    def check(self, names: Sequence[str]) -> None:
+    def check(self, names: Sequence[str], label: str | None = None) -> None:
         """Raise `InputError` unless all columns that are read are among `names`."""
-        for what, wanted in (("id", [self.id]), ("input", self.columns or [])):
+        read = (("id", [self.id]), ("input", self.columns or []), ("label", [] if label is None else [label]))
+        for what, wanted in read:
             if missing := [name for name in wanted if name not in names]:
                 known = ", ".join(map(repr, names))
                 raise InputError(f"{what}={missing[0]!r} is no column of the data; it has {known}: name one of them")
@@ -118,12 +126,20 @@ class Table:
     def inputs(self, batch: Batch) -> Any:
         """Return what the network takes for a batch."""
         if isinstance(self.input, str):
-            return _stacked(self.input, batch[self.input])
+            return self._shaped(_stacked(self.input, batch[self.input]))
         if isinstance(self.input, Mapping):
             return {name: _stacked(column, batch[column]) for name, column in self.input.items()}
         if isinstance(self.input, Sequence):
             return np.stack([_stacked(column, batch[column]) for column in self.input], axis=1)
         return self.input(batch)
+
+    def _shaped(self, values: Any) -> Any:
+        if self.shape is None:
+            return values
+        if np.prod(values.shape[1:]) != np.prod(self.shape):
+            found = f"rows of {list(values.shape[1:])}"
+            raise InputError(f"shape={self.shape}: column {self.input!r} has {found}; give sizes that multiply to that")
+        return values.reshape(len(values), *self.shape)
 
 
 @dataclass(frozen=True, eq=False)

@@ -138,6 +138,21 @@ def select_over(
     return _Choosing(pool, saved, table, beside, seed, **ways).picks(chosen, k)
 
 
+def scoring(saved: Saved, table: Table, scorer: str | Scorer | None) -> Asking:
+    """Return what is asked where the score of every row is wanted.
+
+    Raises:
+        InputError: the scorer gives no score for single rows, or goes by what is labelled.
+    """
+    saved = saved.pinned()
+    selector = saved.load()
+    chosen = get_scorer(selector.options.scorer if scorer is None else scorer)
+    _refuse(chosen, selector)
+    if not isinstance(chosen, PointScorer) or chosen.needs & OF_LABELLED:
+        raise InputError(f"scorer: {chosen!r} gives no score for a row by itself; take one that does, such as margin")
+    return Asking(saved, table, frozenset(chosen.needs), chosen)
+
+
 @dataclass(frozen=True, eq=False)
 class _Choosing:
     """One selection: where from, by whom it is answered, and how."""
