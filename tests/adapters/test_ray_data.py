@@ -13,7 +13,7 @@ import pytest
 from fakes import blobs, mlp, selector
 from hosts import need_host
 
-need_host("ray", "ray.data")
+need_host("ray_data", "ray.data")
 # ruff: noqa: E402
 import ray
 
@@ -144,9 +144,8 @@ def test_a_worker_that_is_killed_is_replaced(file: str, tmp_path: Path) -> None:
 def test_rows_that_fail_are_named_with_the_worker(file: str) -> None:
     data = pool()
     data["x"][[5, 400], 0] = np.nan
-    with pytest.raises(
-        NonFiniteError, match=rf"worker \S+, process \d+: ids \[({data['uid'][5]}|{data['uid'][400]})\]"
-    ):
+    bad = f"({data['uid'][5]}|{data['uid'][400]})"
+    with pytest.raises(NonFiniteError, match=rf"worker \S+, process \d+: ids \[{bad}"):
         picked(dataset(data), 5, file)
 
 
