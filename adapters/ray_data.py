@@ -88,7 +88,7 @@ def select(
         labelled: what is labelled, (X, y) or `rows`, for scorers that read about it.
         load_options: of `PrunedProxySelector.load`, such as a `trainer` that the file does not hold.
         workers: actors.
-        num_cpus: of each.
+        num_cpus: of each; what reads the dataset needs one beside them, or all wait.
         num_gpus: of each.
         batch_size: rows that travel to an actor at once.
         shards: of core sets, see `prunefuse_al.pooled.select_over`.
