@@ -3,6 +3,8 @@
 What an engine has to do stands in `Pool`; `prunefuse_al.adapters.ray_data` and `prunefuse_al.adapters.spark` do it.
 """
 
+from .asking import Saved as Saved
+from .asking import Table as Table
 from .choosing import Picks as Picks
 from .choosing import Pool as Pool
 from .choosing import select_over as select_over
@@ -15,8 +17,6 @@ from .answered import joined as joined
 from .asking import Asking as Asking
 from .asking import Batch as Batch
 from .asking import Input as Input
-from .asking import Saved as Saved
-from .asking import Table as Table
 from .asking import Worker as Worker
 from .choosing import AT_ONCE as AT_ONCE
 from .choosing import SHARDS as SHARDS
@@ -29,4 +29,4 @@ from .ids import together as together
 from .materialised import IdentifiedRows as IdentifiedRows
 from .materialised import materialised as materialised
 
-__all__ = ["Parts", "Picks", "Pool", "select_over"]
+__all__ = ["Parts", "Picks", "Pool", "Saved", "Table", "select_over"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import checks
 from ..data import as_dataset, labels_of
-from ..errors import InputError
+from ..errors import BudgetError, InputError
 from ..scorers import (
     ClassBalanced,
     ClassStandardised,
@@ -124,7 +124,10 @@ def select_over(
         NonFiniteError: NaN or infinity in rows, which are named.
         CheckpointError: the file is damaged, or of another architecture than the factory makes.
     """
-    saved = saved.pinned()
+    checks.methods("pool", pool, ("ids", "answers", "held"), "a pool in parts, such as prunefuse_al.pooled.Parts(...)")
+    checks.instance("table", table, Table, "a prunefuse_al.pooled.Table(id, input)")
+    saved = checks.instance("saved", saved, Saved, "a prunefuse_al.pooled.Saved(file, model_factory)").pinned()
+    k = _count(k)
     selector = saved.load()
     chosen = get_scorer(selector.options.scorer if scorer is None else scorer)
     _refuse(chosen, selector)
@@ -132,7 +135,6 @@ def select_over(
         "shards": checks.whole("shards", shards, least=1),
         "at_once": checks.whole("at_once", at_once, least=0),
     }
-    k = checks.whole("k", k, least=1)
     seed = selector.options.seed("query", selector.round)
     beside = _about_labelled(chosen, selector, labelled)
     return _Choosing(pool, saved, table, beside, seed, **ways).picks(chosen, k)
@@ -247,6 +249,13 @@ class _Choosing:
         answers = joined(self.pool.answers(asking))
         check_k("select", k, len(answers.looked_at) if asking.only is None else len(asking.only))
         return answers
+
+
+def _count(k: Any) -> int:
+    try:
+        return checks.whole("k", k, least=1)
+    except InputError as error:
+        raise BudgetError(f"select: {error}") from None
 
 
 def _selected(picked: Selection) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from .. import checks
 from .answered import Answers, joined
 from .asking import Asking, Batch, Table, Worker
 from .choosing import Held
@@ -21,7 +22,8 @@ class Parts:
     """
 
     def __init__(self, batches: Sequence[Batch], table: Table, *, workers: int = 1) -> None:
-        self.batches, self.table, self.workers = batches, table, workers
+        self.batches, self.table = batches, table
+        self.workers = checks.whole("workers", workers, least=1)
 
     def ids(self) -> Iterator[Ids]:
         """See `Pool`."""
