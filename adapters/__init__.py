@@ -17,7 +17,7 @@ if __name__ != "prunefuse_al.adapters":
     )
 
 
-def require_host(host: str, *, extra: str) -> None:
+def require_host(host: str, *, extra: str, adapter: str | None = None) -> None:
     """Import `host`, or raise `MissingHostError` with the command that installs it.
 
     Only absence is translated: a host that is installed but broken shows its own error.
@@ -25,6 +25,7 @@ def require_host(host: str, *, extra: str) -> None:
     Args:
         host: name of the module to import, for example ``"modAL"``.
         extra: name of the adapter's module, which is that of the extra too, but for hyphens; for example ``"modal"``.
+        adapter: name of the module, where it is another.
     """
     try:
         import_module(host)
@@ -32,7 +33,7 @@ def require_host(host: str, *, extra: str) -> None:
         if error.name != host:
             raise
         raise MissingHostError(
-            f"prunefuse_al.adapters.{extra} needs {host}, which is not installed. "
+            f"prunefuse_al.adapters.{adapter or extra} needs {host}, which is not installed. "
             f'Run: pip install "prunefuse_al[{extra.replace("_", "-")}]"',  # with "_" older pips do not find it
             name=host,
         ) from error

@@ -8,7 +8,7 @@ import json
 from functools import cache
 from typing import Any
 
-PACKAGES = ("", "scorers", "training", "selector", "pruning", "estimator", "advisor")
+PACKAGES = ("", "scorers", "training", "selector", "pruning", "estimator", "advisor", "pooled")
 MODULES = ("errors", "types", "testing", "costs", "plots")  # of these, what they define themselves
 
 

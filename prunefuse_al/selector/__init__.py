@@ -6,10 +6,14 @@ from .selector import PrunedProxySelector as PrunedProxySelector
 
 # What other rooms of the package use of this one.
 # isort: split
+from .answers import LABELLED as LABELLED
+from .answers import OF_LABELLED as OF_LABELLED
 from .answers import Float64s as Float64s
+from .answers import check_needs as check_needs
 from .answers import probabilities as probabilities
 from .answers import select_by_probability as select_by_probability
 from .answers import select_known as select_known
+from .asker import Asker as Asker
 from .candidates import call_rng as call_rng
 from .checkpoint import SelectorFile as SelectorFile
 from .checkpoint import opened as opened

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import prunefuse_al
 
-HOSTS = {"baal": "baal", "small_text": "small_text", "lightning": "lightning", "transformers": "transformers"}
-HOSTS["label_studio"] = "label_studio_sdk"
+HOSTS = {
+    **{"baal": "baal", "small_text": "small_text", "lightning": "lightning", "transformers": "transformers"},
+    **{"ray_data": "ray", "spark": "pyspark", "label_studio": "label_studio_sdk"},
+}
+EXTRAS = {"small_text": "small-text", "ray_data": "ray", "label_studio": "label-studio"}
 CODE = f"""
 import importlib, sys
 class Hide:
@@ -34,6 +37,6 @@ def test_every_adapter_names_its_host_and_its_extra(tmp_path):
     )
     assert done.stdout.splitlines() == [
         f"MissingHostError prunefuse_al.adapters.{adapter} needs {HOSTS[adapter]}, which is not installed. "
-        f'Run: pip install "prunefuse_al[{adapter.replace("_", "-")}]"'
+        f'Run: pip install "prunefuse_al[{EXTRAS.get(adapter, adapter)}]"'
         for adapter in sorted(HOSTS)
     ], done.stderr
