@@ -31,7 +31,7 @@ from prunefuse_al.adapters import require_host
 from prunefuse_al.errors import InputError
 from prunefuse_al.types import Selection
 
-require_host("label_studio_sdk", extra="label_studio")
+require_host("label_studio_sdk", extra="label-studio", adapter="label_studio")
 
 ROW, RANK = "row", "rank"
 """What a task's data says of itself: the number of its row, and its place in the query, from 1."""

@@ -10,7 +10,7 @@ import torch
 from ._version import __version__
 
 _NEEDED = ("torch", "numpy", "scipy", "scikit-learn", "safetensors", "tqdm")
-_EXTRAS = ("torchvision", "matplotlib", "accelerate", "pandas", "pyarrow", "label-studio-sdk")
+_EXTRAS = ("torchvision", "matplotlib", "accelerate", "pandas", "pyarrow", "label-studio-sdk", "mlxtend")
 _HOSTS = ("modAL-python", "skorch", "scikit-activeml", "baal", "small-text", "lightning", "transformers")
 _ENGINES = ("ray", "pyspark")
 
