@@ -29,9 +29,12 @@ def needed(model: nn.Module, proxy: nn.Module, guessed: Mapping[str, Any], argum
         guessed: "module:attribute" -> value in the proxy.
         arguments: example inputs.
     """
-    probe, left = copied(proxy), dict(guessed)
+    groups, left = _meant_alike(model, guessed), dict(guessed)
+    if not groups:
+        return left
+    probe = copied(proxy)
     expected = list(_answers(probe, arguments))
-    for alike in _meant_alike(model, guessed):
+    for alike in groups:
         put_attributes(probe, {place: _value(model, place) for place in alike})
         found = list(_answers(probe, arguments))
         failed = expected[0] is None
