@@ -187,8 +187,9 @@ class _Pass:
                     mc_samples=self.mc_samples,
                     seed=self.seed,
                 )
-            batch["bad"] = torch.zeros(len(rows), dtype=torch.int64)
-            batch["bad"][bad] = 1
+            batch["bad"] = torch.zeros(len(rows), dtype=torch.uint8)
+            if len(bad):
+                batch["bad"][bad] = 1
             if "labels" in wanted:
                 batch["labels"] = _labels(y)
             for name, value in batch.items():
