@@ -200,7 +200,7 @@ def _native(array: np.ndarray[Any, Any]) -> Tensor:
     elif array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-    return torch.from_numpy(np.require(array, requirements="W"))
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _beyond_int64() -> InputError:
