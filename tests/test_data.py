@@ -146,6 +146,36 @@ def test_negative_strides_and_read_only_arrays_are_read() -> None:
     assert torch.equal(whole(as_dataset(array))[1], torch.as_tensor(X[::-1].copy()))
 
 
+def unaligned(array: np.ndarray) -> np.ndarray:
+    """Return the same numbers, each starting one byte after where a processor wants it."""
+    room = np.zeros(array.nbytes + 1, np.uint8)
+    room[1:] = np.frombuffer(array.tobytes(), np.uint8)
+    return room[1:].view(array.dtype).reshape(array.shape)
+
+
+@pytest.mark.parametrize("name", ["c", "fortran", "columns", "big_endian", "unaligned", "bytes"])
+def test_rows_are_the_same_however_an_array_lies_and_are_copies(name: str) -> None:
+    plain = np.arange(60, dtype=np.float32).reshape(12, 5)
+    array = {
+        "c": plain.copy(),
+        "fortran": np.asfortranarray(plain),
+        "columns": np.repeat(plain, 2, axis=1)[:, ::2],
+        "big_endian": plain.astype(">f4"),
+        "unaligned": unaligned(plain),
+        "bytes": plain.astype(np.uint8),
+    }[name]
+    ((_, x, _, _),) = batches(as_dataset(array), 4, order=torch.tensor([7, 0, 7]))
+    assert x.tolist() == plain[[7, 0, 7]].tolist()
+    x.zero_()
+    assert np.array_equal(array, plain)
+
+
+def test_rows_of_rows_are_counted_from_either_end() -> None:
+    some = subset(as_dataset(X), [5, 2, 9])
+    assert torch.equal(some.take(torch.tensor([-1, 0]))[0], torch.as_tensor(X[[9, 5]]))
+    assert [x.tolist() for x in some.__getitems__([2, 0])] == X[[9, 5]].tolist()
+
+
 def test_arrays_are_kept_by_reference() -> None:
     tensor = torch.zeros(5, 2)
     assert as_dataset(X).x is X

@@ -240,6 +240,7 @@ def test_candidates_as_numbers_and_as_a_mask_agree() -> None:
         (1, [3, 160], InputError, "row 160, but the pool has rows 0 to 159"),
         (1, [-1], InputError, "row -1"),
         (1, [3, 3, 4], InputError, "1 repeated rows"),
+        (1, np.array([9, 4, 9, 0, 9, 4], np.uint8), InputError, "3 repeated rows"),
         (1, [0.5], InputError, "float64"),
         (1.5, None, BudgetError, "whole number"),
     ],

@@ -19,6 +19,7 @@ from .arrays import as_labels, check_tensor, leaves, map_leaves, native, unmaske
 
 Collate = Callable[[list[Any]], Any]
 Parts = tuple[Any, Any, Any]  # x, y and w of an item or of a batch
+_PAIR = (tuple, list)
 LABEL_KEYS = ("labels", "label")  # what Hugging Face datasets and models call them
 
 
@@ -31,7 +32,7 @@ def split_item(item: Any) -> Parts:
     Raises:
         InputError: a third entry that is no sample weight, that is a floating-point number >= 0.
     """
-    if isinstance(item, tuple | list) and len(item) in (2, 3):
+    if isinstance(item, _PAIR) and len(item) in (2, 3):
         return item[0], item[1], _weight(item[2]) if len(item) == 3 else None
     if isinstance(item, Mapping):
         for key in LABEL_KEYS:
@@ -167,7 +168,7 @@ def _given(values: Sequence[Any], what: str) -> list[Any] | None:
 
 
 def _stacked(inputs: Sequence[Any]) -> Any:
-    names = [sorted(map(str, x)) for x in inputs if isinstance(x, Mapping)]
+    names = [sorted(map(str, x)) for x in inputs if not isinstance(x, Tensor) and isinstance(x, Mapping)]
     if other := next((found for found in names if found != names[0]), None):  # stacking goes by the first item
         raise InputError(f"items of the dataset have different entries, {names[0]} and {other}: all need the same")
     return default_collate([_with_tensors(x) for x in inputs])
@@ -175,6 +176,8 @@ def _stacked(inputs: Sequence[Any]) -> Any:
 
 def _with_tensors(x: Any) -> Any:
     """Return an input with its lists of numbers as tensors, as exact as they are; a tokenizer gives lists."""
+    if isinstance(x, Tensor):  # the usual one, kept cheap: this is done for each item
+        return x
     if isinstance(x, Mapping):
         return {name: _with_tensors(value) for name, value in x.items()}
     if isinstance(x, tuple):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, get_worker_info
@@ -22,6 +23,8 @@ from .stores import read_items, row_given, store_of, taken
 
 Batch = tuple[Tensor, Any, Tensor | None, Tensor | None]  # row numbers int64 [b], x [b ...], y [b], w [b]
 T = TypeVar("T")
+_WHOLE = (Tensor, np.ndarray)
+"""Inputs that have no entries of which a network might take some only."""
 AHEAD = 2
 """Batches read before they are asked for: one that waits, and one being read."""
 
@@ -161,20 +164,26 @@ class _Items(Dataset[Any]):
     def __getitems__(self, rows: list[int]) -> Any:
         """Return (x, y, w) of a batch and the numbers that were left out of it, by name; or, in a worker, a failure."""
         try:
-            parts = [self._split(row, item) for row, item in zip(rows, read_items(self.dataset, rows), strict=True)]
-            taken = parts if self.columns is None else [(self.columns.of(x), y, w) for x, y, w in parts]
-            left_out = _left_out(parts, taken)
+            parts = self._split(rows, read_items(self.dataset, rows))
+            taken, left_out = parts, []
+            if self.columns is not None and not all(isinstance(x, _WHOLE) for x, _, _ in parts):
+                taken = [(self.columns.of(x), y, w) for x, y, w in parts]
+                left_out = _left_out(parts, taken)
             return collate_parts(taken, self.collate, labelled=self.labelled), left_out
         except PruneFuseError as error:
             if get_worker_info() is None:
                 raise
             return _Failure(error, traceback.format_exc())
 
-    def _split(self, row: int, item: Any) -> Parts:
+    def _split(self, rows: list[int], items: list[Any]) -> list[Parts]:
+        parts: list[Parts] = []
         try:
-            return split_item(item)
+            for item in items:
+                parts.append(split_item(item))
         except InputError as error:
-            raise InputError(f"row {row_given(self.dataset, row)} of the data: {error}") from error
+            row = row_given(self.dataset, rows[len(parts)])
+            raise InputError(f"row {row} of the data: {error}") from error
+        return parts
 
 
 @dataclass(frozen=True)

@@ -149,10 +149,12 @@ class Forward:
 def _row_major(leaf: Tensor) -> Tensor:
     """Return a contiguous tensor with the strides that say so; nothing is copied.
 
+    Where every dimension has several entries, the strides of what is contiguous are those already.
+
     Pictures of one channel may say 1 where the stride does not matter and then pass for channels-last; given such, the
     backward pass of torch 2.14's CPU convolutions (oneDNN) writes out of bounds for widths that no 8 divides.
     """
-    return leaf.flatten().view(leaf.shape) if leaf.is_contiguous() else leaf
+    return leaf.flatten().view(leaf.shape) if 1 in leaf.shape and leaf.is_contiguous() else leaf
 
 
 def forward_for(

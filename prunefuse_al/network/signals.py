@@ -107,8 +107,9 @@ def collect(
         with RowStore(len(order), features_dtype=features_dtype, features_path=features_path) as store:
             for batch in run.over(loader.batches(order), wanted, bar):
                 store.add(batch)
+            bad = _gather(run.marks(len(order)), len(data), accelerator).nonzero().flatten()
             fields = {name: _gather(values, len(data), accelerator) for name, values in store.tensors.items()}
-            _refuse_nonfinite(fields, len(data))
+            _refuse_nonfinite(bad, fields, len(data))
     if "mc_logits" in fields:
         fields["mc_logits"] = fields["mc_logits"].transpose(0, 1).contiguous()  # [t n c]
     picked: dict[str, Any] = {name: fields[name] for name in wanted}
@@ -165,17 +166,32 @@ def _stochastic(model: nn.Module, forward: Callable[[], Tensor], rows: int, pass
 
 
 class _Pass:
-    """Yields per-row tensors; row i of each belongs to row i of the order that is read."""
+    """Yields per-row tensors; row i of each belongs to row i of the order that is read.
+
+    Attributes:
+        bad: positions in that order of inputs that are not finite, int64 [m] of each batch that has some.
+    """
 
     def __init__(self, model: nn.Module, forward: Forward, accelerator: Any, mc_samples: int, seed: int) -> None:
         self.model, self.forward, self.accelerator = model, forward, accelerator
         self.mc_samples, self.seed = mc_samples, seed
+        self.bad: list[Tensor] = []
+
+    def marks(self, n: int) -> Tensor:
+        """Return 1 for each of the `n` rows read whose input is not finite, else 0, uint8 [n]."""
+        marks = torch.zeros(n, dtype=torch.uint8)
+        for positions in self.bad:
+            marks[positions] = 1
+        return marks
 
     def over(self, batches: Iterator[Batch], wanted: frozenset[str], bar: Any) -> Iterator[dict[str, Tensor]]:
-        """Yield batches of the wanted fields, and of "bad": 1 where an input is not finite."""
+        """Yield batches of the wanted fields."""
+        start = 0
         for rows, x, y, _ in batches:
             x = self.forward.moved(x)  # a device looks for what is not finite, before a transform may hide it
-            bad = nonfinite_rows(x)
+            if len(bad := nonfinite_rows(x)):
+                self.bad.append(start + bad)
+            start += len(rows)
             with explained(self.model, x):
                 inputs = self.forward.inputs(x)
                 batch = read_batch(
@@ -187,8 +203,6 @@ class _Pass:
                     mc_samples=self.mc_samples,
                     seed=self.seed,
                 )
-            batch["bad"] = torch.zeros(len(rows), dtype=torch.int64)
-            batch["bad"][bad] = 1
             if "labels" in wanted:
                 batch["labels"] = _labels(y)
             for name, value in batch.items():
@@ -253,8 +267,7 @@ def _gather(values: Tensor, n: int, accelerator: Any) -> Tensor:
     return gathered.cpu()[:n]
 
 
-def _refuse_nonfinite(fields: dict[str, Tensor], n: int) -> None:
-    bad = fields.pop("bad").nonzero().flatten()
+def _refuse_nonfinite(bad: Tensor, fields: dict[str, Tensor], n: int) -> None:
     if len(bad):
         raise NonFiniteError(f"inputs hold NaN or infinity in {describe_rows(bad, n)}: repair or drop these rows")
     for name in ("logits", "features", "mc_logits"):
