@@ -32,6 +32,7 @@ from .loading import check_finite as check_finite
 from .loading import check_reading as check_reading
 from .randomness import fresh_seed as fresh_seed
 from .randomness import isolated_rng as isolated_rng
+from .showing import bar as bar
 from .stores import ArrayDataset as ArrayDataset
 from .stores import Rows as Rows
 from .stores import read_items as read_items

@@ -10,10 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .. import checks
-from ..data import Batch, BatchLoader, Collate, check_reading, describe_rows, isolated_rng, nonfinite_rows, to_dataset
+from ..data import (
+    Batch,
+    BatchLoader,
+    Collate,
+    bar,
+    check_reading,
+    describe_rows,
+    isolated_rng,
+    nonfinite_rows,
+    to_dataset,
+)
 from ..errors import InputError, NonFiniteError, UnsupportedModelError
 from ..types import Signals as Signals
 from .dropout import ThinnedPass, dropout_layers, hidden_dropout, layers_on
@@ -64,7 +73,7 @@ def collect(
         mc_samples: t, passes with dropout on and everything else in eval mode. All rows of a pass get the same masks,
             however they are batched; functional dropout is on too; see `dropout.ThinnedPass`.
         seed: of the dropout masks, and of random numbers that the dataset or the transform draw.
-        progress: show a bar.
+        progress: a bar where it takes over five seconds and stderr is a terminal.
         accelerator: an `accelerate.Accelerator`: each process passes its share and all get all rows.
         features_dtype: "float32", or "float16" for half the memory.
         features_path: a .npy file to keep the features in, mapped into memory; written anew, whole or not at all.
@@ -99,14 +108,15 @@ def collect(
     reading: dict[str, Any] = {"num_workers": num_workers, "seed": seed, "collate": collate, "device": place}
     loader = BatchLoader(data, batch_size, network=model, labelled="labels" in wanted, **reading)
     order = _share(len(data), accelerator)
-    bar = tqdm(total=len(order), disable=None if progress else True, unit="rows", leave=False)
     settling = settled(model, device=place)
-    with isolated_rng(seed, place), settling, laid_out(model, channels_last=channels_last), torch.inference_mode(), bar:
+    with isolated_rng(seed, place), settling, laid_out(model, channels_last=channels_last), torch.inference_mode():
         forward = forward_for(model, place, transform=transform, autocast=autocast, channels_last=channels_last)
         run = _Pass(model, forward, accelerator, mc_samples if "mc_logits" in wanted else 0, seed)
         with RowStore(len(order), features_dtype=features_dtype, features_path=features_path) as store:
-            for batch in run.over(loader.batches(order), wanted, bar):
-                store.add(batch)
+            with bar("read", "rows", total=len(order), shown=progress) as read:
+                for batch in run.over(loader.batches(order), wanted):
+                    store.add(batch)
+                    read.update(len(batch["bad"]))
             fields = {name: _gather(values, len(data), accelerator) for name, values in store.tensors.items()}
             _refuse_nonfinite(fields, len(data))
     if "mc_logits" in fields:
@@ -171,7 +181,7 @@ class _Pass:
         self.model, self.forward, self.accelerator = model, forward, accelerator
         self.mc_samples, self.seed = mc_samples, seed
 
-    def over(self, batches: Iterator[Batch], wanted: frozenset[str], bar: Any) -> Iterator[dict[str, Tensor]]:
+    def over(self, batches: Iterator[Batch], wanted: frozenset[str]) -> Iterator[dict[str, Tensor]]:
         """Yield batches of the wanted fields, and of "bad": 1 where an input is not finite."""
         for rows, x, y, _ in batches:
             x = self.forward.moved(x)  # a device looks for what is not finite, before a transform may hide it
@@ -195,7 +205,6 @@ class _Pass:
                 if value.shape[0] != len(rows):
                     raise InputError(f"{name} have shape {list(value.shape)} for a batch of {len(rows)} rows")
             yield batch
-            bar.update(len(rows))
 
     def _logits(self, inputs: Any) -> Tensor:
         if self.accelerator is None:

@@ -14,9 +14,11 @@ from tqdm import tqdm
 from ..data import BatchLoader, check_finite, check_weights, isolated_rng, labels_of, nonfinite_rows, subset
 from ..errors import InputError, NonFiniteError
 from ..network import VALUES, Forward, check_first, explained, forward_for, logits_of, settled, squashed_by
+from .callbacks import Told, telling
 from .distillation import Distillation, distillation_loss
 from .loss_labels import INDEPENDENT, OWN, zeros_and_ones
 from .losses import Objective, check_loss, class_weight_tensor, weighted_mean
+from .metrics import Measured
 from .placement import Processes, Weights, in_training, repeatable
 from .plan import Plan, TrainingHistory
 from .progressive import OnEpoch
@@ -73,13 +75,18 @@ class Run:
             self.last_good = Weights(self.model)
             try:
                 self._set_up()
-                with self.processes.prepared(self.model, self._compiled(), self.optimizer) as (net, optimizer):
-                    self.net, self.stepper = net, optimizer
-                    self._epochs()
+                told = Told(self.model, lambda: self.last_good.unchanged(), plan.device, plan.seed)
+                with telling(plan.callbacks if self.processes.index == 0 else (), told, plan.epochs) as self.told:
+                    with self.processes.prepared(self.model, self._compiled(), self.optimizer) as (net, optimizer):
+                        self.net, self.stepper = net, optimizer
+                        self._epochs()
+                    told.history = self._history(time.perf_counter() - start)
             except BaseException:
                 self.last_good.restore()
                 raise
-        seconds = time.perf_counter() - start
+        return told.history
+
+    def _history(self, seconds: float) -> TrainingHistory:
         return TrainingHistory(tuple(self.rows), self.best_epoch, self.stopped_early, self.samples, seconds)
 
     # ---- before the first epoch ----
@@ -106,6 +113,7 @@ class Run:
         self.objective.class_weights = None if class_weights is None else class_weights.to(plan.device)
         self.optimizer = plan.make_optimizer(self.params)
         self.schedule = plan.make_schedule(self.optimizer)
+        self.measured, self.held_measured = (Measured(plan.metrics, plan.device, plan.seed) for _ in range(2))
         self.scaler = torch.amp.GradScaler(plan.device.type) if plan.autocast == torch.float16 else None
         if self.recorder is not None:
             self.recorder.begin(len(self.data), plan.epochs)
@@ -194,6 +202,7 @@ class Run:
                 if self.recorder is not None:
                     self.recorder.end_epoch(epoch, self.model, row["lr"], self.processes.total)
                 self.rows.append(row)
+                self.told.end_epoch(row)
                 self._step_schedule(row)
                 bar.update()
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
@@ -207,6 +216,7 @@ class Run:
                     break
         if watch is not None and best is not None:
             best.restore()
+            self.last_good.keep()
             self.best_epoch = watch.best_epoch
 
     def _watched(self) -> tuple[Watch | None, Weights | None]:
@@ -234,7 +244,7 @@ class Run:
             sizes.append(len(rows))
         self.samples += sum(sizes) * self.processes.count
         self.processes.align_buffers(self.model)
-        return self._summary(epoch, torch.stack(losses), torch.stack(hits), sizes)
+        return self._summary(epoch, torch.stack(losses), torch.stack(hits), sizes) | self.measured.values()
 
     def _step(
         self, rows: Tensor, x: Any, y: Any, w: Tensor | None, share: float, *, first: bool
@@ -246,6 +256,7 @@ class Run:
         y = objective.asked.aligned(y, logits)
         if self.recorder is not None:
             self.recorder.see(self.kept[rows], *objective.answered(logits, y))
+        self.measured.see(logits, y)
         loss = (objective.watched if first else objective)(logits, y, w)
         if share and self.teacher is not None:
             with torch.no_grad():
@@ -307,8 +318,10 @@ class Run:
                 y = self.objective.asked.aligned(y, logits)
                 losses.append(self.objective(logits, y, None if w is None else w.to(self.plan.device)))
                 hits.append(self.objective.hits(logits, y))
+                self.held_measured.see(logits, y)
                 sizes.append(len(rows))
         found = self._summary(epoch, torch.stack(losses), torch.stack(hits), sizes, "validation loss")
+        found |= self.held_measured.values()
         return {f"val_{name}": value for name, value in found.items()}
 
     # ---- what is said when it goes wrong ----

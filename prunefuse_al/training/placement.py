@@ -60,6 +60,11 @@ class Weights:
         for kept, tensor in zip(self.kept, self._tensors(), strict=True):
             tensor.copy_(kept)
 
+    def unchanged(self) -> bool:
+        """Return whether the network still has the copied values."""
+        pairs = zip(self.kept, self._tensors(), strict=True)
+        return all(torch.equal(kept.nan_to_num(), tensor.detach().nan_to_num()) for kept, tensor in pairs)
+
     def finite(self) -> bool:
         """Return whether all that was finite at first still is."""
         # A sum is finite only if all its terms are; one number a tensor, one wait for the device.
