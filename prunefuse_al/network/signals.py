@@ -31,6 +31,7 @@ from .heads import HeadTrace
 from .model_checks import check_model
 from .outputs import Outputs, seen_by_scorers
 from .precision import check_accelerator, resolve_device, resolve_precision
+from .processes import Processes
 from .storage import RowStore, check_storage
 
 COLLECTED = frozenset({"logits", "features", "mc_logits", "labels"})
@@ -74,7 +75,8 @@ def collect(
             however they are batched; functional dropout is on too; see `dropout.ThinnedPass`.
         seed: of the dropout masks, and of random numbers that the dataset or the transform draw.
         progress: a bar where it takes over five seconds and stderr is a terminal.
-        accelerator: an `accelerate.Accelerator`: each process passes its share and all get all rows.
+        accelerator: an `accelerate.Accelerator`: each process passes its part of the rows, none twice, and all get all;
+            see `network.processes`.
         features_dtype: "float32", or "float16" for half the memory.
         features_path: a .npy file to keep the features in, mapped into memory; written anew, whole or not at all.
         collate: makes a batch of a list of a dataset's inputs; None stacks them.
@@ -107,17 +109,22 @@ def collect(
     autocast = None if accelerator is not None else resolve_precision(precision, place)
     reading: dict[str, Any] = {"num_workers": num_workers, "seed": seed, "collate": collate, "device": place}
     loader = BatchLoader(data, batch_size, network=model, labelled="labels" in wanted, **reading)
-    order = _share(len(data), accelerator)
+    processes = Processes(accelerator)
+    processes.check_same("read", model, data, signals=sorted(wanted), batch_size=batch_size)
+    shared = processes.count > 1 and len(data) > max(batch_size, processes.count)  # what fits a batch is soon read
+    order = processes.part(torch.arange(len(data))) if shared else torch.arange(len(data))
     settling = settled(model, device=place)
     with isolated_rng(seed, place), settling, laid_out(model, channels_last=channels_last), torch.inference_mode():
         forward = forward_for(model, place, transform=transform, autocast=autocast, channels_last=channels_last)
         run = _Pass(model, forward, accelerator, mc_samples if "mc_logits" in wanted else 0, seed)
         with RowStore(len(order), features_dtype=features_dtype, features_path=features_path) as store:
-            with bar("read", "rows", total=len(order), shown=progress) as read:
+            with bar("read", "rows", total=len(order), shown=progress and not processes.index) as read:
                 for batch in run.over(loader.batches(order), wanted):
                     store.add(batch)
                     read.update(len(batch["bad"]))
-            fields = {name: _gather(values, len(data), accelerator) for name, values in store.tensors.items()}
+            fields = store.tensors
+            if shared:
+                fields = {name: processes.gathered(values).cpu() for name, values in store.tensors.items()}
             _refuse_nonfinite(fields, len(data))
     if "mc_logits" in fields:
         fields["mc_logits"] = fields["mc_logits"].transpose(0, 1).contiguous()  # [t n c]
@@ -244,22 +251,6 @@ def _labels(y: Any) -> Tensor:
 
 def _to_cpu(values: Tensor) -> Tensor:
     return values.to("cpu", torch.float64 if values.dtype == torch.float64 else torch.float32)
-
-
-def _share(n: int, accelerator: Any) -> Tensor:
-    """Return the rows of this process: equal contiguous shares, the last ones padded with row 0."""
-    if accelerator is None or accelerator.num_processes == 1:
-        return torch.arange(n)
-    size = -(-n // accelerator.num_processes)
-    rows = torch.arange(size) + accelerator.process_index * size
-    return torch.where(rows < n, rows, 0)
-
-
-def _gather(values: Tensor, n: int, accelerator: Any) -> Tensor:
-    if accelerator is None or accelerator.num_processes == 1:
-        return values
-    gathered: Tensor = accelerator.gather(values.to(accelerator.device))
-    return gathered.cpu()[:n]
 
 
 def _refuse_nonfinite(fields: dict[str, Tensor], n: int) -> None:

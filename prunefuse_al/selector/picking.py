@@ -7,8 +7,9 @@ from typing import Any
 
 from ..costs import CostLedger
 from ..errors import NotFittedError
+from ..network import Processes
 from ..scorers import check_k, get_scorer
-from ..types import RngLike, Scorer, Selection, as_rng
+from ..types import RngLike, Scorer, Selection, as_rng, statement
 from .answers import OF_LABELLED, check_needs
 from .candidates import candidate_rows, drawn
 from .options import Options
@@ -57,8 +58,16 @@ def pick(
             "query: the labelled data is not in memory (it is neither saved nor pickled with a selector), and "
             f"{chosen!r} reads it; call fit(labelled, y) again"
         )
+    processes = Processes(statement(options.trainer).accelerator)
+    processes.check_same("pick", candidates=rows, k=k, random_state=generator.bit_generator.state)
     with ledger.transaction():
         state, chosen = traced(options, ledger, state, chosen)
         ranking = Ranking(options, ledger, state, pool, labelled, known_of(state, chosen))
         picked = ranking.pick(chosen, rows, k, generator)
-    return state, replace(picked, considered=len(rows))
+    return state, replace(of_first(processes, picked), considered=len(rows))
+
+
+def of_first(processes: Processes, picked: Selection) -> Selection:
+    """Return the picks of the first process in all of them: what each worked out by itself may order ties otherwise."""
+    scores = None if picked.scores is None else processes.of_first(picked.scores)
+    return replace(picked, indices=processes.of_first(picked.indices), scores=scores)
