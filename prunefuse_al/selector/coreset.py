@@ -12,13 +12,13 @@ from .. import checks
 from ..costs import CostLedger
 from ..data import labels_of, subset
 from ..errors import InputError
-from ..network import SIGMOID, Outputs, Processes, of_trainer
+from ..network import SIGMOID, Outputs, of_trainer
 from ..scorers import check_k, dynamics_of
 from ..training import RECORDED, Known, class_numbers
-from ..types import RngLike, Scorer, Selection, statement
+from ..types import RngLike, Scorer, Selection, as_rng, statement
 from .answers import check_needs
 from .options import Options
-from .picking import of_first
+from .picking import alike, of_first
 from .ranking import Ranking
 from .rounds import train_proxy
 from .state import State, Trained
@@ -57,8 +57,9 @@ def choose(
         known = replace(known_of(trained, scorer) or Known(), labels=labels, recorded=recorded)
     labelled = data if "labelled_labels" in needs else None  # how many labels samples have is known of all
     ranking = Ranking(options, ledger, trained, data, labelled, known, stage="coreset")
-    processes = Processes(statement(options.trainer).accelerator)
-    picked = of_first(processes, ranking.pick(scorer, torch.arange(len(data)), k, rng))
+    rows, rng = torch.arange(len(data)), as_rng(rng)
+    processes = alike(options, rows, k, rng)
+    picked = of_first(processes, ranking.pick(scorer, rows, k, rng))
     return replace(trained, labelled=subset(data, picked.indices)), history, picked
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from ..costs import CostLedger
 from ..errors import NotFittedError
 from ..network import Processes
@@ -58,13 +61,19 @@ def pick(
             "query: the labelled data is not in memory (it is neither saved nor pickled with a selector), and "
             f"{chosen!r} reads it; call fit(labelled, y) again"
         )
-    processes = Processes(statement(options.trainer).accelerator)
-    processes.check_same("pick", candidates=rows, k=k, random_state=generator.bit_generator.state)
+    processes = alike(options, rows, k, generator)
     with ledger.transaction():
         state, chosen = traced(options, ledger, state, chosen)
         ranking = Ranking(options, ledger, state, pool, labelled, known_of(state, chosen))
         picked = ranking.pick(chosen, rows, k, generator)
     return state, replace(of_first(processes, picked), considered=len(rows))
+
+
+def alike(options: Options, rows: Tensor, k: int, rng: np.random.Generator) -> Processes:
+    """Return the processes that pick k of `rows`, or raise `InputError` in all of them unless they are alike."""
+    processes = Processes(statement(options.trainer).accelerator)
+    processes.check_same("pick", candidates=rows, k=k, random_state=rng.bit_generator.state)
+    return processes
 
 
 def of_first(processes: Processes, picked: Selection) -> Selection:

@@ -62,7 +62,9 @@ class TorchTrainer(BaseEstimator):
         progress: where stderr is a terminal, a bar over epochs; where they take over five seconds also one over rows
             that are read for scores and features, the picks of k-centre and what pruning tries.
         distillation: how to learn from a `teacher` given to `fit`; with None the teacher is ignored.
-        accelerator: an `accelerate.Accelerator`; its device, precision and processes are used.
+        accelerator: an `accelerate.Accelerator`; its device, precision and processes are used. Several processes run
+            one program with the same seed, data and network, which is looked at, see `network.processes`: each has a
+            part of every batch and of what is read. Weights are whole in each: FSDP, DeepSpeed, Megatron are refused.
         lr_scale: multiplies the rate of every parameter group before the schedule sees it.
         num_workers: processes that read a dataset's items (arrays are read in this process).
         grad_clip: largest norm of the gradient, or None.
@@ -165,8 +167,8 @@ class TorchTrainer(BaseEstimator):
             model: the network; its modes and device are put back, its gradients dropped.
             data: a map-style dataset of (x, y[, w]), or the tuple (X, y[, w]) of arrays, memory maps or tensors.
             teacher: the proxy to distil from, used in eval mode; ignored unless `distillation` is set.
-            seed: the same seed gives the same weights, bit for bit on one device; None draws a fresh one. Global random
-                states are left alone.
+            seed: the same seed gives the same weights, bit for bit on one device; None draws a fresh one, which
+                several processes cannot. Global random states are left alone.
             on_epoch: called before every epoch with its number, from 0, and the optimiser; it may thin `model` in
                 place. When it returns True, early stopping starts anew: weights from before are not gone back to.
             recorder: watches the training; it changes nothing in it. Rows are those of `data`, also where early

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from fakes import blobs, mlp
+from fakes import batch_norm, blobs, mlp
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -113,6 +113,19 @@ def query(seed: int = 0, candidates: Any = None, k: int = 3) -> Any:
     return selector.query(X, k, candidates)
 
 
+def picks() -> dict[str, list[int]]:
+    """Return what scorers of several kinds pick with a network of batch norms, each of which sees its rows alone."""
+    floats, trainer = X.float(), TorchTrainer(**QUICK, eval_batch_size=8, accelerator=HERE)
+
+    def fresh() -> PrunedProxySelector:
+        return PrunedProxySelector(batch_norm(), trainer=trainer, random_state=0)
+
+    fitted = fresh().fit(floats[:30], Y[:30])
+    found = {name: fitted.select(floats, 5, scorer=name).indices.tolist() for name in ("margin", "badge", "k_center")}
+    found |= {name: fresh().coreset(floats, 0.2, Y, scorer=name).indices.tolist() for name in ("aum", "ccs", "grand")}
+    return found | {"random": query().tolist()}
+
+
 def refusals() -> dict[str, str]:
     other, more = X.clone(), Y.clone()
     other[0] += RANK
@@ -176,7 +189,7 @@ def main(folder: str) -> None:
     }
     fit(callbacks=[seen])
     found["told"] = seen.told
-    found["same draws"] = query().tolist()
+    found["picks"] = picks()
     Path(folder, f"{RANK}.json").write_text(json.dumps(found))
     HERE.end_training()
 
