@@ -132,7 +132,8 @@ class Scorer(Protocol):
 
         A scorer that reads dynamics may name them in a further attribute `dynamics`; else all are worked out. One that
         takes logits of independent labels too, see `Signals.outputs`, says so by an attribute ``outputs = "sigmoid"``;
-        others are given those of classes alone.
+        others are given those of classes alone. One whose `select` has a parameter `progress` is told by it to show a
+        bar, unless a selector's trainer shows none.
         """
         ...
 
@@ -204,6 +205,7 @@ class Statement:
         distillation: a `Distillation` from the teacher that `fit` is given.
         lr_scale: factor on its learning rates.
         mc_samples: passes for the signal "mc_logits".
+        progress: False: no bars are shown of long work, its own or done for it.
     """
 
     epochs: Any = None
@@ -221,6 +223,7 @@ class Statement:
     distillation: Any = None
     lr_scale: Any = None
     mc_samples: Any = None
+    progress: Any = None
 
 
 def statement(trainer: Any) -> Statement:

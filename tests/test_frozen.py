@@ -27,10 +27,10 @@ from prunefuse_al import (
     prune,
 )
 from prunefuse_al.errors import CheckpointError, FallbackWarning
+from prunefuse_al.network import Processes
 from prunefuse_al.network.freezing import held_still
 from prunefuse_al.pruning import Proxy
 from prunefuse_al.training import recalibrate_batchnorm
-from prunefuse_al.training.placement import Processes
 
 X, Y = blobs(120)
 OVER_CHANNELS = [name for name, make in FROZEN.items() if any("Norm" in type(m).__name__ for m in make().children())]

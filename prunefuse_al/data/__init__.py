@@ -34,6 +34,7 @@ from .loading import check_reading as check_reading
 from .randomness import fresh_seed as fresh_seed
 from .randomness import isolated_rng as isolated_rng
 from .shards import TarShards as TarShards
+from .showing import bar as bar
 from .stores import ArrayDataset as ArrayDataset
 from .stores import PairedDataset as PairedDataset
 from .stores import Rows as Rows

@@ -97,6 +97,10 @@ class BatchLoader:
         chunks = list(order.split(self.batch_size))
         if merge_single and len(chunks) > 1 and len(chunks[-1]) == 1:
             chunks[-2:] = [torch.cat(chunks[-2:])]
+        yield from self.of(chunks)
+
+    def of(self, chunks: list[Tensor]) -> Iterator[Batch]:
+        """Yield what `batches` does for lists of row numbers, int64 [b] each, one batch for each."""
         if self._loader is None:
             read = ((rows, *taken(self.dataset, rows)) for rows in chunks)
             yield from read if self._ahead is None else read_ahead(map(_pinned, read), device=self._ahead)

@@ -59,6 +59,7 @@ from .precision import resolve_device as resolve_device
 from .precision import resolve_precision as resolve_precision
 from .pretrained import looks_trained as looks_trained
 from .pretrained import statistics_moved as statistics_moved
+from .processes import Processes as Processes
 from .signals import check_needs as check_needs
 from .signals import collect as collect
 from .signals import read_batch as read_batch

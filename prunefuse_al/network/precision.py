@@ -10,6 +10,7 @@ from torch import nn
 from .. import checks
 from ..errors import FallbackWarning, InputError, warn
 
+_IN_PIECES = frozenset({"FSDP", "DEEPSPEED", "MEGATRON_LM"})  # by the names of accelerate
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 
 
@@ -34,6 +35,14 @@ def check_accelerator(name: str, accelerator: Any) -> Any:
         return None
     if isinstance(accelerator, type) or not all(hasattr(accelerator, attribute) for attribute in used):
         raise checks.refused(name, accelerator, "an accelerate.Accelerator(), or None")
+    kind = getattr(accelerator, "distributed_type", "NO")
+    kind = str(getattr(kind, "value", kind))
+    if kind in _IN_PIECES:
+        raise InputError(
+            f"{name}: it spreads the weights of a network over processes ({kind}), and a proxy that is cut, read and "
+            "fused is whole in each: pass an Accelerator() without that plugin; what fuse() returns can be trained "
+            "with it by a loop of your own"
+        )
     return accelerator
 
 

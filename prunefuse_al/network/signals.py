@@ -10,10 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .. import checks
-from ..data import Batch, BatchLoader, Collate, check_reading, describe_rows, isolated_rng, nonfinite_rows, to_dataset
+from ..data import (
+    Batch,
+    BatchLoader,
+    Collate,
+    bar,
+    check_reading,
+    describe_rows,
+    isolated_rng,
+    nonfinite_rows,
+    to_dataset,
+)
 from ..errors import InputError, NonFiniteError, UnsupportedModelError
 from ..types import Signals as Signals
 from .dropout import ThinnedPass, dropout_layers, hidden_dropout, layers_on
@@ -22,6 +31,7 @@ from .heads import HeadTrace
 from .model_checks import check_model
 from .outputs import Outputs, seen_by_scorers
 from .precision import check_accelerator, resolve_device, resolve_precision
+from .processes import Processes
 from .storage import RowStore, check_storage
 
 COLLECTED = frozenset({"logits", "features", "mc_logits", "labels"})
@@ -64,8 +74,9 @@ def collect(
         mc_samples: t, passes with dropout on and everything else in eval mode. All rows of a pass get the same masks,
             however they are batched; functional dropout is on too; see `dropout.ThinnedPass`.
         seed: of the dropout masks, and of random numbers that the dataset or the transform draw.
-        progress: show a bar.
-        accelerator: an `accelerate.Accelerator`: each process passes its share and all get all rows.
+        progress: a bar where it takes over five seconds and stderr is a terminal.
+        accelerator: an `accelerate.Accelerator`: each process passes its part of the rows, none twice, and all get all;
+            see `network.processes`.
         features_dtype: "float32", or "float16" for half the memory.
         features_path: a .npy file to keep the features in, mapped into memory; written anew, whole or not at all.
         collate: makes a batch of a list of a dataset's inputs; None stacks them.
@@ -98,18 +109,24 @@ def collect(
     autocast = None if accelerator is not None else resolve_precision(precision, place)
     reading: dict[str, Any] = {"num_workers": num_workers, "seed": seed, "collate": collate, "device": place}
     loader = BatchLoader(data, batch_size, network=model, labelled="labels" in wanted, **reading)
-    order = _share(len(data), accelerator)
-    bar = tqdm(total=len(order), disable=None if progress else True, unit="rows", leave=False)
+    processes = Processes(accelerator)
+    processes.check_same("read", model, data, signals=sorted(wanted), batch_size=batch_size)
+    shared = processes.count > 1 and len(data) > max(batch_size, processes.count)  # what fits a batch is soon read
+    order = processes.part(torch.arange(len(data))) if shared else torch.arange(len(data))
     settling = settled(model, device=place)
-    with isolated_rng(seed, place), settling, laid_out(model, channels_last=channels_last), torch.inference_mode(), bar:
+    with isolated_rng(seed, place), settling, laid_out(model, channels_last=channels_last), torch.inference_mode():
         forward = forward_for(model, place, transform=transform, autocast=autocast, channels_last=channels_last)
         run = _Pass(model, forward, accelerator, mc_samples if "mc_logits" in wanted else 0, seed)
         with RowStore(len(order), features_dtype=features_dtype, features_path=features_path) as store:
-            for batch in run.over(loader.batches(order), wanted, bar):
-                store.add(batch)
-            bad = _gather(run.marks(len(order)), len(data), accelerator).nonzero().flatten()
-            fields = {name: _gather(values, len(data), accelerator) for name, values in store.tensors.items()}
-            _refuse_nonfinite(bad, fields, len(data))
+            with bar("read", "rows", total=len(order), shown=progress and not processes.index) as read:
+                for batch in run.over(loader.batches(order), wanted):
+                    store.add(batch)
+                    read.update(len(batch["logits"]))
+            bad, fields = run.marks(len(order)), store.tensors
+            if shared:
+                bad = processes.gathered(bad).cpu()
+                fields = {name: processes.gathered(values).cpu() for name, values in store.tensors.items()}
+            _refuse_nonfinite(bad.nonzero().flatten(), fields, len(data))
     if "mc_logits" in fields:
         fields["mc_logits"] = fields["mc_logits"].transpose(0, 1).contiguous()  # [t n c]
     picked: dict[str, Any] = {name: fields[name] for name in wanted}
@@ -184,7 +201,7 @@ class _Pass:
             marks[positions] = 1
         return marks
 
-    def over(self, batches: Iterator[Batch], wanted: frozenset[str], bar: Any) -> Iterator[dict[str, Tensor]]:
+    def over(self, batches: Iterator[Batch], wanted: frozenset[str]) -> Iterator[dict[str, Tensor]]:
         """Yield batches of the wanted fields."""
         start = 0
         for rows, x, y, _ in batches:
@@ -209,7 +226,6 @@ class _Pass:
                 if value.shape[0] != len(rows):
                     raise InputError(f"{name} have shape {list(value.shape)} for a batch of {len(rows)} rows")
             yield batch
-            bar.update(len(rows))
 
     def _logits(self, inputs: Any) -> Tensor:
         if self.accelerator is None:
@@ -249,22 +265,6 @@ def _labels(y: Any) -> Tensor:
 
 def _to_cpu(values: Tensor) -> Tensor:
     return values.to("cpu", torch.float64 if values.dtype == torch.float64 else torch.float32)
-
-
-def _share(n: int, accelerator: Any) -> Tensor:
-    """Return the rows of this process: equal contiguous shares, the last ones padded with row 0."""
-    if accelerator is None or accelerator.num_processes == 1:
-        return torch.arange(n)
-    size = -(-n // accelerator.num_processes)
-    rows = torch.arange(size) + accelerator.process_index * size
-    return torch.where(rows < n, rows, 0)
-
-
-def _gather(values: Tensor, n: int, accelerator: Any) -> Tensor:
-    if accelerator is None or accelerator.num_processes == 1:
-        return values
-    gathered: Tensor = accelerator.gather(values.to(accelerator.device))
-    return gathered.cpu()[:n]
 
 
 def _refuse_nonfinite(bad: Tensor, fields: dict[str, Tensor], n: int) -> None:

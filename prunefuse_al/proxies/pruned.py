@@ -86,7 +86,7 @@ class Pruned(Pruning, Kind):
             "parts": self.parts,
             "round_to": self.round_to,
             "random_state": task.seed("prune"),
-            "progress": getattr(task.trainer, "progress", True),
+            "progress": statement(task.trainer).progress is not False,
         }
         return prune(task.dense, example, ratio, **{**given, **options})
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from tqdm import tqdm
 
 from ..costs import batch_rows
+from ..data import bar
 from ..errors import PruningError
 from ..fusing import ChannelMap
 from ..network import named_tensors
@@ -26,7 +26,6 @@ from .trace import trace
 from .twins import copies
 from .written import written_widths
 
-SHOWN_AFTER = 5  # seconds from which on progress is shown
 MOST_TRIALS = 60
 """How many thinnings are put to the gate to find out which groups cannot be thinned, before the rest is kept whole."""
 
@@ -82,14 +81,14 @@ class _Trial:
 
     subject: Subject
     choose: Choose
-    bar: tqdm[Any]
+    trials: Any  # a bar
 
     @property
     def model(self) -> nn.Module:
         return self.subject.model
 
     def __call__(self, attempt: Attempt) -> Found:
-        self.bar.update()
+        self.trials.update()
         choice, reading = self.choose(attempt), attempt.structure
         kept = choice.kept
         cut = channel_map(reading, kept, named_tensors(self.model))
@@ -170,8 +169,8 @@ def widest(examined: Subject, thinnable: Thinnable, choose: Choose, *, progress:
     Raises:
         PruningError: the network answers with NaN, or a rule that was registered does not fit.
     """
-    with tqdm(desc="prune", unit=" trials", delay=SHOWN_AFTER, disable=None if progress else True, leave=False) as bar:
-        return _widest(_Trial(examined, choose, bar), thinnable)
+    with bar("prune", "trials", shown=progress) as trials:
+        return _widest(_Trial(examined, choose, trials), thinnable)
 
 
 def _widest(trial: _Trial, thinnable: Thinnable) -> Found:

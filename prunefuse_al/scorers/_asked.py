@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -15,9 +16,11 @@ from ._select import check_finite
 _SHOWN = 5
 
 
-def picks_of(scorer: Scorer, signals: Signals, k: int, rng: RngLike) -> Selection:
-    """Return what `scorer` picks; see `checked_picks`."""
-    return checked_picks(scorer, scorer.select(signals, k, rng=rng), signals.indices, k)
+def picks_of(scorer: Scorer, signals: Signals, k: int, rng: RngLike, *, progress: bool = False) -> Selection:
+    """Return what `scorer` picks, with a bar if it has one and `progress` asks for it; see `checked_picks`."""
+    own: Any = scorer.select
+    shown = {"progress": True} if progress and "progress" in inspect.signature(own).parameters else {}
+    return checked_picks(scorer, own(signals, k, rng=rng, **shown), signals.indices, k)
 
 
 def checked_picks(scorer: Scorer, picked: Any, candidates: Tensor, k: int) -> Selection:

@@ -8,7 +8,7 @@ one matrix product, each pair once, and most pairs never.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -87,8 +87,8 @@ class Traversal:
         self.seen = torch.zeros(n, dtype=torch.int32, device=device)
         centres.add(known)
 
-    def run(self, k: int) -> Tensor:
-        """Return the next `k` positions, int64 [k]."""
+    def run(self, k: int, told: Callable[[int], object] = int) -> Tensor:
+        """Return the next `k` positions, int64 [k]; `told` hears how many more there are, again and again."""
         picked: list[int] = []
         width = FRONT
         while len(picked) < k:
@@ -97,6 +97,7 @@ class Traversal:
             new = self._pick(hot, bound, k - len(picked))
             width = max(FRONT, width // 2) if new else 2 * width
             picked += new
+            told(len(new))
         return torch.tensor(picked, device=self.values.device)
 
     def _front(self, width: int) -> tuple[Tensor, _Bound]:

@@ -15,9 +15,10 @@ from ..errors import InputError
 from ..network import SIGMOID, Outputs, of_trainer
 from ..scorers import MASK, AdaPruner, check_k, dynamics_of, masks_in
 from ..training import RECORDED, Known, MaskLearner, Weighed, class_numbers
-from ..types import RngLike, Scorer, Selection, alterable, altered, statement
+from ..types import RngLike, Scorer, Selection, alterable, altered, as_rng, statement
 from .answers import check_needs
 from .options import Options
+from .picking import alike, of_first
 from .ranking import Ranking
 from .rounds import train_proxy
 from .state import State, Trained
@@ -58,7 +59,9 @@ def choose(
         known = replace(known_of(trained, scorer) or Known(), labels=labels, recorded=recorded)
     labelled = data if "labelled_labels" in needs else None  # how many labels samples have is known of all
     ranking = Ranking(options, ledger, trained, data, labelled, known, stage="coreset")
-    picked = ranking.pick(scorer, torch.arange(len(data)), k, rng)
+    rows, rng = torch.arange(len(data)), as_rng(rng)
+    processes = alike(options, rows, k, rng)
+    picked = of_first(processes, ranking.pick(scorer, rows, k, rng))
     return replace(trained, labelled=subset(data, picked.indices)), history, picked
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from ..costs import CostLedger
 from ..errors import InputError, NotFittedError
+from ..network import Processes
 from ..scorers import check_k, get_scorer, masks_in
-from ..types import RngLike, Scorer, Selection, as_rng
+from ..types import RngLike, Scorer, Selection, as_rng, statement
 from .answers import OF_LABELLED, check_needs
 from .candidates import candidate_rows, drawn
 from .options import Options
@@ -62,8 +66,22 @@ def pick(
             "query: the labelled data is not in memory (it is neither saved nor pickled with a selector), and "
             f"{chosen!r} reads it; call fit(labelled, y) again"
         )
+    processes = alike(options, rows, k, generator)
     with ledger.transaction():
         state, chosen = traced(options, ledger, state, chosen)
         ranking = Ranking(options, ledger, state, pool, labelled, known_of(state, chosen))
         picked = ranking.pick(chosen, rows, k, generator)
-    return state, replace(picked, considered=len(rows))
+    return state, replace(of_first(processes, picked), considered=len(rows))
+
+
+def alike(options: Options, rows: Tensor, k: int, rng: np.random.Generator) -> Processes:
+    """Return the processes that pick k of `rows`, or raise `InputError` in all of them unless they are alike."""
+    processes = Processes(statement(options.trainer).accelerator)
+    processes.check_same("pick", candidates=rows, k=k, random_state=rng.bit_generator.state)
+    return processes
+
+
+def of_first(processes: Processes, picked: Selection) -> Selection:
+    """Return the picks of the first process in all of them: what each worked out by itself may order ties otherwise."""
+    scores = None if picked.scores is None else processes.of_first(picked.scores)
+    return replace(picked, indices=processes.of_first(picked.indices), scores=scores)

@@ -16,7 +16,7 @@ from ..network import fold_batchnorm
 from ..proxies import batchnorms
 from ..scorers import ClassBalanced, ClassStandardised, Composed, checked_picks, dynamics_of, picks_of, select_top
 from ..training import LOGITS, Known, Reader, refuse_unread
-from ..types import PointScorer, RngLike, Scorer, Selection, Signals
+from ..types import PointScorer, RngLike, Scorer, Selection, Signals, statement
 from .answers import LABELLED, check_needs
 from .options import Options
 from .state import Trained
@@ -61,7 +61,8 @@ class Ranking:
             signals, scores = self._read(scorer, rows, needs)
             with self.ledger.stage(self.stage, round=self.state.round, network="proxy"):
                 if scores is None:
-                    picked = picks_of(scorer, signals, k, rng)
+                    shown = statement(self.options.trainer).progress is not False
+                    picked = picks_of(scorer, signals, k, rng, progress=shown)
                 elif isinstance(scorer, _BY_CLASS):
                     picked = scorer.select_scored(scores, signals, k, rng=rng)
                 else:

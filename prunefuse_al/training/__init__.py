@@ -5,6 +5,7 @@ What a loss takes is checked before anything is trained; a network keeps its las
 
 from ..network import fold_batchnorm as fold_batchnorm
 from ..network import recalibrate_batchnorm as recalibrate_batchnorm
+from .callbacks import Callback as Callback
 from .distillation import Distillation as Distillation
 from .functions import FunctionTrainer as FunctionTrainer
 from .plan import TrainingHistory as TrainingHistory
@@ -42,6 +43,7 @@ from .transforms import PerSample as PerSample
 from .transforms import RandomCropFlip as RandomCropFlip
 
 __all__ = [
+    "Callback",
     "Distillation",
     "EarlyStopping",
     "FunctionTrainer",

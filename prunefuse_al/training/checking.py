@@ -12,8 +12,10 @@ import torch
 from .. import checks
 from ..errors import InputError
 from ..network import STATED, check_accelerator, check_device, check_precision
+from .callbacks import check_callbacks
 from .distillation import Distillation
 from .losses import check_loss
+from .metrics import check_metrics
 from .schedules import check_optimizer, check_scheduler
 from .stopping import EarlyStopping
 
@@ -96,5 +98,7 @@ OPTIONS: dict[str, Check] = {
     "mc_samples": _whole,
     "outputs": partial(checks.one_of, choices=("auto", *STATED)),
     "collate": partial(checks.maybe, checks.function, what="a function of the list of a dataset's inputs"),
+    "metrics": check_metrics,
+    "callbacks": check_callbacks,
 }
 """Parameter of `TorchTrainer` -> `check(name, value)`, which returns it as it is used; `optimizer` comes last."""

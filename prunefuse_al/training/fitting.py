@@ -8,16 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from ..data import BatchLoader, check_finite, check_weights, isolated_rng, labels_of, nonfinite_rows, subset
 from ..errors import InputError, NonFiniteError
-from ..network import VALUES, Forward, check_first, explained, forward_for, logits_of, settled, squashed_by
+from ..network import VALUES, Forward, Processes, check_first, explained, forward_for, logits_of, settled, squashed_by
+from .callbacks import Told, telling
 from .distillation import Distillation, distillation_loss
 from .loss_labels import INDEPENDENT, OWN, zeros_and_ones
 from .losses import Objective, check_loss, class_weight_tensor, weighted_mean
-from .placement import Processes, Weights, in_training, repeatable
+from .metrics import Measured
+from .placement import Weights, in_training, prepared, repeatable
 from .plan import Plan, TrainingHistory
 from .progressive import OnEpoch
 from .recording import Recorder
@@ -65,7 +68,7 @@ class Run:
         """Train; on any failure the network has the weights of its last good epoch (or its first ones)."""
         plan, start = self.plan, time.perf_counter()
         with (
-            isolated_rng(plan.seed, plan.device),
+            isolated_rng((plan.seed + self.processes.index) % 2**64, plan.device),  # no two draw the same dropout
             repeatable(plan.deterministic),
             in_training(self.model, plan.device, channels_last=plan.channels_last),
             settled(self.teacher, device=plan.device),
@@ -73,21 +76,26 @@ class Run:
             self.last_good = Weights(self.model)
             try:
                 self._set_up()
-                with self.processes.prepared(self.model, self._compiled(), self.optimizer) as (net, optimizer):
-                    self.net, self.stepper = net, optimizer
-                    self._epochs()
+                told = Told(self.model, lambda: self.last_good.unchanged(), plan.device, plan.seed)
+                with telling(plan.callbacks if self.processes.index == 0 else (), told, plan.epochs) as self.told:
+                    with prepared(plan.accelerator, self.model, self._compiled(), self.optimizer) as (net, optimizer):
+                        self.net, self.stepper = net, optimizer
+                        self._epochs()
+                    told.history = self._history(time.perf_counter() - start)
             except BaseException:
                 self.last_good.restore()
                 raise
-        seconds = time.perf_counter() - start
+        return told.history
+
+    def _history(self, seconds: float) -> TrainingHistory:
         return TrainingHistory(tuple(self.rows), self.best_epoch, self.stopped_early, self.samples, seconds)
 
     # ---- before the first epoch ----
 
     def _set_up(self) -> None:
-        plan, count = self.plan, self.processes.count
-        size = -(-plan.batch_size // count)
-        self.loader = self._loader(self.dataset, size)
+        plan = self.plan
+        self._check_processes()
+        self.loader = self._loader(self.dataset, plan.batch_size)
         self.generator = torch.Generator().manual_seed(plan.seed)
         self.forward = self._forward(plan.transform)
         self.eval_forward = self._forward(plan.eval_transform)
@@ -106,9 +114,24 @@ class Run:
         self.objective.class_weights = None if class_weights is None else class_weights.to(plan.device)
         self.optimizer = plan.make_optimizer(self.params)
         self.schedule = plan.make_schedule(self.optimizer)
+        self.measured, self.held_measured = (Measured(plan.metrics, plan.device, plan.seed) for _ in range(2))
         self.scaler = torch.amp.GradScaler(plan.device.type) if plan.autocast == torch.float16 else None
         if self.recorder is not None:
             self.recorder.begin(len(self.data), plan.epochs)
+
+    def _check_processes(self) -> None:
+        """Raise `InputError` unless all processes are about to do the same, and each has a row of every batch."""
+        plan, count, smallest = self.plan, self.processes.count, min(self.plan.batch_size, len(self.dataset))
+        normed = any(isinstance(module, _BatchNorm) for module in self.model.modules())
+        self.least = max(2, 2 * count if normed else count)  # rows of a batch: batch norm cannot train on one row
+        steps = {"seed": plan.seed, "epochs": plan.epochs, "batch_size": plan.batch_size}
+        self.processes.check_same("train", self.model, self.data, **steps)
+        if count > 1 and smallest < self.least:
+            raise InputError(
+                f"{count} processes share the rows of a batch, and here it has {smallest} "
+                f"(batch_size={plan.batch_size}, {len(self.dataset)} rows to train on): each needs a row, with batch "
+                f"norm two; pass {self.least} or more"
+            )
 
     def _loader(self, dataset: Any, size: int) -> BatchLoader:
         plan = self.plan
@@ -194,6 +217,7 @@ class Run:
                 if self.recorder is not None:
                     self.recorder.end_epoch(epoch, self.model, row["lr"], self.processes.total)
                 self.rows.append(row)
+                self.told.end_epoch(row)
                 self._step_schedule(row)
                 bar.update()
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
@@ -207,6 +231,7 @@ class Run:
                     break
         if watch is not None and best is not None:
             best.restore()
+            self.last_good.keep()
             self.best_epoch = watch.best_epoch
 
     def _watched(self) -> tuple[Watch | None, Weights | None]:
@@ -219,25 +244,27 @@ class Run:
     def _train(self, epoch: int) -> dict[str, float]:
         """Train one epoch; return mean loss and accuracy over it (of the weights as they were at each step)."""
         self.model.train()
-        order = self.processes.share(torch.randperm(len(self.dataset), generator=self.generator))
+        order = torch.randperm(len(self.dataset), generator=self.generator)
+        chunks = _chunks(order, self.plan.batch_size, self.least)
         share = 0.0 if self.teacher is None else self._distillation.weight(epoch - 1, self.plan.epochs)
         losses: list[Tensor] = []
         hits: list[Tensor] = []
-        sizes: list[int] = []
-        for rows, x, y, w in self.loader.batches(order, merge_single=True):
+        sizes = [len(chunk) for chunk in chunks]
+        parts = self.loader.of([self.processes.part(chunk) for chunk in chunks])
+        for size, (rows, x, y, w) in zip(sizes, parts, strict=True):
             if epoch == 1:
                 self._check_batch(x, y, w, self.kept[rows], len(self.data))
             with explained(self.model, x) if not losses else nullcontext():
-                loss, hit = self._step(rows, x, y, w, share, first=epoch == 1 and not losses)
+                loss, hit = self._step(rows, x, y, w, share, size, first=epoch == 1 and not losses)
             losses.append(loss)
             hits.append(hit)
-            sizes.append(len(rows))
-        self.samples += sum(sizes) * self.processes.count
+        self.samples += sum(sizes)
         self.processes.align_buffers(self.model)
-        return self._summary(epoch, torch.stack(losses), torch.stack(hits), sizes)
+        right = self.processes.total(torch.stack(hits).float())
+        return self._summary(epoch, torch.stack(losses), right, sizes) | self.measured.values()
 
     def _step(
-        self, rows: Tensor, x: Any, y: Any, w: Tensor | None, share: float, *, first: bool
+        self, rows: Tensor, x: Any, y: Any, w: Tensor | None, share: float, size: int, *, first: bool
     ) -> tuple[Tensor, Tensor]:
         plan, device, objective = self.plan, self.plan.device, self.objective
         inputs, y = self.forward.inputs(x), y.to(device, non_blocking=True)
@@ -246,12 +273,16 @@ class Run:
         y = objective.asked.aligned(y, logits)
         if self.recorder is not None:
             self.recorder.see(self.kept[rows], *objective.answered(logits, y))
+        if self.measured:
+            self.measured.see(*(self.processes.gathered(values.detach()) for values in (logits, y)))
         loss = (objective.watched if first else objective)(logits, y, w)
         if share and self.teacher is not None:
             with torch.no_grad():
                 taught = self._logits(self.teacher, inputs)
             kl = distillation_loss(logits, taught, self._distillation.tau, outputs=plan.outputs)
             loss = (1 - share) * loss + share * weighted_mean(kl, objective.weights(y, w, kl))
+        if self.processes.count > 1:  # which take the mean of their gradients
+            loss = loss * self._weight_of_part(objective.weights(y, w, logits), len(rows), size)
         self.stepper.zero_grad(set_to_none=True)
         self._backward(loss)
         if plan.grad_clip is not None:
@@ -265,6 +296,13 @@ class Run:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         return loss.detach(), objective.hits(logits.detach(), y)
+
+    def _weight_of_part(self, weights: Tensor | None, rows: int, size: int) -> float:
+        """Return what makes the mean over processes of this one's loss, a mean over its rows, that of the batch."""
+        if weights is None:
+            return rows * self.processes.count / size
+        own = weights.detach().sum().reshape(1)
+        return float(own / self.processes.mean(own.clone()).clamp_min(torch.finfo(own.dtype).tiny))
 
     @property
     def _distillation(self) -> Distillation:
@@ -307,8 +345,11 @@ class Run:
                 y = self.objective.asked.aligned(y, logits)
                 losses.append(self.objective(logits, y, None if w is None else w.to(self.plan.device)))
                 hits.append(self.objective.hits(logits, y))
+                self.held_measured.see(logits, y)
                 sizes.append(len(rows))
-        found = self._summary(epoch, torch.stack(losses), torch.stack(hits), sizes, "validation loss")
+        right = self.processes.mean(torch.stack(hits).float())
+        found = self._summary(epoch, torch.stack(losses), right, sizes, "validation loss")
+        found |= self.held_measured.values()
         return {f"val_{name}": value for name, value in found.items()}
 
     # ---- what is said when it goes wrong ----
@@ -343,7 +384,7 @@ class Run:
     ) -> dict[str, float]:
         """Return the means over rows; the first place where the device is waited for."""
         losses = self.processes.mean(losses.float()).cpu().double()
-        hits = self.processes.mean(hits.float()).cpu().double()
+        hits = hits.cpu().double()
         bad = (~losses.isfinite()).nonzero().flatten()
         if len(bad) or not self.last_good.finite():
             where = f"{what} became {float(losses[bad[0]])}" if len(bad) else "weights became NaN or infinite"
@@ -361,6 +402,14 @@ class Run:
             )
         weights = torch.tensor(sizes, dtype=torch.float64)
         return {"loss": float((losses * weights).sum() / weights.sum()), "accuracy": float(hits.sum() / weights.sum())}
+
+
+def _chunks(order: Tensor, size: int, least: int) -> list[Tensor]:
+    """Return an order in batches; a last one of fewer than `least` rows joins the one before."""
+    chunks = list(order.split(size))
+    if len(chunks) > 1 and len(chunks[-1]) < least:
+        chunks[-2:] = [torch.cat(chunks[-2:])]
+    return chunks
 
 
 def _full(logits: Tensor) -> Tensor:

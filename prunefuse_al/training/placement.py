@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..network import frozen_tensors, held_still, laid_out, lent
+from ..network import held_still, laid_out, lent
 
 
 @contextmanager
@@ -60,6 +60,11 @@ class Weights:
         for kept, tensor in zip(self.kept, self._tensors(), strict=True):
             tensor.copy_(kept)
 
+    def unchanged(self) -> bool:
+        """Return whether the network still has the copied values."""
+        pairs = zip(self.kept, self._tensors(), strict=True)
+        return all(torch.equal(kept.nan_to_num(), tensor.detach().nan_to_num()) for kept, tensor in pairs)
+
     def finite(self) -> bool:
         """Return whether all that was finite at first still is."""
         # A sum is finite only if all its terms are; one number a tensor, one wait for the device.
@@ -71,62 +76,20 @@ class Weights:
         return [*self.model.parameters(), *self.model.buffers()]
 
 
-class Processes:
-    """One process, or those of an `accelerate.Accelerator`, which is handed in and never imported."""
-
-    def __init__(self, accelerator: Any) -> None:
-        self.accelerator = accelerator
-        self.count: int = 1 if accelerator is None else accelerator.num_processes
-        self.index: int = 0 if accelerator is None else accelerator.process_index
-
-    @contextmanager
-    def prepared(self, model: nn.Module, net: nn.Module, optimizer: Any) -> Iterator[tuple[nn.Module, Any]]:
-        """Yield network and optimiser as the accelerator wants them; undo what it did to the network after."""
-        if self.accelerator is None:
-            yield net, optimizer
-            return
-        lists = [getattr(self.accelerator, name, []) for name in ("_models", "_optimizers")]
-        lengths, own_forward = [len(held) for held in lists], "forward" in vars(model)
-        try:
-            yield self.accelerator.prepare(net, optimizer)
-        finally:
-            self.accelerator.unwrap_model(net, keep_fp32_wrapper=False)
-            for held, length in zip(lists, lengths, strict=True):
-                del held[length:]  # or every round's network would stay in memory
-            if not own_forward:
-                vars(model).pop("forward", None)
-                vars(model).pop("_original_forward", None)
-
-    def share(self, order: Tensor) -> Tensor:
-        """Return this process's rows of an order; the end wraps around so that all get equally many."""
-        if self.count == 1:
-            return order
-        short = -len(order) % self.count
-        return torch.cat([order, order.repeat(-(-short // len(order)) if short else 0)[:short]])[
-            self.index :: self.count
-        ]
-
-    def mean(self, values: Tensor) -> Tensor:
-        """Return the mean over processes."""
-        if self.count == 1:
-            return values
-        reduced: Tensor = self.accelerator.reduce(values, reduction="mean")
-        return reduced
-
-    def total(self, values: Tensor) -> Tensor:
-        """Return the sum over processes, on the CPU."""
-        if self.count == 1:
-            return values
-        reduced: Tensor = self.accelerator.reduce(values.to(self.accelerator.device), reduction="sum")
-        return reduced.cpu()
-
-    def align_buffers(self, model: nn.Module) -> None:
-        """Give every process the mean of the running statistics, so that all hold one network.
-
-        Those of frozen layers are the same everywhere, and a mean of three of them would be rounded.
-        """
-        if self.count > 1:
-            still = frozen_tensors(model)
-            for name, buffer in model.named_buffers():
-                if buffer.is_floating_point() and name not in still:
-                    buffer.copy_(self.mean(buffer.clone()))
+@contextmanager
+def prepared(accelerator: Any, model: nn.Module, net: nn.Module, optimizer: Any) -> Iterator[tuple[nn.Module, Any]]:
+    """Yield network and optimiser as an accelerator wants them; undo what it did to the network after."""
+    if accelerator is None:
+        yield net, optimizer
+        return
+    lists = [getattr(accelerator, name, []) for name in ("_models", "_optimizers")]
+    lengths, own_forward = [len(held) for held in lists], "forward" in vars(model)
+    try:
+        yield accelerator.prepare(net, optimizer)
+    finally:
+        accelerator.unwrap_model(net, keep_fp32_wrapper=False)
+        for held, length in zip(lists, lengths, strict=True):
+            del held[length:]  # or every round's network would stay in memory
+        if not own_forward:
+            vars(model).pop("forward", None)
+            vars(model).pop("_original_forward", None)

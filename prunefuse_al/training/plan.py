@@ -49,6 +49,8 @@ class Plan:
     deterministic: bool
     seed: int
     collate: Collate | None
+    metrics: dict[str, Any]
+    callbacks: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ class TrainingHistory:
 
     Attributes:
         epochs: one dict per epoch: "epoch" (from 1), "lr" (of the first parameter group), "loss" and "accuracy" while
-            training, and where rows are held out "val_loss", "val_accuracy". Accuracy is NaN for soft targets and
-            regression; of independent labels all must be right.
+            training, and where rows are held out "val_loss", "val_accuracy"; metrics by their names in the same way.
+            Accuracy is NaN for soft targets and regression; of independent labels all must be right.
         best_epoch: the epoch whose weights the network has, with early stopping on held-out rows; else None (it has the
             last ones).
         stopped_early: patience ended before the epochs did.

@@ -173,7 +173,7 @@ class Recorder:
         sums = torch.zeros(4, len(tally.times), dtype=torch.float64).index_add_(1, rows, columns.double())  # [4 n]
         sums = total(sums)
         present = sums[0].nonzero()[:, 0]
-        # Twice only where processes were filled up to equal shares: such a row counts once, with its mean.
+        # A trainer of somebody's own may present a row twice in an epoch: it counts once, with its mean.
         correct, margin, error = sums[1:, present] / sums[0, present]
         tally.add(present, Answers(correct == 1, margin, error), early=epoch <= EARLY)
         if epoch in self._kept_epochs:

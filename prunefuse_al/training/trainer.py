@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..data import Collate, fresh_seed, has_labels, to_dataset
 from ..errors import InputError
 from ..network import check_model, collect, of_trainer, resolve_device, resolve_precision
 from ..types import Signals
+from .callbacks import Callback
 from .checking import checked
 from .distillation import Distillation as Distillation
 from .fitting import Run
@@ -58,9 +59,12 @@ class TorchTrainer(BaseEstimator):
         precision: "fp32", "bf16", "fp16" or "auto"; see `precision.resolve_precision`.
         channels_last: lay out 4-D batches and weights with channels last, in training and inference.
         compile: train through `torch.compile`; True or a dict of its options.
-        progress: a bar over epochs where stderr is a terminal.
+        progress: where stderr is a terminal, a bar over epochs; where they take over five seconds also one over rows
+            that are read for scores and features, the picks of k-centre and what pruning tries.
         distillation: how to learn from a `teacher` given to `fit`; with None the teacher is ignored.
-        accelerator: an `accelerate.Accelerator`; its device, precision and processes are used.
+        accelerator: an `accelerate.Accelerator`; its device, precision and processes are used. Several processes run
+            one program with the same seed, data and network, which is looked at, see `network.processes`: each has a
+            part of every batch and of what is read. Weights are whole in each: FSDP, DeepSpeed, Megatron are refused.
         lr_scale: multiplies the rate of every parameter group before the schedule sees it.
         num_workers: processes that read a dataset's items (arrays are read in this process).
         grad_clip: largest norm of the gradient, or None.
@@ -70,6 +74,12 @@ class TorchTrainer(BaseEstimator):
         collate: makes a batch of the list of a dataset's inputs, without their labels; None stacks them. Texts of
             several lengths: ``functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)``, or
             ``transformers.DataCollatorWithPadding(tokenizer)``. Not used for arrays, which are batches already.
+        metrics: what is measured beside loss and accuracy, by the name that it has in the history: functions
+            (logits, labels) -> float, called once an epoch with all rows on the CPU, kept until then, or objects with
+            `update`, `compute` and `reset` as of torchmetrics, which see one batch after the other on the device.
+            They get what the loss gets, without weights: in training the outputs as they were at each step, and
+            as ``val_...`` those of held-out rows. Copies are used, on their device.
+        callbacks: told how trainings go, see `Callback`; a list, or None.
         outputs: what networks give, by a name of `prunefuse_al.network.outputs`; "auto": what the loss says, torch's
             losses and torchvision's focal one by themselves and one of your own by an attribute `outputs`.
     """
@@ -104,6 +114,8 @@ class TorchTrainer(BaseEstimator):
         mc_samples: int = 10,
         collate: Collate | None = None,
         outputs: str = "auto",
+        metrics: Mapping[str, Any] | None = None,
+        callbacks: Sequence[Callback] | None = None,
     ) -> None:
         self.epochs = epochs
         self.batch_size = batch_size
@@ -132,6 +144,8 @@ class TorchTrainer(BaseEstimator):
         self.mc_samples = mc_samples
         self.collate = collate
         self.outputs = outputs
+        self.metrics = metrics
+        self.callbacks = callbacks
 
     def check(self) -> None:
         """Raise `InputError` unless every option can be used; a selector asks this before it does anything."""
@@ -153,8 +167,8 @@ class TorchTrainer(BaseEstimator):
             model: the network; its modes and device are put back, its gradients dropped.
             data: a map-style dataset of (x, y[, w]), or the tuple (X, y[, w]) of arrays, memory maps or tensors.
             teacher: the proxy to distil from, used in eval mode; ignored unless `distillation` is set.
-            seed: the same seed gives the same weights, bit for bit on one device; None draws a fresh one. Global random
-                states are left alone.
+            seed: the same seed gives the same weights, bit for bit on one device; None draws a fresh one, which
+                several processes cannot. Global random states are left alone.
             on_epoch: called before every epoch with its number, from 0, and the optimiser; it may thin `model` in
                 place. When it returns True, early stopping starts anew: weights from before are not gone back to.
             recorder: watches the training; it changes nothing in it. Rows are those of `data`, also where early
@@ -162,7 +176,7 @@ class TorchTrainer(BaseEstimator):
 
         Raises:
             InputError: an option or the data cannot be used; found before the weights change, but for what shows only
-                while a foreign dataset is read (then they are put back).
+                while a foreign dataset is read or a metric is computed (then they are put back).
             NonFiniteError: NaN or infinity in inputs, loss or weights; the network keeps its last good epoch's weights.
             UnsupportedModelError: see `model_checks.check_model`.
         """
@@ -186,6 +200,7 @@ class TorchTrainer(BaseEstimator):
             channels_last=self.channels_last,
             num_workers=self.num_workers,
             mc_samples=self.mc_samples,
+            progress=self.progress,
             accelerator=self.accelerator,
             collate=self.collate,
             outputs=of_trainer(self),
@@ -235,6 +250,8 @@ class TorchTrainer(BaseEstimator):
             deterministic=options["deterministic"],
             seed=fresh_seed() if seed is None else checks.whole("seed", seed, least=0, most=2**64 - 1),
             collate=self.collate,
+            metrics=options["metrics"],
+            callbacks=options["callbacks"],
         )
 
 

@@ -173,6 +173,11 @@ KINDS: dict[str, str | tuple[Any, ...]] = {
     "labelled_features": "labelled features",
     "loss": "loss",
     "mc_logits": "passes",
+    "metrics": (
+        *(3, WORD, [print], print),
+        *(Bad({name: print}, f"{name!r}") for name in ("loss", "epoch", "val_f1", "", 3)),
+        *(Bad({"f1": value}, "f1") for value in (None, 3, nn.Linear)),
+    ),
     "model": "network",
     "needs": "needs",
     "optimizer": "optimizer",
@@ -192,6 +197,14 @@ KINDS: dict[str, str | tuple[Any, ...]] = {
     "transform": "maybe function",
     "validation_fraction": (*BAD["part"], 1),
     "warm_start": "warm",
+    "callbacks": (
+        3,
+        WORD,
+        Bad([3], "3"),
+        training.Callback,
+        Bad([print], "callbacks[0]"),
+        Bad([training.Recorder], "Recorder"),
+    ),
     "candidates": "maybe candidates",
     "y": "targets",
 }

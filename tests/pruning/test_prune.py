@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from examples.networks import cifar_resnet, vgg
 from prunefuse_al import errors, fuse, prune
+from prunefuse_al.data import showing
 from prunefuse_al.network.states import named_tensors
-from prunefuse_al.pruning import search
 from prunefuse_al.pruning.trace.tracing import trace
 
 X = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
@@ -451,6 +451,6 @@ def test_long_searches_count_their_trials_at_a_terminal(
     written = io.StringIO()
     monkeypatch.setattr(written, "isatty", lambda: terminal)
     monkeypatch.setattr(sys, "stderr", written)
-    monkeypatch.setattr(search, "SHOWN_AFTER", 0)
+    monkeypatch.setattr(showing, "SHOWN_AFTER", 0)
     prune(mlp(), X, 0.5, progress=progress)
     assert ("prune: " in written.getvalue()) == shown
