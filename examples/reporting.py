@@ -174,7 +174,7 @@ def figure(results: Sequence[dict], path: str) -> None:
     for ax in axes[:2]:
         ax.set_ylabel("test accuracy (%)")
         ax.grid(alpha=0.3)
-        ax.legend(frameon=False, loc="lower right")
+        ax.legend(frameon=False, loc="lower right", fontsize=8)
     drawing.savefig(path, dpi=120)
     pyplot.close(drawing)
 
@@ -183,20 +183,21 @@ def over_labels(ax: Any, results: Sequence[dict]) -> None:
     """Draw mean accuracy, with one standard deviation, at each budget."""
     curves = {
         ("dense", "dense loop", "-", "dense"): [r["dense"].accuracy for r in results],
-        ("random", "random labels, dense", "-", "random"): [r["random"].accuracy for r in results],
+        ("random", "random labels, dense", "", "random"): [r["random"].accuracy for r in results],
         ("proxy", "proxy alone", "--", "proxy"): [r["proxy"].proxy_accuracy for r in results],
         ("target", "PruneFuse target", "-", "proxy"): [r["proxy"].accuracy for r in results],
     }
     for (colour, label, style, name), values in curves.items():
         labels, percent = results[0][name].labels, 100 * np.array(values)  # [seeds budgets]
         mean, deviation = percent.mean(0), percent.std(0, ddof=min(1, len(percent) - 1))
-        ax.plot(labels, mean, style, marker="o", markersize=4, color=COLOURS[colour], label=label)
-        ax.fill_between(labels, mean - deviation, mean + deviation, color=COLOURS[colour], alpha=0.12, linewidth=0)
+        ax.plot(labels, mean, linestyle=style, marker="o", markersize=4, color=COLOURS[colour], label=label)
+        if style:  # what was measured at every budget
+            ax.fill_between(labels, mean - deviation, mean + deviation, color=COLOURS[colour], alpha=0.12, linewidth=0)
     for label, style, at_end in (
         ("dense from scratch, same labels and epochs", "x", [r["scratch"] for r in results]),
         ("PruneFuse target, the paper's settings", "^", [r["paper"].accuracy[-1] for r in results]),
     ):
-        ax.plot(results[0]["proxy"].labels[-1], 100 * np.mean(at_end), style, color="black", markersize=7, label=label)
+        ax.plot(results[0]["proxy"].labels[-1], 100 * np.mean(at_end), style, color="black", markersize=6, label=label)
     ax.set(title="accuracy over labels", xlabel="labels")
 
 
@@ -211,7 +212,8 @@ def over_compute(ax: Any, results: Sequence[dict]) -> None:
         if name == "random":  # nothing has to be trained to choose
             compute = np.diff(compute, prepend=0)
         accuracy = 100 * np.array([r[name].accuracy for r in results]).mean(0)
-        ax.plot(compute, accuracy, marker="o", markersize=4, color=COLOURS[colour], label=label)
+        style = "" if name == "random" else "-"
+        ax.plot(compute, accuracy, linestyle=style, marker="o", markersize=4, color=COLOURS[colour], label=label)
     ax.set(title="accuracy over compute", xlabel="multiply-accumulates so far (billions)")
 
 
