@@ -17,7 +17,7 @@ from prunefuse_al import TorchTrainer
 
 pytestmark = pytest.mark.touches_global_rng  # the script initialises a network, as its reader would
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "watching.py"
+SCRIPT = Path(__file__).parents[2] / "examples" / "curves.py"
 X, Y = blobs(60)
 
 

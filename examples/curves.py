@@ -1,4 +1,4 @@
-"""The trainings of a loop as curves in TensorBoard or MLflow: `python examples/watching.py --to tensorboard`.
+"""The trainings of a loop as curves in TensorBoard or MLflow: `python examples/curves.py --to tensorboard`.
 
 Without arguments it takes the one that is installed, and where none is, prints. A callback of your own is a class with
 three methods. Look at the curves with `tensorboard --logdir runs`, or `mlflow ui`.
