@@ -234,6 +234,7 @@ class _Held:
     table: Table
 
     def shards(self, function: Callable[[Answers, int], Answers], shards: int) -> Iterator[Answers]:
+        """Yield what a function makes of each shard; see `prunefuse_al.pooled.choosing.Held`."""
         table = self.table
 
         def shard(ids: pd.Series) -> pd.Series:

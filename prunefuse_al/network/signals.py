@@ -100,11 +100,7 @@ def collect(
     check_storage(features_dtype, features_path)
     check_accelerator("accelerator", accelerator)
     data = to_dataset(dataset)
-    if features_path is not None and accelerator is not None and accelerator.num_processes > 1:
-        raise InputError(
-            f"features_path was given and {accelerator.num_processes} processes each have a share of the rows; "
-            "leave it out, or give it to a selector, which puts the shares together"
-        )
+    _refuse_shares(features_path, accelerator)
     place = accelerator.device if accelerator is not None else resolve_device(device)
     autocast = None if accelerator is not None else resolve_precision(precision, place)
     reading: dict[str, Any] = {"num_workers": num_workers, "seed": seed, "collate": collate, "device": place}
@@ -131,6 +127,14 @@ def collect(
         fields["mc_logits"] = fields["mc_logits"].transpose(0, 1).contiguous()  # [t n c]
     picked: dict[str, Any] = {name: fields[name] for name in wanted}
     return seen_by_scorers(Signals(torch.arange(len(data)), **picked), outputs)
+
+
+def _refuse_shares(features_path: Any, accelerator: Any) -> None:
+    if features_path is not None and accelerator is not None and accelerator.num_processes > 1:
+        raise InputError(
+            f"features_path was given and {accelerator.num_processes} processes each have a share of the rows; "
+            "leave it out, or give it to a selector, which puts the shares together"
+        )
 
 
 def read_batch(

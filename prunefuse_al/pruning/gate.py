@@ -150,27 +150,30 @@ def _compared(
     single, double = PRECISIONS
     passed: Verdict | None = None
     for as_they_are in ({}, still):
-        put_off = False  # single precision came near, and may be asked again where double precision does not settle it
-        for (dtype, tolerance), near in ((single, NEAR), (double, 0.0), (single, 0.0)):
-            if (dtype, near) == (single[0], 0.0) and (not put_off or passed):
-                break
+
+        def asked(
+            dtype: torch.dtype, tolerance: float, near: float = 0.0, own: Mapping[str, Tensor] = as_they_are
+        ) -> Verdict | None:
             try:
-                comparison = _Comparison(model, thin, inputs, dtype, tolerance, as_they_are, channel_map.computed)
-                found = comparison.verdict(channel_map, structure, kept, near)
+                comparison = _Comparison(model, thin, inputs, dtype, tolerance, own, channel_map.computed)
+                return comparison.verdict(channel_map, structure, kept, near)
             except Exception as error:
                 what = f"cannot be checked in {str(dtype).removeprefix('torch.')}: {first_line(error)}"
-                found = Verdict(f"the proxy {what}", channel_map)
-            if found is None:
-                put_off = True
-                continue
-            verdict = found
-            if verdict.exact:
-                return verdict
-            if not verdict.reason:  # single precision may have been what made it differ
-                passed = passed or verdict
-        if passed is not None or not still or UNCHECKED not in verdict.reason:
+                return Verdict(f"the proxy {what}", channel_map)
+
+        verdicts = [asked(*single, near=NEAR)]
+        if verdicts[0] is None or not verdicts[0].exact:
+            verdicts.append(asked(*double))
+        if verdicts[0] is None and verdicts[1] is not None and verdicts[1].reason:  # single precision only came near
+            verdicts.append(asked(*single))
+        given = [verdict for verdict in verdicts if verdict is not None]
+        if given[-1].exact:
+            return given[-1]
+        # Single precision may have been what made it differ.
+        passed = next((verdict for verdict in given if not verdict.reason), None)
+        if passed is not None or not still or UNCHECKED not in given[-1].reason:
             break
-    return passed or verdict
+    return passed or given[-1]
 
 
 def _constants(model: nn.Module, channel_map: ChannelMap) -> dict[str, Tensor]:
