@@ -26,7 +26,7 @@ from torch import nn
 
 from prunefuse_al import checks
 from prunefuse_al.adapters import require_host
-from prunefuse_al.errors import PruneFuseError
+from prunefuse_al.errors import InputError, PruneFuseError
 from prunefuse_al.pooled import (
     AT_ONCE,
     SHARDS,
@@ -88,7 +88,7 @@ def select(
         labelled: what is labelled, (X, y) or `rows`, for scorers that read about it.
         load_options: of `PrunedProxySelector.load`, such as a `trainer` that the file does not hold.
         workers: actors.
-        num_cpus: of each; what reads the dataset needs one beside them, or all wait.
+        num_cpus: of each; what reads the dataset needs one beside them.
         num_gpus: of each.
         batch_size: rows that travel to an actor at once.
         shards: of core sets, see `prunefuse_al.pooled.select_over`.
@@ -96,7 +96,7 @@ def select(
 
     Raises:
         InputError: no such column; ids missing, repeated or of mixed type; rows that fail, by id and worker; a scorer
-            that cannot pick so.
+            that cannot pick so; workers that leave no CPU of the cluster to what reads the dataset.
         BudgetError: `k` is not between 1 and the number of rows.
         CheckpointError: the file is damaged or of another architecture, here or on a worker.
     """
@@ -170,7 +170,19 @@ def _pool(
         "batch_size": checks.whole("batch_size", batch_size, least=1),
     }
     table.check(dataset.columns())
+    _check_room(size, actors["num_cpus"])
     return _Pool(dataset, saved, table, actors)
+
+
+def _check_room(workers: int, num_cpus: float) -> None:
+    """Raise `InputError` unless a CPU is left to the tasks that read: without one, Ray waits for ever."""
+    there = ray.cluster_resources().get("CPU", 0.0)
+    if workers * num_cpus + 1 > there:
+        raise InputError(
+            f"workers={workers} with num_cpus={num_cpus:g} leave none of the cluster's {there:g} CPUs to what reads the "
+            f"dataset, and all would wait: take fewer of either, such as num_cpus={max(there - 1, 0) / workers:.3g}; have "
+            "a cluster that grows by itself grow first (ray.autoscaler.sdk.request_resources)"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +211,9 @@ class _Pool:
     def mapped(self, worker: type[_Actor], asking: Asking) -> ray.data.Dataset:
         """Return what actors, each with a network of its own, make of the columns that they read."""
         narrowed = _narrowed(self.dataset, self.table)
-        return narrowed.map_batches(worker, fn_constructor_args=(asking,), batch_format="numpy", **self.actors)
+        # Blocks of a batch each: as Ray reads them they have 128 MiB, too few to give all workers as much to do.
+        even = narrowed.repartition(target_num_rows_per_block=self.actors["batch_size"])
+        return even.map_batches(worker, fn_constructor_args=(asking,), batch_format="numpy", **self.actors)
 
 
 @dataclass(frozen=True, eq=False)

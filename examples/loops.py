@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import multiprocessing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +15,9 @@ from data import Images
 from modAL.models import ActiveLearner
 
 from prunefuse_al import CostLedger, PruneFuseEstimator, TorchTrainer, selector_preset
+
+if multiprocessing.current_process().name != "MainProcess":  # what is repaired in modAL is said once, by that one
+    logging.getLogger("prunefuse_al.adapters.modal").setLevel(logging.ERROR)
 from prunefuse_al.adapters.modal import query_strategy
 
 TARGET_STAGES = ("fuse", "recalibrate_target", "train_target")

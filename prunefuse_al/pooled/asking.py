@@ -93,7 +93,7 @@ class Table:
         names = self.columns or []
         if not isinstance(self.id, str) or not self.id:
             raise checks.refused("id", self.id, "the name of the column that holds the ids")
-        if not callable(self.input) and (not names or not all(isinstance(name, str) for name in names)):
+        if not callable(self.input) and (not names or not all(isinstance(name, str) and name for name in names)):
             what = "the name of a column, several, a dict of arguments and columns, or a function of a batch"
             raise checks.refused("input", self.input, what)
         if self.shape is not None:

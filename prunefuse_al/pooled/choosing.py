@@ -293,15 +293,16 @@ def _refuse(scorer: Scorer, selector: PrunedProxySelector) -> None:
 
 def _about_labelled(scorer: Scorer, selector: PrunedProxySelector, labelled: Any) -> dict[str, Any]:
     """Return the fields of signals about what is labelled that a scorer reads."""
+    pair = isinstance(labelled, tuple) and len(labelled) == 2
+    data = None if labelled is None else as_dataset(*labelled) if pair else as_dataset(labelled)
     needs = frozenset(scorer.needs) & OF_LABELLED
-    if not needs or (labelled is None and not selector.round):
+    if not needs or (data is None and not selector.round):
         return {}
-    if labelled is None:
+    if data is None:
         raise InputError(
             f"labelled: {scorer!r} reads {', '.join(sorted(needs))}, and a selector's file holds no data: pass what is "
             "labelled, labelled=(X, y)"
         )
-    data = as_dataset(*labelled) if isinstance(labelled, tuple) and len(labelled) == 2 else as_dataset(labelled)
     asked = {name: about for name, about in LABELLED.items() if name in needs}
     found: dict[str, Any] = {}
     if asked:

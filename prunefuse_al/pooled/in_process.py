@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from .. import checks
@@ -22,7 +22,11 @@ class Parts:
     """
 
     def __init__(self, batches: Sequence[Batch], table: Table, *, workers: int = 1) -> None:
-        self.batches, self.table = batches, table
+        what = "a list of dicts of columns, one for each part"
+        if not isinstance(batches, Sequence) or not all(isinstance(batch, Mapping) for batch in batches):
+            raise checks.refused("batches", batches, what)
+        self.batches = batches
+        self.table = checks.instance("table", table, Table, "a prunefuse_al.pooled.Table(id, input)")
         self.workers = checks.whole("workers", workers, least=1)
 
     def ids(self) -> Iterator[Ids]:

@@ -141,6 +141,12 @@ def test_a_worker_that_is_killed_is_replaced(file: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.ids, picked(dataset(data, 1), 20, file).ids)
 
 
+@pytest.mark.parametrize("asked", [{"workers": 2, "num_cpus": 1}, {"workers": 5, "num_cpus": 0.25}], ids=str)
+def test_workers_leave_a_cpu_to_what_reads(file: str, asked: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"leave none of the cluster's 2 CPUs .* such as num_cpus=0\.[25]"):
+        picked(dataset(pool()), 5, file, **asked)
+
+
 def test_rows_that_fail_are_named_with_the_worker(file: str) -> None:
     data = pool()
     data["x"][[5, 400], 0] = np.nan

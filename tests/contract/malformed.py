@@ -8,6 +8,7 @@ differs there. A test goes through the signatures of all that is public and find
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -19,7 +20,7 @@ from fakes import blobs, mlp
 from torch import nn
 
 import prunefuse_al
-from prunefuse_al import advisor, checks, estimator, plots, proxies, pruning, scorers, selector, training
+from prunefuse_al import advisor, checks, estimator, plots, pooled, proxies, pruning, scorers, selector, training
 from prunefuse_al.network import signals
 from prunefuse_al.pruning import Proxy, prune
 from prunefuse_al.scorers import SCORERS, Margin, Random
@@ -31,6 +32,8 @@ NET, OTHER = mlp(6, 8, 3), mlp(6, 4, 3)
 CUT: Proxy = prune(NET, X[:2], 0.5)
 QUICK = {"epochs": 1, "progress": False, "device": "cpu"}
 trainer = training.TorchTrainer(**QUICK)
+UID = pooled.Table("uid", "x")
+PARTS = pooled.Parts([{"uid": np.arange(60), "x": X.numpy()}], UID)
 fitted = prunefuse_al.PrunedProxySelector(NET, trainer=trainer, random_state=0).fit(X, Y)
 classifier = prunefuse_al.PruneFuseEstimator(NET, trainer=trainer, random_state=0).fit(X.numpy(), Y.numpy())
 ledger = prunefuse_al.CostLedger()
@@ -344,6 +347,13 @@ def by_selector(**options: Any) -> Any:
     return prunefuse_al.PrunedProxySelector(NET, trainer=training.TorchTrainer(**{**QUICK, **options}))
 
 
+def by_parts(**options: Any) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        fitted.save(f"{folder}/file")
+        saved = pooled.Saved(f"{folder}/file", lambda: mlp(6, 8, 3))
+        return pooled.select_over(**{"saved": saved, **options})
+
+
 Q, E, T = prunefuse_al.PrunedProxySelector, prunefuse_al.PruneFuseEstimator, training.TorchTrainer
 XY = {"X": X.numpy(), "y": Y.numpy()}
 MAYBE_SCORER = {"scorer": "maybe scorer"}
@@ -519,6 +529,35 @@ TABLE = [
     ),
     line(testing.check_scorer, {"scorer": Random()}, scorer=(3, WORD, Random), expected_failed_checks="maybe mapping"),
     line(testing.example_signals, needs=("logits", 3, {"foo"}), outputs="maybe name"),
+    line(
+        pooled.Saved,
+        {"file": "file", "model_factory": mlp},
+        called={"file": "selector_file", "options": "load_options"},
+        file="path",
+        model_factory=(None, 3, WORD, NET),
+        options=(3, WORD, [1]),
+    ),
+    line(
+        pooled.Table,
+        {"id": "uid", "input": "x"},
+        id=(None, 3, "", ["uid"]),
+        input=(None, 3, "", [], Bad(["x", 3], "3"), Bad({"x": 3}, "3")),
+        shape=(6, "6", Bad((2, 0), "0"), Bad((2.5,), "2.5")),
+    ),
+    line(pooled.Parts, {"batches": [], "table": UID}, batches=(None, 3, WORD, [X]), table=(None, "uid"), workers="count"),
+    line(
+        pooled.select_over,
+        {"pool": PARTS, "table": UID, "k": 2},
+        run=by_parts,
+        called={"pool": "pool", "labelled": "X|data|labelled"},
+        pool=(None, 3, [], Bad(pooled.Parts, "Parts")),
+        saved=(None, "file"),
+        table=(None, "uid", {"uid": "x"}),
+        **MAYBE_SCORER,
+        shards="count",
+        at_once="whole",
+        labelled=("abc", 3),
+    ),
     line(prunefuse_al.CostLedger.ratio),
     line(plots.plot_advice, ax=None),
     line(
@@ -744,6 +783,7 @@ EXEMPT: dict[str, str] = {
     "RegisteredRule": "made by register_rule",
     "TrainingHistory": "made by TorchTrainer.fit",
     "CostLedger": "written by the library; files are looked at when they are read",
+    "Picks": "made by select_over",
     "read_batch": "called by adapters for every batch",
     "logits_of": "takes whatever a network returned, and says what is missing",
 }
@@ -754,6 +794,7 @@ EXEMPT_METHODS: dict[str, str] = {
     **dict.fromkeys(("see", "end_epoch"), "called by a trainer for every batch; see tests/training/test_recording.py"),
     **dict.fromkeys(("learnt", "measure"), "called by prune"),
     **dict.fromkeys(("of", "excess", "met_by"), "called by advise"),
+    **dict.fromkeys(("answers", "held", "ids", "inputs", "check"), "called by select_over; see tests/pooled"),
 }
 """Methods of public classes, by name, with the reason."""
 EXEMPT_ARGUMENTS: dict[tuple[str, str], str] = {
@@ -768,12 +809,13 @@ EXEMPT_ARGUMENTS: dict[tuple[str, str], str] = {
     ("plot_advice", "ax"): "as of the other pictures",
     ("Selection", "labels"): "set by a selector",
     ("Selection", "considered"): "set by a selector",
+    ("Saved", "digest"): "set by Saved.pinned",
     ("Moderate.select", "rng"): "it draws nothing",
 }
 """Arguments that are looked at elsewhere or cannot be wrong, with the reason."""
 MODULES: tuple[ModuleType, ...] = (
     *(prunefuse_al, scorers, training, selector, pruning, plots, advisor, testing, estimator, signals),
-    *(schedules, transforms),
+    *(schedules, transforms, pooled),
 )
 
 

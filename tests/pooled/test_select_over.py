@@ -213,49 +213,6 @@ def test_a_scorer_of_ones_own_that_composes(file: Saved) -> None:
     assert picked(file, batches, 9, scorer=Own(), at_once=0).shards == 8
 
 
-BAD: dict[str, tuple[Any, ...]] = {
-    "pool": ([], 3, Parts),
-    "k": (0, -1, 1.5, True, "3", None),
-    "saved": ("file", None),
-    "table": ("uid", {"uid": "x"}),
-    "scorer": ("entrophy", 3, KCenter),
-    "shards": (0, 1.5, True, "8"),
-    "at_once": (-1, 1.5, True, "8"),
-}
-NAMED = {"scorer": "scorer", "k": "k="}
-
-
-@pytest.mark.parametrize("argument", BAD)
-def test_arguments_that_cannot_be_used_are_refused_by_name(file: Saved, argument: str) -> None:
-    good = {"pool": Parts([rows(20)], TABLE), "k": 3, "saved": file, "table": TABLE}
-    for bad in BAD[argument]:
-        error = BudgetError if argument == "k" else InputError
-        with pytest.raises(error, match=NAMED.get(argument, f"{argument}=")):
-            select_over(**{**good, argument: bad})
-
-
-@pytest.mark.parametrize(
-    ("make", "named"),
-    [
-        (lambda: Table("", "x"), "id="),
-        (lambda: Table("uid", []), "input="),
-        (lambda: Table("uid", 3), "input="),
-        (lambda: Table("uid", ["x", 3]), "input="),
-        (lambda: Table("uid", "x", 6), "shape="),
-        (lambda: Table("uid", "x", (2, 0)), "shape="),
-        (lambda: Table("uid", ["x"], (6,)), "shape="),
-        (lambda: Saved("", mlp), "selector_file="),
-        (lambda: Saved(3, mlp), "selector_file="),
-        (lambda: Saved("file", mlp(6, 16, 3)), "model_factory="),
-        (lambda: Saved("file", mlp, [1]), "load_options="),
-        (lambda: Parts([], TABLE, workers=0), "workers="),
-    ],
-)
-def test_what_describes_a_pool_is_checked(make: Any, named: str) -> None:
-    with pytest.raises(InputError, match=named):
-        make()
-
-
 def test_what_else_is_refused(file: Saved) -> None:
     with pytest.raises(InputError, match="pass what is labelled"):
         picked(file, [rows()], scorer="k_center", labelled=None)
