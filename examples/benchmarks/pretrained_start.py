@@ -94,7 +94,8 @@ def arms(args: Any, trained: Trained, sample: Sample, seed: int) -> Iterator[tup
     epochs, rate, pool = args.train_epochs, args.rate, sample.unlabelled
     yield PLAIN, lambda: plain(epochs, rate)
     yield f"{PLAIN}, half the rate", lambda: plain(epochs, rate / 2)
-    yield f"{PLAIN}, twice as long", lambda: plain(2 * epochs, rate / 2)
+    yield f"{PLAIN}, twice as long", lambda: plain(2 * epochs, rate)
+    yield f"{PLAIN}, twice as long, half", lambda: plain(2 * epochs, rate / 2)
     yield "as at initialisation", lambda: proxied(pretrained=False, recalibration_data=pool)
     taught = {"rows": args.rows, "distil": args.epochs}
     yield "repaired", lambda: proxied(unlabelled=pool, repair={"rows": args.rows})

@@ -40,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import networks
 from data import NAMES, AsImageNet, Images, load, smaller
+from folding import folded
 
 from prunefuse_al import Proxy, TorchTrainer, prune, repair
 from prunefuse_al.network import collect
@@ -75,6 +76,7 @@ class Sample:
 def main(argv: list[str] | None = None) -> None:
     """Print a table of what each way leaves of the dense network's accuracy."""
     parser = options_of(__doc__)
+    parser.add_argument("--fold", action="store_true", help="compare leaving channels out with folding")
     parser.add_argument("--shares", type=float, nargs="+", default=[], help="of MACs, at which choices are compared")
     parser.add_argument("--choices", nargs="+", default=CHOICES, help="importance/parts/scope, such as l2/all/local")
     args = parser.parse_args(argv)
@@ -84,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     found: dict[str, list[tuple[float, float]]] = {}
     for seed in range(args.seed, args.seed + args.seeds):
         sample = drawn(args, images, seed)
-        made = choices if args.shares else ways
+        made = choices if args.shares else folds if args.fold else ways
         for name, network, seconds in made(args, trained, sample, seed):
             found.setdefault(name, []).append((probed(network, trained.transform, sample), seconds))
             print(f"seed {seed}: {name} {100 * found[name][-1][0]:.1f} %, {seconds:.0f} s", flush=True)
@@ -98,6 +100,9 @@ def options_of(doc: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--data", default="digits", help=f"{', '.join(NAMES)}, or a .npz file")
     parser.add_argument("--root", default="data", help="folder with the raw files")
     parser.add_argument("--training", type=int, default=10, help="epochs of the ResNet that is trained here")
+    parser.add_argument(
+        "--elsewhere", action="store_true", help="it is trained on half of the classes, put to the others"
+    )
     parser.add_argument("--size", type=int, default=96, help="pictures are enlarged to this for a pretrained network")
     parser.add_argument("--ratio", type=float, default=0.5, help="pruning ratio")
     parser.add_argument("--unlabelled", type=int, default=4096, help="pictures without labels")
@@ -120,15 +125,18 @@ def pretrained(args: argparse.Namespace) -> Trained:
 
 
 def trained_here(args: argparse.Namespace, images: Images) -> Trained:
-    """Return a ResNet trained on the second half of the training pictures."""
+    """Return a ResNet trained on the second half of the training pictures; `--elsewhere`, of those of its classes."""
     images = smaller(images, 14)
     _, normalize = images.transforms()
     half = len(images.x_train) // 2
+    rows = np.arange(half, len(images.x_train))
+    if args.elsewhere:
+        rows = rows[images.y_train[rows] < images.classes // 2]
     with torch.random.fork_rng():
         torch.manual_seed(args.seed)
         network = networks.ResNet(in_channels=images.x_train.shape[1], num_classes=images.classes)
     trainer = TorchTrainer(epochs=args.training, transform=normalize, eval_transform=normalize, progress=False)
-    trainer.fit(network, (images.x_train[half:], images.y_train[half:]), seed=args.seed)
+    trainer.fit(network, (images.x_train[rows], images.y_train[rows]), seed=args.seed)
     return Trained(network.eval(), normalize)
 
 
@@ -136,8 +144,12 @@ def drawn(args: argparse.Namespace, images: Images, seed: int) -> Sample:
     """Return pictures drawn for a seed from the first half of the training pictures, and from those for testing."""
     images = images if args.network.startswith("efficientnet") else smaller(images, 14)
     rng = np.random.default_rng(seed)
-    rows = rng.permutation(len(images.x_train) // 2)
-    test = rng.permutation(len(images.x_test))[: args.test]
+    rows, test = rng.permutation(len(images.x_train) // 2), rng.permutation(len(images.x_test))
+    if args.elsewhere:
+        rows, test = (
+            some[y[some] >= images.classes // 2] for some, y in ((rows, images.y_train), (test, images.y_test))
+        )
+    test = test[: args.test]
     labelled = rows[: args.labels]
     return Sample(
         images.x_train[rows[: args.unlabelled]],
@@ -169,6 +181,23 @@ def ways(
         start = time.perf_counter()
         repaired = repair(network, proxy, sample.unlabelled, **options, **more)
         yield name, repaired.module, time.perf_counter() - start
+
+
+def folds(
+    args: argparse.Namespace, trained: Trained, sample: Sample, seed: int
+) -> Iterator[tuple[str, nn.Module, float]]:
+    """Yield name, network and seconds of the dense network, and of proxies whose other channels were folded or left."""
+    yield "dense", trained.network, 0.0
+    example = trained.transform(torch.from_numpy(sample.x[:2]))
+    unlabelled = trained.transform(torch.from_numpy(sample.unlabelled[:MEASURED]))
+    for name, importance in (("l2", "l2"), ("activation", Activation(unlabelled))):
+        cut = prune(trained.network, example, args.ratio, importance=importance, random_state=seed)
+        for way, proxy in (("left out", cut), ("folded", folded(trained.network, cut))):
+            matched = copy.deepcopy(proxy.module)
+            recalibrate_batchnorm(matched, sample.unlabelled, max_rows=args.rows, transform=trained.transform)
+            yield f"{name}, {way}, statistics", matched, 0.0
+            options = {"rows": args.rows, "transform": trained.transform, "random_state": seed}
+            yield f"{name}, {way}, repaired", repair(trained.network, proxy, sample.unlabelled, **options).module, 0.0
 
 
 def choices(
