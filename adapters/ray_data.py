@@ -179,9 +179,10 @@ def _check_room(workers: int, num_cpus: float) -> None:
     there = ray.cluster_resources().get("CPU", 0.0)
     if workers * num_cpus + 1 > there:
         raise InputError(
-            f"workers={workers} with num_cpus={num_cpus:g} leave none of the cluster's {there:g} CPUs to what reads the "
-            f"dataset, and all would wait: take fewer of either, such as num_cpus={max(there - 1, 0) / workers:.3g}; have "
-            "a cluster that grows by itself grow first (ray.autoscaler.sdk.request_resources)"
+            f"workers={workers} with num_cpus={num_cpus:g} leave none of the cluster's {there:g} CPUs to what reads "
+            f"the dataset, and all would wait: take fewer of either, such as "
+            f"num_cpus={max(there - 1, 0) / workers:.3g}; have a cluster that grows by itself grow first "
+            "(ray.autoscaler.sdk.request_resources)"
         )
 
 

@@ -56,7 +56,7 @@ class PruneFuseNet(ProxyTraining):
         cross: what fusing does to the other weights, see `fuse`.
         distillation: a `Distillation`: while the target trains, the proxy's part is in the loss of its training
             batches (`get_loss`); `train_loss` is that of both, and what is scored on held-out data is as ever. Or None.
-        fine_tune_lr_scale: factor on the optimizer's learning rates where a target trains; 1 leaves them.
+        fine_tune_lr_scale: factor on the optimizer's learning rates where a target trains; see `PrunedProxySelector`.
         sync_every: V2: the T-th, 2T-th, ... fit also trains a target, and the proxies of the fits that follow are cut
             from that instead of a module made anew; `initialize` and new settings of the module start over.
             None: V1, never.

@@ -152,12 +152,14 @@ class ProxyTraining(NeuralNetClassifier):
         """Fuse, and train the target in the module's place, with a history of its own."""
         state = self._trained("fit_target")
         proxy = state.proxy.module
-        target = fused_target(self._options(), self.costs_, state, self.get_dataset(X, y), sync=sync)
+        options = self._options()
+        rate = options.rate_of_target(state.dense)
+        target = fused_target(options, self.costs_, state, self.get_dataset(X, y), sync=sync)
         self.history_ = None
         self._initialize_history()
         self._replace_module(target, "the proxy is fused into the whole network")
         for group in self.optimizer_.param_groups:
-            group["lr"] *= self.fine_tune_lr_scale
+            group["lr"] *= rate
         if self.distillation is None:
             self._train("sync" if sync else "train_target", state.round, X, y, **fit_params)
             return

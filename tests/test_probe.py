@@ -21,6 +21,7 @@ from torch.utils.data import Subset
 
 from prunefuse_al import EarlyStopping, FunctionTrainer, PrunedProxySelector, PruneFuseEstimator, ShrinkPerturb
 from prunefuse_al.adapters.modal import query_strategy
+from prunefuse_al.data import ArrayDataset
 from prunefuse_al.errors import (
     CheckpointError,
     CostWarning,
@@ -32,6 +33,7 @@ from prunefuse_al.errors import (
 from prunefuse_al.network import collect
 from prunefuse_al.proxies import Probe
 from prunefuse_al.proxies.feature_file import read_features
+from prunefuse_al.proxies.head_training import LogisticTrainer
 from prunefuse_al.selector.checkpoint import opened, write_file
 from prunefuse_al.selector.encoding import encode
 from prunefuse_al.training import ProgressivePruning
@@ -47,6 +49,13 @@ def dense(seed: int = 0) -> nn.Sequential:
 def probed(proxy: Probe | None = None, model: nn.Module | None = None, **options: Any) -> PrunedProxySelector:
     given = {"trainer": trainer(), "random_state": 0, "scorer": "margin", **options}
     return PrunedProxySelector(model or dense(), proxy=proxy or Probe(), **given)
+
+
+def fitted(head: nn.Linear, features: Tensor, y: Tensor) -> nn.Linear:
+    """Return a copy of a head with the logistic regression that a probe's training begins with."""
+    copied = copy.deepcopy(head)
+    LogisticTrainer(trainer()).fit(copied, ArrayDataset(features, y))
+    return copied
 
 
 def stages(selector: PrunedProxySelector, start: int = 0) -> list[tuple[str, int]]:
@@ -78,10 +87,33 @@ def test_features_are_those_of_the_dense_network_and_logits_those_of_the_whole_p
 def test_the_head_is_a_linear_layer_trained_on_features_by_hand() -> None:
     chosen, net = probed().fit(X[:30], Y[:30]), dense()
     features = collect(net, X[:30], {"features"}).features
-    head = copy.deepcopy(net[4])
+    head = fitted(net[4], features, Y[:30])
     trainer().fit(head, (features, Y[:30]), seed=chosen.options.seed("train_proxy"))
     torch.testing.assert_close(weights(chosen.model[4]), weights(head))
     assert same({k: v for k, v in weights(chosen.model).items() if k[0] != "4"}, weights(dense()[:4]))
+
+
+@pytest.mark.parametrize(
+    "loss", [nn.CrossEntropyLoss(label_smoothing=0.1), lambda z, y: z.logsumexp(1).mean()], ids=str
+)
+def test_a_head_of_another_loss_is_trained_from_its_present_weights(loss: Any) -> None:
+    chosen, net = probed(trainer=trainer(loss=loss)).fit(X[:30], Y[:30]), dense()
+    head = copy.deepcopy(net[4])
+    given = collect(net, X[:30], {"features"}).features
+    trainer(loss=loss).fit(head, (given, Y[:30]), seed=chosen.options.seed("train_proxy"))
+    torch.testing.assert_close(weights(chosen.model[4]), weights(head))
+
+
+def test_a_head_that_answers_or_goes_on_is_not_fitted_anew() -> None:
+    net = dense()
+    with torch.no_grad():
+        net[4].load_state_dict(fitted(net[4], collect(net, X, {"features"}).features, Y).state_dict())
+    still = trainer(epochs=1, lr=1e-9)
+    chosen = probed(model=net, trainer=still).fit(X[:30], Y[:30])
+    torch.testing.assert_close(weights(chosen.model), weights(net))
+    gone_on = probed(trainer=still, warm_start=True).fit(X[:10], Y[:10])
+    before = weights(gone_on.model)
+    torch.testing.assert_close(weights(gone_on.fit(X[:30], Y[:30]).model), before)
 
 
 @pytest.mark.parametrize("kind", [Probe(), Probe("float16"), Probe(head="logistic")], ids=repr)
@@ -96,7 +128,7 @@ def test_passes_leave_features_out() -> None:
     chosen = probed(Probe(dropout=0.3)).fit(X[:30], Y[:30])
     said = chosen.signals(X, frozenset({"mc_logits", "features"}), mc_samples=4)
     features, head = said.features.double(), chosen.model[4].double()
-    alive = features.abs().sum(0) > 0
+    alive = (features.abs().sum(0) > 0) & head.weight.ne(0).all(0)
     for logits in said.mc_logits.double():
         kept = torch.linalg.lstsq(features[:, alive], logits - head.bias).solution / head.weight.T[alive]  # [d c]
         wanted = (kept > 0.5) / 0.7
@@ -381,8 +413,9 @@ def test_warm_starts_go_on_from_the_head(tmp_path: Path) -> None:
 def test_early_stopping_goes_by_features_of_held_out_rows() -> None:
     rule = EarlyStopping(2, validation_data=(X[60:], Y[60:]))
     chosen = probed(trainer=trainer(early_stopping=rule)).fit(X[:20], Y[:20])
-    head, net = copy.deepcopy(dense()[4]), dense()
+    net = dense()
     given, held = (collect(net, rows, {"features"}).features for rows in (X[:20], X[60:]))
+    head = fitted(net[4], given, Y[:20])
     rule = EarlyStopping(2, validation_data=(held, Y[60:]))
     trainer(early_stopping=rule).fit(head, (given, Y[:20]), seed=chosen.options.seed("train_proxy"))
     torch.testing.assert_close(weights(chosen.model[4]), weights(head))

@@ -29,6 +29,7 @@ from data import load
 from networks import with_new_head
 
 from prunefuse_al import PrunedProxySelector, TorchTrainer
+from prunefuse_al.proxies import Probe
 
 PLAIN = "fine-tuned"
 
@@ -98,10 +99,11 @@ def arms(args: Any, trained: Trained, sample: Sample, seed: int) -> Iterator[tup
     yield f"{PLAIN}, twice as long, half", lambda: plain(2 * epochs, rate / 2)
     yield "as at initialisation", lambda: proxied(pretrained=False, recalibration_data=pool)
     taught = {"rows": args.rows, "distil": args.epochs}
-    yield "repaired", lambda: proxied(unlabelled=pool, repair={"rows": args.rows})
-    full = {"unlabelled": pool, "repair": {"rows": args.rows}, "fine_tune_lr_scale": None}
-    yield "repaired, full rate", lambda: proxied(**full)
-    yield "repaired and taught", lambda: proxied(unlabelled=pool, repair=taught)
+    yield "repaired", lambda: proxied(unlabelled=pool, repair={"rows": args.rows}, fine_tune_lr_scale=0.5)
+    yield "repaired, full rate", lambda: proxied(unlabelled=pool, repair={"rows": args.rows}, fine_tune_lr_scale=1)
+    yield "repaired and taught", lambda: proxied(unlabelled=pool, repair=taught, fine_tune_lr_scale=0.5)
+    yield "probe", lambda: proxied(proxy=Probe(), fine_tune_lr_scale=0.5)
+    yield "probe, full rate", lambda: proxied(proxy=Probe(), fine_tune_lr_scale=1)
 
 
 def table(found: dict[str, list[Result]]) -> str:

@@ -109,7 +109,7 @@ class PruneFuseEstimator(ClassifierMixin, BaseEstimator):
         cross: str | float | Fusion = Options.cross,
         distillation: Distillation | None = Options.distillation,
         target_trainer: Trainer | None = Options.target_trainer,
-        fine_tune_lr_scale: float | None = Options.fine_tune_lr_scale,
+        fine_tune_lr_scale: float | str | None = Options.fine_tune_lr_scale,
         sync_every: int | None = Options.sync_every,
         sync_importance: Any = Options.sync_importance,
         recalibrate: bool = Options.recalibrate,

@@ -1,4 +1,4 @@
-"""The head of a repaired proxy, fitted before the proxy is trained: linear probing, then fine-tuning."""
+"""A new head on layers that know something, fitted before it is trained: linear probing, then fine-tuning."""
 
 from __future__ import annotations
 
@@ -30,11 +30,16 @@ def with_first_head(task: Task, start: AnyProxy) -> nn.Module:
             assert said.features is not None
             assert said.logits is not None
             data = with_labels(ArrayDataset(said.features), task.data)
-            if fits(data.y, head.out_features) and not _answers(said.logits, data.y):
-                trainer.fit(head, data)
+            fit_first(trainer, head, data, said.logits)
     except (UnsupportedModelError, InputError):  # no head that this can be done to, or a trainer that shows no features
         return copied(start.module)
     return network
+
+
+def fit_first(trainer: LogisticTrainer, head: nn.Linear, data: ArrayDataset, logits: Tensor) -> None:
+    """Fit a head to features and labels, unless its logits answer already or labels are not the number of a class."""
+    if fits(data.y, head.out_features) and not _answers(logits, data.y):
+        trainer.fit(head, data)
 
 
 def _answers(logits: Tensor, y: Tensor) -> bool:

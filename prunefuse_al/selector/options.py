@@ -55,13 +55,13 @@ class Target:
         cross: what fusing does to the other weights, see `fuse`.
         distillation: a `Distillation` by which the proxy teaches the target.
         target_trainer: trains the target; None: `trainer`.
-        fine_tune_lr_scale: factor on `trainer`'s learning rates after fusing.
+        fine_tune_lr_scale: factor on `trainer`'s learning rates after fusing; see `Options.rate_of_target`.
     """
 
     cross: str | float | Fusion = "auto"
     distillation: Distillation | None = None
     target_trainer: Trainer | None = None
-    fine_tune_lr_scale: float | None = 0.5
+    fine_tune_lr_scale: float | str | None = "auto"
 
     CHECKS: ClassVar[dict[str, Callable[[str, Any], Any]]] = {}
 
@@ -114,6 +114,16 @@ class Options(Pruning, Query, Target):
     def fusion(self, dense: nn.Module) -> Fusion:
         """Return the way back into the dense network."""
         return fusion_of(self.cross, trained=self.trained(dense))
+
+    def rate_of_target(self, dense: nn.Module) -> float:
+        """Return the factor on `trainer`'s learning rates for a target.
+
+        By itself half: a high rate throws away what the proxy learned, a low one leaves no time to go beyond it.
+        Whoever brings a trained network gives a rate for fine-tuning already, and half of that leaves too little.
+        """
+        if isinstance(self.fine_tune_lr_scale, str):
+            return 1.0 if self.trained(dense) else 0.5
+        return self.fine_tune_lr_scale or 1.0
 
     @property
     def entropy(self) -> int:
@@ -244,6 +254,12 @@ def _cross(name: str, cross: Any) -> Any:
     return cross if isinstance(cross, str) or callable(cross) else float(cross)
 
 
+def _rate(name: str, factor: Any) -> float | str | None:
+    if factor is None or (isinstance(factor, str) and factor == "auto"):
+        return factor
+    return checks.number(name, factor, above=0, what="a finite factor above 0, 'auto' or None")
+
+
 def _path(name: str, path: Any) -> str | None:
     return checks.maybe(checks.path, name, path, "a .npy file in a folder that is there")
 
@@ -277,7 +293,7 @@ Target.CHECKS |= {
     "cross": _cross,
     "distillation": partial(checks.maybe, checks.instance, kind=Distillation, what="Distillation(...)"),
     "target_trainer": lambda name, trainer: None if trainer is None else check_trainer(name, trainer),
-    "fine_tune_lr_scale": partial(checks.maybe, checks.number, above=0, what="a finite factor above 0"),
+    "fine_tune_lr_scale": _rate,
 }
 Options.CHECKS |= {
     "trainer": lambda name, trainer: TorchTrainer() if trainer is None else check_trainer(name, trainer),

@@ -72,9 +72,10 @@ class PrunedProxySelector(Holder):
         random_state: seed of everything; None draws one.
         warm_start: train on from the last proxy instead of starting again each round; a `ShrinkPerturb`: from its
             weights made smaller, with noise, perhaps for fewer epochs. What was newly cut starts as it was cut.
-        target_trainer: trains the target at its own learning rate; None: `trainer`, at the lower rate stated next.
-        fine_tune_lr_scale: factor on `trainer`'s learning rates after fusing (a high rate throws the proxy's
-            knowledge away, a low one leaves no time to go beyond it); None or 1 leaves them.
+        target_trainer: trains the target at its own learning rate; None: `trainer`, at the rate stated next.
+        fine_tune_lr_scale: factor on `trainer`'s learning rates after fusing; None or 1 leaves them. "auto": 0.5 (a
+            high rate throws the proxy's knowledge away, a low one leaves no time to go beyond it), and 1 for a
+            pretrained network, whose rate is one for fine-tuning already.
         recalibrate: re-estimate BatchNorm statistics where they are wrong: of a proxy cut from a network that has
             been trained, and of the target unless ``cross="preserve"`` keeps them exact. A target's frozen layers (see
             `fuse`) keep theirs.
@@ -140,7 +141,7 @@ class PrunedProxySelector(Holder):
         random_state: RngLike = Options.random_state,
         warm_start: WarmStart = Options.warm_start,
         target_trainer: Trainer | None = Options.target_trainer,
-        fine_tune_lr_scale: float | None = Options.fine_tune_lr_scale,
+        fine_tune_lr_scale: float | str | None = Options.fine_tune_lr_scale,
         recalibrate: bool = Options.recalibrate,
         recalibration_data: Any = Options.recalibration_data,
         fold_batchnorm: bool = Options.fold_batchnorm,

@@ -29,7 +29,7 @@ def make_target(options: Options, ledger: CostLedger, state: Trained, data: Any,
     """Return a target, fused (or the dense network itself if nothing can be) and trained on `data`.
 
     The fused start is better than a random one, and a high learning rate would throw that away: the proxy's trainer
-    is used at `fine_tune_lr_scale` times its rate.
+    is used at `Options.rate_of_target` times its rate.
 
     Args:
         options: see `Options`.
@@ -39,7 +39,7 @@ def make_target(options: Options, ledger: CostLedger, state: Trained, data: Any,
         sync: it is the next network to prune (V2), so its rows are paid to choose samples.
     """
     fused = options.kind.fuses
-    trainer = _target_trainer(options, fused)
+    trainer = _target_trainer(options, state.dense if fused else None)
     teacher = state.proxy.module if statement(trainer).distillation is not None else None
     target = fused_target(options, ledger, state, data, sync=sync) if fused else copied(state.dense)
     with ledger.stage("sync" if sync else "train_target", round=state.round, network="target") as stage:
@@ -121,14 +121,15 @@ def fusing_recalibrates(options: Options, state: Trained) -> bool:
     return bool(in_the_way(dense, proxy.module, proxy.channel_map, frozen_tensors(dense)))
 
 
-def _target_trainer(options: Options, fused: bool) -> Trainer:
-    """Return the target's own trainer as it is, or a copy of the proxy's at the lower rate; with distillation set."""
+def _target_trainer(options: Options, fused: nn.Module | None) -> Trainer:
+    """Return the target's own trainer as it is, or a copy of the proxy's at the rate of a fused start."""
     trainer: Trainer = options.target_trainer or options.trainer
     changes: dict[str, Any] = {}
     if options.distillation is not None:
         changes["distillation"] = options.distillation
-    if options.target_trainer is None and fused and options.fine_tune_lr_scale not in (None, 1):
-        changes["lr_scale"] = options.fine_tune_lr_scale
+    scale = 1.0 if options.target_trainer is not None or fused is None else options.rate_of_target(fused)
+    if scale != 1:
+        changes["lr_scale"] = scale
     if "lr_scale" in changes and not alterable(trainer, "lr_scale"):
         del changes["lr_scale"]
         warn(

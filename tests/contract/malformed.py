@@ -544,7 +544,13 @@ TABLE = [
         input=(None, 3, "", [], Bad(["x", 3], "3"), Bad({"x": 3}, "3")),
         shape=(6, "6", Bad((2, 0), "0"), Bad((2.5,), "2.5")),
     ),
-    line(pooled.Parts, {"batches": [], "table": UID}, batches=(None, 3, WORD, [X]), table=(None, "uid"), workers="count"),
+    line(
+        pooled.Parts,
+        {"batches": [], "table": UID},
+        batches=(None, 3, WORD, [X]),
+        table=(None, "uid"),
+        workers="count",
+    ),
     line(
         pooled.select_over,
         {"pool": PARTS, "table": UID, "k": 2},
@@ -556,7 +562,7 @@ TABLE = [
         **MAYBE_SCORER,
         shards="count",
         at_once="whole",
-        labelled=("abc", 3),
+        labelled=("abc", Bad(3, "single number")),
     ),
     line(prunefuse_al.CostLedger.ratio),
     line(plots.plot_advice, ax=None),

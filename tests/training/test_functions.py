@@ -132,6 +132,31 @@ def test_a_function_is_given_what_it_has_parameters_for() -> None:
     assert [call["lr_scale"] for call in calls[2:]] == [1.0, 0.5]
 
 
+@pytest.mark.parametrize(
+    ("options", "scale"),
+    [
+        ({"pretrained": False}, 0.5),
+        ({"pretrained": True}, 1.0),
+        ({"pretrained": True, "fine_tune_lr_scale": 0.5}, 0.5),
+        ({"pretrained": False, "fine_tune_lr_scale": 2}, 2.0),
+        ({"pretrained": False, "fine_tune_lr_scale": None}, 1.0),
+    ],
+    ids=str,
+)
+def test_the_rate_of_a_target_depends_on_where_the_weights_come_from(options: dict[str, Any], scale: float) -> None:
+    rates: list[float] = []
+
+    def rate(model: nn.Module, data: Any, lr_scale: float) -> None:
+        rates.append(lr_scale)
+        plain(model, data)
+
+    chosen = selector(FunctionTrainer(rate), **{"fine_tune_lr_scale": "auto", **options})
+    chosen.fit(X, Y).fit_target()
+    assert rates == [1.0, scale]
+    with pytest.raises(InputError, match="fine_tune_lr_scale='half'; pass a finite factor above 0, 'auto' or None"):
+        selector(FunctionTrainer(rate), fine_tune_lr_scale="half")
+
+
 def test_what_a_function_cannot_take_is_said_and_not_lost() -> None:
     fitted = selector(FunctionTrainer(plain), fine_tune_lr_scale=0.2).fit(X, Y)
     with pytest.warns(FallbackWarning, match="FunctionTrainer has no `lr_scale`"):
