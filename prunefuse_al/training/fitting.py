@@ -17,6 +17,7 @@ from ..errors import InputError, NonFiniteError
 from ..network import VALUES, Forward, Processes, check_first, explained, forward_for, logits_of, settled, squashed_by
 from .callbacks import Told, telling
 from .distillation import Distillation, distillation_loss
+from .fused import unfused_where_sparse
 from .loss_labels import INDEPENDENT, OWN, zeros_and_ones
 from .losses import Objective, check_loss, class_weight_tensor, weighted_mean
 from .metrics import Measured
@@ -285,6 +286,8 @@ class Run:
             loss = loss * self._weight_of_part(objective.weights(y, w, logits), len(rows), size)
         self.stepper.zero_grad(set_to_none=True)
         self._backward(loss)
+        if first:
+            unfused_where_sparse(self.optimizer)
         if plan.grad_clip is not None:
             if self.scaler is not None:
                 self.scaler.unscale_(self.optimizer)
