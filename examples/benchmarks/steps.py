@@ -1,15 +1,17 @@
-"""What a step of training and a pass for logits take: proxy beside dense network, batches read ahead and not.
+"""What a step of training and a pass for logits take, proxy beside dense network: compiled or not, read ahead or not.
 
-    python examples/benchmarks/steps.py --networks resnet50 vit_b_16 --batch-sizes 64 256 --precision bf16
+    python examples/benchmarks/steps.py --networks resnet50 --batch-sizes 64 256 --precision bf16 --compile False auto
 
 Pictures are random ones in memory, of 224 px (32 for resnet20), as bytes that a transform scales on the device, or as
 floats. The networks take turns (`prunefuse_al.advisor.timing`); printed are medians, in microseconds a picture, and the
-proxy's share. Batches are read ahead on CUDA alone. resnet50 and vit_b_16 need torchvision.
+proxy's share; "compiled" is `TorchTrainer(compile="auto")`, without the time that compiling takes. Batches are read
+ahead on CUDA alone. resnet50 and vit_b_16 need torchvision.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from contextlib import contextmanager
 from functools import partialmethod
@@ -39,22 +41,23 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     place = torch.cuda.get_device_name() if args.device == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"p = {args.pruning_ratio}, {args.precision}, {args.device}: {place}, torch {torch.__version__}")
-    print("                                        training, us a picture       scoring, us a picture")
-    print(f"{'network':10} {'pixels':7} {'batch':>5} {'read':9} {'dense':>8} {'proxy':>8} {'share':>6}    ", end="")
+    print(f"{'':49}training, us a picture       scoring, us a picture")
+    print(f"{'network':10} {'pixels':7} {'batch':>5} {'steps':8} {'read':10} {'dense':>8} {'proxy':>8} ", end="")
+    print(f"{'share':>6}    ", end="")
     print(f"{'dense':>8} {'proxy':>8} {'share':>6}")
     ways = ("when asked", "ahead") if args.device == "cuda" else ("when asked",)
     for name in args.networks:
         torch.manual_seed(0)
         dense, example = NETWORKS[name]()
         pair = {"dense": dense, "proxy": prune(dense, example, args.pruning_ratio, random_state=0).module}
-        for pixels in args.pixels:
-            for size in args.batch_sizes:
-                for way in ways:
-                    with reading(way):
-                        line(name, pair, example, pixels, size, way, args)
+        for kind in itertools.product(args.pixels, args.batch_sizes, args.compile, ways):
+            with reading(kind[-1]), compiling():
+                line(name, pair, example, *kind, args)
 
 
-def line(name: str, pair: dict[str, Any], example: Tensor, pixels: str, size: int, way: str, args: Any) -> None:
+def line(
+    name: str, pair: dict[str, Any], example: Tensor, pixels: str, size: int, compile: str, way: str, args: Any
+) -> None:
     """Time both networks on one kind of batch and print what they took."""
     pictures = torch.randint(0, 256, (args.rows, *example.shape[1:]), dtype=torch.uint8)
     transform = scaled if pixels == "bytes" else None
@@ -64,6 +67,7 @@ def line(name: str, pair: dict[str, Any], example: Tensor, pixels: str, size: in
         device=args.device,
         precision=args.precision,
         channels_last=args.channels_last,
+        compile="auto" if compile == "auto" else False,
         transform=transform,
         eval_transform=transform,
         progress=False,
@@ -71,7 +75,7 @@ def line(name: str, pair: dict[str, Any], example: Tensor, pixels: str, size: in
     data = as_dataset(pictures if pixels == "bytes" else scaled(pictures), torch.arange(args.rows) % 10)
     found = time_networks(pair, trainer, data, example=example, repeats=args.repeats, ledger=CostLedger())
     dense, proxy = found["dense"], found["proxy"]
-    print(f"{name:10} {pixels:7} {size:>5} {way:10}", end="")
+    print(f"{name:10} {pixels:7} {size:>5} {'compiled' if compile == 'auto' else 'plain':8} {way:10}", end="")
     print(
         f"{dense.train.median * 1e6:8,.0f} {proxy.train.median * 1e6:8,.0f} {proxy.train_share.median:6.2f}    ", end=""
     )
@@ -95,6 +99,11 @@ def reading(way: str) -> Any:
         yield
 
 
+def compiling() -> Any:
+    """Have the few batches of a measurement be enough to compile for, for the block."""
+    return patch("prunefuse_al.network.signals.BATCHES_TO_READ", 1)
+
+
 def without_device(loader: BatchLoader, made: Any, *args: Any, **options: Any) -> None:
     """Make a loader that knows no device to read ahead for."""
     made(loader, *args, **{**options, "device": None})
@@ -110,6 +119,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pruning-ratio", type=float, default=0.5, help="default: 0.5")
     parser.add_argument("--precision", default="fp32", help="default: fp32")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--compile", nargs="+", choices=("False", "auto"), default=["False"], help="default: False")
     parser.add_argument("--repeats", type=int, default=3, help="default: 3")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)

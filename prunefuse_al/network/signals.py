@@ -25,6 +25,7 @@ from ..data import (
 )
 from ..errors import InputError, NonFiniteError, UnsupportedModelError
 from ..types import Signals as Signals
+from .compiling import BATCHES_TO_READ, compiled
 from .dropout import ThinnedPass, dropout_layers, hidden_dropout, layers_on
 from .forward import Forward, Transform, explained, forward_for, laid_out, logits_of, settled
 from .heads import HeadTrace
@@ -35,6 +36,7 @@ from .processes import Processes
 from .storage import RowStore, check_storage
 
 COLLECTED = frozenset({"logits", "features", "mc_logits", "labels"})
+_READ_COMPILED = frozenset({"logits", "labels"})  # the others follow a network call by call
 
 __all__ = ["COLLECTED", "Signals", "collect", "logits_of", "read_batch"]
 
@@ -58,6 +60,7 @@ def collect(
     features_path: str | PathLike[str] | None = None,
     collate: Collate | None = None,
     outputs: Outputs | None = None,
+    compile: bool = False,
 ) -> Signals:
     """Return what `model` says about every row of `dataset`, in order, and leave the model as it was.
 
@@ -82,6 +85,8 @@ def collect(
         collate: makes a batch of a list of a dataset's inputs; None stacks them.
         outputs: what the network gives, `prunefuse_al.network.outputs.Outputs`, so that logits come as scorers
             see them; None leaves them as they are.
+        compile: pass full batches through a compiled network, see `compiling.compiled`, where logits alone are read and
+            there are so many that it pays.
 
     Raises:
         InputError: an unknown need, labels needed and absent, or inputs the network cannot take.
@@ -97,6 +102,7 @@ def collect(
     batch_size, num_workers = check_reading(batch_size, num_workers, transform, collate)
     seed = checks.whole("seed", seed, least=0, most=2**64 - 1)
     channels_last, progress = checks.flag("channels_last", channels_last), checks.flag("progress", progress)
+    compile = checks.flag("compile", compile) and wanted <= _READ_COMPILED
     check_storage(features_dtype, features_path)
     check_accelerator("accelerator", accelerator)
     data = to_dataset(dataset)
@@ -113,6 +119,7 @@ def collect(
     with isolated_rng(seed, place), settling, laid_out(model, channels_last=channels_last), torch.inference_mode():
         forward = forward_for(model, place, transform=transform, autocast=autocast, channels_last=channels_last)
         run = _Pass(model, forward, accelerator, mc_samples if "mc_logits" in wanted else 0, seed)
+        run.compiles = compile and len(order) // batch_size >= BATCHES_TO_READ
         with RowStore(len(order), features_dtype=features_dtype, features_path=features_path) as store:
             with bar("read", "rows", total=len(order), shown=progress and not processes.index) as read:
                 for batch in run.over(loader.batches(order), wanted):
@@ -197,6 +204,8 @@ class _Pass:
         self.model, self.forward, self.accelerator = model, forward, accelerator
         self.mc_samples, self.seed = mc_samples, seed
         self.bad: list[Tensor] = []
+        self.compiles = False  # the network, as soon as there is a batch
+        self.called: Any = model
 
     def marks(self, n: int) -> Tensor:
         """Return 1 for each of the `n` rows read whose input is not finite, else 0, uint8 [n]."""
@@ -215,6 +224,9 @@ class _Pass:
             start += len(rows)
             with explained(self.model, x):
                 inputs = self.forward.inputs(x)
+                if self.compiles:
+                    self.compiles = False
+                    self.called = compiled(self.model, inputs, self.forward, trained=False) or self.model
                 batch = read_batch(
                     self.model,
                     partial(self._logits, inputs),
@@ -233,7 +245,7 @@ class _Pass:
 
     def _logits(self, inputs: Any) -> Tensor:
         if self.accelerator is None:
-            return logits_of(self.forward(self.model, inputs))
+            return logits_of(self.forward(self.called, inputs))
         with self.accelerator.autocast():
             return logits_of(self.forward(self.model, inputs))
 

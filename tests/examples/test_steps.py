@@ -14,8 +14,9 @@ def test_a_network_has_a_line_for_each_kind_of_batch(tmp_path: Path) -> None:
     options = ["--rows", "64", "--batch-sizes", "8", "16", "--repeats", "1", "--device", "cpu"]
     printed = run_script(SCRIPT, tmp_path, *options)
     lines = [line.split() for line in printed.splitlines()[3:]]
-    assert [line[:3] for line in lines] == [["resnet20", p, b] for p in ("bytes", "floats") for b in ("8", "16")]
-    for _, _, _, _, _, *numbers in lines:
+    kinds = [["resnet20", p, b, "plain"] for p in ("bytes", "floats") for b in ("8", "16")]
+    assert [line[:4] for line in lines] == kinds
+    for _, _, _, _, _, _, *numbers in lines:
         dense, proxy, share, score_dense, score_proxy, score_share = (float(n.replace(",", "")) for n in numbers)
         assert share == pytest.approx(proxy / dense, abs=0.03)
         assert score_share == pytest.approx(score_proxy / score_dense, abs=0.03)
