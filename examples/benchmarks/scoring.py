@@ -99,7 +99,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=4096, help="pictures in the pool (default: 4096)")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[64, 1024], help="default: 64 1024")
     parser.add_argument("--bf16", action="store_true", help="pass in bf16 as well")
-    parser.add_argument("--compile", action="store_true", help="pass compiled as well, given 500 batches of 256")
+    parser.add_argument("--compile", action="store_true", help="pass compiled as well, given 100 batches of 256")
     parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()])
     parser.add_argument("--pruning-ratio", type=float, default=0.5, help="default: 0.5")
     parser.add_argument("--repeats", type=int, default=7, help="default: 7")

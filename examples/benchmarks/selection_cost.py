@@ -87,6 +87,7 @@ def selector(images: Images, args: argparse.Namespace, pruning_ratio: float) -> 
         eval_transform=eval_transform,
         device=args.device,
         precision=args.precision,
+        channels_last=args.channels_last,
         compile="auto" if args.compile else False,
         progress=False,
     )
@@ -107,6 +108,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="fp32", help="default: fp32")
+    parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true", help="TorchTrainer(compile='auto')")
     return parser.parse_args(argv)
 

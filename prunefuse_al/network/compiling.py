@@ -21,9 +21,9 @@ from ..data import isolated_rng
 from ..errors import FallbackWarning, warn
 from .forward import Forward, logits_of
 
-STEPS_TO_TRAIN, BATCHES_TO_READ = 2000, 500
-"""How many batches of one shape must come so that compiling, a minute or more, pays. No clock decides: the same work is
-done in the same way whatever else the machine does."""
+STEPS_TO_TRAIN, BATCHES_TO_READ = 300, 100
+"""How many batches of one shape must come so that compiling pays: up to a minute the first time that a machine meets
+these widths, a second or two when it does so again. No clock decides: the same work is done in the same way always."""
 _ON: dict[str, dict[str, Any]] = {"cpu": {}, "cuda": {"triton.cudagraphs": True}}
 """Options of inductor by device; CUDA graphs are what mode="reduce-overhead" stands for, beside which torch takes no
 others."""

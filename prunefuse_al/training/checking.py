@@ -85,6 +85,7 @@ OPTIONS: dict[str, Check] = {
     "early_stopping": partial(checks.maybe, checks.instance, kind=EarlyStopping, what="EarlyStopping(...)"),
     "device": check_device,
     "precision": check_precision,
+    "eval_precision": partial(checks.maybe, check_precision),
     "channels_last": checks.flag,
     "compile": _compile,
     "progress": checks.flag,

@@ -85,6 +85,9 @@ class TorchTrainer(BaseEstimator):
         callbacks: told how trainings go, see `Callback`; a list, or None.
         outputs: what networks give, by a name of `prunefuse_al.network.outputs`; "auto": what the loss says, torch's
             losses and torchvision's focal one by themselves and one of your own by an attribute `outputs`.
+        eval_precision: of reading signals, by a name as of `precision`: looked at on the first batch, and left for
+            fp32 with a `FallbackWarning` where its logits are off by more than 2 % of what rows differ by; None is
+            `precision`, not looked at.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class TorchTrainer(BaseEstimator):
         mc_samples: int = 10,
         collate: Collate | None = None,
         outputs: str = "auto",
+        eval_precision: str | None = None,
         metrics: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] | None = None,
     ) -> None:
@@ -147,6 +151,7 @@ class TorchTrainer(BaseEstimator):
         self.mc_samples = mc_samples
         self.collate = collate
         self.outputs = outputs
+        self.eval_precision = eval_precision
         self.metrics = metrics
         self.callbacks = callbacks
 
@@ -199,7 +204,7 @@ class TorchTrainer(BaseEstimator):
             batch_size=self._eval_batch_size(),
             device=self.device,
             transform=self.eval_transform,
-            precision=self.precision,
+            precision=self.precision if self.eval_precision is None else self.eval_precision,
             channels_last=self.channels_last,
             num_workers=self.num_workers,
             mc_samples=self.mc_samples,
@@ -208,6 +213,7 @@ class TorchTrainer(BaseEstimator):
             collate=self.collate,
             outputs=of_trainer(self),
             compile=self.compile == "auto" and _alone(self.accelerator),
+            checked_precision=self.eval_precision is not None,
         )
 
     @classmethod

@@ -124,7 +124,7 @@ KINDS: dict[str, str | tuple[Any, ...]] = {
     **dict.fromkeys(
         ("accept_changes", "bias", "by_labels", "centre", "include_labelled", "keep_frozen", "sequential"), "flag"
     ),
-    **dict.fromkeys(("recalibrate", "return_embeddings", "return_scores", "total"), "flag"),
+    **dict.fromkeys(("checked_precision", "recalibrate", "return_embeddings", "return_scores", "total"), "flag"),
     **dict.fromkeys(
         (
             "annealing",
@@ -165,6 +165,7 @@ KINDS: dict[str, str | tuple[Any, ...]] = {
     "device": "device",
     "difficulty": "difficulty",
     "distillation": "maybe instance",
+    "eval_precision": "maybe name",
     "example_inputs": "example",
     "features_path": "maybe feature file",
     "head": (None, WORD, 3.0, RAGGED, Bad(X[0], "[6]"), Bad(X, "[60, 6]"), Bad(X[:3, :5] / 0, NOT_FINITE)),
