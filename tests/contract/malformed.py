@@ -185,6 +185,7 @@ KINDS: dict[str, str | tuple[Any, ...]] = {
     "points": "features",
     "pretrained": (WORD, 1, None),
     "proxy": "maybe network",
+    "rates": "name",
     "repair": (WORD, 1, None, Bad({"speed": 3}, "no 'speed'")),
     "sample_weight": "weights",
     "scheduler": "schedule",
@@ -458,6 +459,9 @@ TABLE = [
         training.ProgressivePruning,
         steps=(*BAD["count"], 21),
         schedule=(*BAD["name"], Bad(lambda p: "x", "'x'"), Bad(lambda p: p / 2, "end at 1")),
+    ),
+    line(
+        training.larger_batches, {"trainer": trainer, "times": 2}, trainer=(None, 3, T), times=(*BAD["positive"], 0.5)
     ),
     line(training.Recorder),
     line(training.Recorder.begin, {"n": 3, "epochs": 3}, n="count"),
