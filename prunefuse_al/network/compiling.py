@@ -81,8 +81,9 @@ class Compiled:
 def compiled(network: nn.Module, inputs: Any, forward: Forward, *, trained: bool) -> Compiled | None:
     """Return a network compiled for batches like one, after a rehearsal; None, with a warning, where that failed.
 
-    The rehearsal leaves the network, its gradients and all random states as they were, and hooks do not hear of it. It
-    counts as failed where answers, or gradients, are others than those of the network as it is, by more than rounding.
+    The rehearsal leaves the network, its gradients and all random states as they were, and the network's own hooks,
+    such as count its rows, do not hear of it. It counts as failed where answers, or gradients, are others than those of
+    the network as it is, by more than rounding.
 
     Args:
         network: on its device, in the mode in which it will be used.
@@ -96,9 +97,10 @@ def compiled(network: nn.Module, inputs: Any, forward: Forward, *, trained: bool
         fast = Compiled(network, inputs, forward.device)
         with warnings.catch_warnings():  # of the compiler, about its own settings
             warnings.simplefilter("ignore")
-            answers = [_answers(network, fast.unheard, inputs, forward, trained) for _ in range(_looks(forward.device))]
+            for _ in range(_LOOKS if fast.graphs else 1):
+                found = _answers(network, fast.unheard, inputs, forward, trained)
             expected = _answers(network, network.forward, inputs, forward, trained)
-        gap = float((answers[-1] - expected).norm() / expected.norm().clamp_min(torch.finfo(expected.dtype).tiny))
+        gap = float((found - expected).norm() / expected.norm().clamp_min(torch.finfo(expected.dtype).tiny))
         if not gap <= _FURTHEST:
             raise RuntimeError(f"what it computes is off by {gap:.2g} of its size")
     except Exception as error:  # whatever a compiler raises, or a network in its hands
@@ -110,10 +112,6 @@ def compiled(network: nn.Module, inputs: Any, forward: Forward, *, trained: bool
         )
         return None
     return fast
-
-
-def _looks(device: torch.device) -> int:
-    return _LOOKS if device.type == "cuda" else 1
 
 
 def _answers(network: nn.Module, called: Callable[..., Any], inputs: Any, forward: Forward, trained: bool) -> Tensor:
