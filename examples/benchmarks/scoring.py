@@ -1,4 +1,4 @@
-"""What a pass over a pool takes in several ways: BatchNorm folded, pictures laid out, batches, precision, threads.
+"""What a pass over a pool takes in several ways: BatchNorm folded, layout, batches, precision, compiled, threads.
 
     python examples/benchmarks/scoring.py --network resnet20/2 --size 14 --channels 1 --threads 1 2
     python examples/benchmarks/scoring.py --network torchvision:resnet50 --size 224 --rows 256 --batch-sizes 16 64
@@ -62,6 +62,8 @@ def ways_to_pass(args: argparse.Namespace, proxy: nn.Module, pictures: Tensor) -
         ways["folded"], kind, proxy = way(folded), "folded", folded
     ways |= {f"{kind}, batches of {size}": way(proxy, size) for size in args.batch_sizes if size != 256}
     ways[f"{kind}, channels last"] = way(proxy, channels_last=True)
+    if args.compile:  # anew in each pass, which is in its time
+        ways[f"{kind}, compiled"] = way(proxy, compile="auto")
     if args.bf16:
         ways[f"{kind}, bf16"] = way(proxy, precision="bf16")
     return ways
@@ -97,6 +99,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=4096, help="pictures in the pool (default: 4096)")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[64, 1024], help="default: 64 1024")
     parser.add_argument("--bf16", action="store_true", help="pass in bf16 as well")
+    parser.add_argument("--compile", action="store_true", help="pass compiled as well, given 100 batches of 256")
     parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()])
     parser.add_argument("--pruning-ratio", type=float, default=0.5, help="default: 0.5")
     parser.add_argument("--repeats", type=int, default=7, help="default: 7")

@@ -81,7 +81,15 @@ def selector(images: Images, args: argparse.Namespace, pruning_ratio: float) -> 
         dense = NETWORKS[args.network](images.x_train.shape[1], images.classes)
     transform, eval_transform = images.transforms()
     trainer = TorchTrainer(
-        args.epochs, 64, transform=transform, eval_transform=eval_transform, device=args.device, progress=False
+        args.epochs,
+        64,
+        transform=transform,
+        eval_transform=eval_transform,
+        device=args.device,
+        precision=args.precision,
+        channels_last=args.channels_last,
+        compile="auto" if args.compile else False,
+        progress=False,
     )
     return PrunedProxySelector(dense, pruning_ratio, scorer="margin", trainer=trainer, random_state=args.seed)
 
@@ -99,6 +107,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="fp32", help="default: fp32")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="TorchTrainer(compile='auto')")
     return parser.parse_args(argv)
 
 

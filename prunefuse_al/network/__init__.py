@@ -3,6 +3,9 @@
 from .batchnorm import averaging as averaging
 from .batchnorm import fold_batchnorm as fold_batchnorm
 from .batchnorm import recalibrate_batchnorm as recalibrate_batchnorm
+from .compiling import STEPS_TO_TRAIN as STEPS_TO_TRAIN
+from .compiling import Compiled as Compiled
+from .compiling import compiled as compiled
 from .copying import WithoutHistory as WithoutHistory
 from .copying import afresh as afresh
 from .copying import copied as copied

@@ -25,8 +25,10 @@ from ..data import (
 )
 from ..errors import InputError, NonFiniteError, UnsupportedModelError
 from ..types import Signals as Signals
+from .compiling import BATCHES_TO_READ, compiled
 from .dropout import ThinnedPass, dropout_layers, hidden_dropout, layers_on
 from .forward import Forward, Transform, explained, forward_for, laid_out, logits_of, settled
+from .halved import BATCHES_TO_HALVE, near_enough
 from .heads import HeadTrace
 from .model_checks import check_model
 from .outputs import Outputs, seen_by_scorers
@@ -35,6 +37,7 @@ from .processes import Processes
 from .storage import RowStore, check_storage
 
 COLLECTED = frozenset({"logits", "features", "mc_logits", "labels"})
+_READ_COMPILED = frozenset({"logits", "labels"})  # the others follow a network call by call
 
 __all__ = ["COLLECTED", "Signals", "collect", "logits_of", "read_batch"]
 
@@ -58,6 +61,8 @@ def collect(
     features_path: str | PathLike[str] | None = None,
     collate: Collate | None = None,
     outputs: Outputs | None = None,
+    compile: bool = False,
+    checked_precision: bool = False,
 ) -> Signals:
     """Return what `model` says about every row of `dataset`, in order, and leave the model as it was.
 
@@ -82,6 +87,10 @@ def collect(
         collate: makes a batch of a list of a dataset's inputs; None stacks them.
         outputs: what the network gives, `prunefuse_al.network.outputs.Outputs`, so that logits come as scorers
             see them; None leaves them as they are.
+        compile: pass full batches through a compiled network, see `compiling.compiled`, where logits alone are read and
+            there are so many that it pays.
+        checked_precision: pass the first batch in fp32 as well, and all others so where logits are off by more than
+            `halved.FURTHEST`; what fits few batches is passed in fp32.
 
     Raises:
         InputError: an unknown need, labels needed and absent, or inputs the network cannot take.
@@ -97,6 +106,8 @@ def collect(
     batch_size, num_workers = check_reading(batch_size, num_workers, transform, collate)
     seed = checks.whole("seed", seed, least=0, most=2**64 - 1)
     channels_last, progress = checks.flag("channels_last", channels_last), checks.flag("progress", progress)
+    compile = checks.flag("compile", compile) and wanted <= _READ_COMPILED
+    checked_precision = checks.flag("checked_precision", checked_precision)
     check_storage(features_dtype, features_path)
     check_accelerator("accelerator", accelerator)
     data = to_dataset(dataset)
@@ -109,10 +120,13 @@ def collect(
     processes.check_same("read", model, data, signals=sorted(wanted), batch_size=batch_size)
     shared = processes.count > 1 and len(data) > max(batch_size, processes.count)  # what fits a batch is soon read
     order = processes.part(torch.arange(len(data))) if shared else torch.arange(len(data))
-    settling = settled(model, device=place)
+    settling, full_batches = settled(model, device=place), len(order) // batch_size
+    autocast = None if checked_precision and full_batches < BATCHES_TO_HALVE else autocast
     with isolated_rng(seed, place), settling, laid_out(model, channels_last=channels_last), torch.inference_mode():
         forward = forward_for(model, place, transform=transform, autocast=autocast, channels_last=channels_last)
         run = _Pass(model, forward, accelerator, mc_samples if "mc_logits" in wanted else 0, seed)
+        run.compiles = compile and full_batches >= BATCHES_TO_READ
+        run.checks_precision = checked_precision and autocast is not None
         with RowStore(len(order), features_dtype=features_dtype, features_path=features_path) as store:
             with bar("read", "rows", total=len(order), shown=progress and not processes.index) as read:
                 for batch in run.over(loader.batches(order), wanted):
@@ -197,6 +211,8 @@ class _Pass:
         self.model, self.forward, self.accelerator = model, forward, accelerator
         self.mc_samples, self.seed = mc_samples, seed
         self.bad: list[Tensor] = []
+        self.called: Any = model
+        self.compiles = self.checks_precision = False  # as soon as there is a batch
 
     def marks(self, n: int) -> Tensor:
         """Return 1 for each of the `n` rows read whose input is not finite, else 0, uint8 [n]."""
@@ -215,6 +231,7 @@ class _Pass:
             start += len(rows)
             with explained(self.model, x):
                 inputs = self.forward.inputs(x)
+                self._made_ready(inputs)
                 batch = read_batch(
                     self.model,
                     partial(self._logits, inputs),
@@ -231,9 +248,17 @@ class _Pass:
                     raise InputError(f"{name} have shape {list(value.shape)} for a batch of {len(rows)} rows")
             yield batch
 
+    def _made_ready(self, inputs: Any) -> None:
+        """Settle by a first batch how all are passed."""
+        if self.checks_precision:
+            self.forward = near_enough(self.model, inputs, self.forward)
+        if self.compiles:
+            self.called = compiled(self.model, inputs, self.forward, trained=False) or self.model
+        self.compiles = self.checks_precision = False
+
     def _logits(self, inputs: Any) -> Tensor:
         if self.accelerator is None:
-            return logits_of(self.forward(self.model, inputs))
+            return logits_of(self.forward(self.called, inputs))
         with self.accelerator.autocast():
             return logits_of(self.forward(self.model, inputs))
 

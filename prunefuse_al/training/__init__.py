@@ -8,6 +8,7 @@ from ..network import recalibrate_batchnorm as recalibrate_batchnorm
 from .callbacks import Callback as Callback
 from .distillation import Distillation as Distillation
 from .functions import FunctionTrainer as FunctionTrainer
+from .larger_batches import larger_batches as larger_batches
 from .plan import TrainingHistory as TrainingHistory
 from .progressive import ProgressivePruning as ProgressivePruning
 from .recording import Recorder as Recorder
@@ -54,5 +55,6 @@ __all__ = [
     "TorchTrainer",
     "TrainingHistory",
     "fold_batchnorm",
+    "larger_batches",
     "recalibrate_batchnorm",
 ]

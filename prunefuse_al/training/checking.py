@@ -56,10 +56,10 @@ def _class_weight(name: str, value: Any) -> Any:
     return found.cpu().numpy()
 
 
-def _compile(name: str, value: Any) -> bool | dict[str, Any]:
+def _compile(name: str, value: Any) -> bool | str | dict[str, Any]:
     if not isinstance(value, Mapping):
-        if not isinstance(value, bool):
-            raise checks.refused(name, value, "True, False, or a dict of options of torch.compile")
+        if not isinstance(value, bool) and not (isinstance(value, str) and value == "auto"):
+            raise checks.refused(name, value, "'auto', True, False, or a dict of options of torch.compile")
         return value
     if unknown := [key for key in value if key not in COMPILE]:
         known = ", ".join(sorted(COMPILE))
@@ -85,6 +85,7 @@ OPTIONS: dict[str, Check] = {
     "early_stopping": partial(checks.maybe, checks.instance, kind=EarlyStopping, what="EarlyStopping(...)"),
     "device": check_device,
     "precision": check_precision,
+    "eval_precision": partial(checks.maybe, check_precision),
     "channels_last": checks.flag,
     "compile": _compile,
     "progress": checks.flag,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,9 +15,23 @@ from tqdm import tqdm
 
 from ..data import BatchLoader, check_finite, check_weights, isolated_rng, labels_of, nonfinite_rows, subset
 from ..errors import InputError, NonFiniteError
-from ..network import VALUES, Forward, Processes, check_first, explained, forward_for, logits_of, settled, squashed_by
+from ..network import (
+    STEPS_TO_TRAIN,
+    VALUES,
+    Compiled,
+    Forward,
+    Processes,
+    check_first,
+    compiled,
+    explained,
+    forward_for,
+    logits_of,
+    settled,
+    squashed_by,
+)
 from .callbacks import Told, telling
 from .distillation import Distillation, distillation_loss
+from .fused import unfused_where_sparse
 from .loss_labels import INDEPENDENT, OWN, zeros_and_ones
 from .losses import Objective, check_loss, class_weight_tensor, weighted_mean
 from .metrics import Measured
@@ -62,6 +77,7 @@ class Run:
         self.rows: list[dict[str, float]] = []  # of the history, one for each epoch
         self.best_epoch: int | None = None
         self.samples, self.stopped_early = 0, False
+        self.fast: Compiled | None = None
         self.nonfinite_labels: list[int] = []
 
     def go(self) -> TrainingHistory:
@@ -88,7 +104,8 @@ class Run:
         return told.history
 
     def _history(self, seconds: float) -> TrainingHistory:
-        return TrainingHistory(tuple(self.rows), self.best_epoch, self.stopped_early, self.samples, seconds)
+        told = (tuple(self.rows), self.best_epoch, self.stopped_early, self.samples, seconds)
+        return TrainingHistory(*told, compiled=self.fast is not None)
 
     # ---- before the first epoch ----
 
@@ -194,8 +211,13 @@ class Run:
     def _compiled(self) -> nn.Module:
         if self.plan.compile_options is None:
             return self.model
-        compiled: nn.Module = torch.compile(self.model, **self.plan.compile_options)  # type: ignore[assignment]
-        return compiled
+        net: nn.Module = torch.compile(self.model, **self.plan.compile_options)  # type: ignore[assignment]
+        return net
+
+    def _compiling_pays(self) -> bool:
+        """Return whether compile="auto" compiles this training: long enough, and of one width throughout."""
+        steps = self.plan.epochs * -(-len(self.dataset) // self.plan.batch_size)
+        return self.plan.compile_itself and self.on_epoch is None and steps >= STEPS_TO_TRAIN
 
     # ---- epochs ----
 
@@ -268,8 +290,10 @@ class Run:
     ) -> tuple[Tensor, Tensor]:
         plan, device, objective = self.plan, self.plan.device, self.objective
         inputs, y = self.forward.inputs(x), y.to(device, non_blocking=True)
+        if first and self._compiling_pays():
+            self.fast = compiled(self.model, inputs, self.forward, trained=True)
         w = None if w is None else w.to(device, non_blocking=True)
-        logits = self._logits(self.net, inputs)
+        logits = self._logits(self.fast or self.net, inputs)
         y = objective.asked.aligned(y, logits)
         if self.recorder is not None:
             self.recorder.see(self.kept[rows], *objective.answered(logits, y))
@@ -285,6 +309,8 @@ class Run:
             loss = loss * self._weight_of_part(objective.weights(y, w, logits), len(rows), size)
         self.stepper.zero_grad(set_to_none=True)
         self._backward(loss)
+        if first:
+            unfused_where_sparse(self.optimizer)
         if plan.grad_clip is not None:
             if self.scaler is not None:
                 self.scaler.unscale_(self.optimizer)
@@ -309,7 +335,7 @@ class Run:
         assert self.plan.distillation is not None  # there is a teacher only with one
         return self.plan.distillation
 
-    def _logits(self, net: nn.Module, inputs: Any) -> Tensor:
+    def _logits(self, net: Callable[..., Any], inputs: Any) -> Tensor:
         accelerator = self.plan.accelerator
         with accelerator.autocast() if accelerator is not None else nullcontext():
             return _full(logits_of(self.forward(net, inputs)))

@@ -41,6 +41,7 @@ class Plan:
     autocast: torch.dtype | None
     channels_last: bool
     compile_options: dict[str, Any] | None
+    compile_itself: bool
     progress: bool
     distillation: Distillation | None
     accelerator: Any
@@ -66,6 +67,7 @@ class TrainingHistory:
         stopped_early: patience ended before the epochs did.
         samples: rows presented in training, over all epochs and processes.
         seconds: wall time.
+        compiled: by `TorchTrainer(compile="auto")`, steps went through a compiled network.
     """
 
     epochs: tuple[dict[str, float], ...]
@@ -73,3 +75,4 @@ class TrainingHistory:
     stopped_early: bool
     samples: int
     seconds: float
+    compiled: bool = False

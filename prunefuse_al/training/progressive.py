@@ -116,12 +116,19 @@ def thin_in_place(
 
 def _replace(tensor: Tensor, value: Tensor) -> None:
     """Give a tensor another value of another shape; a graph that is still held must not expect the old gradient."""
-    if tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
-        value = value.contiguous(memory_format=torch.channels_last)
+    value = _laid_out_like(tensor, value)
     tensor.grad = None
     if tensor.requires_grad:  # torch forgets where gradients of the old shape were to go only if the type changes
         tensor.data = tensor.data.to(torch.float16 if tensor.dtype == torch.float32 else torch.float32)
     tensor.data = value
+
+
+def _laid_out_like(tensor: Tensor, value: Tensor) -> Tensor:
+    """Return a value with channels last where a tensor has them so: what steps both takes them to lie alike."""
+    last = torch.channels_last
+    if tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=last):
+        return value.contiguous(memory_format=last)
+    return value
 
 
 def _thinned_memory(optimizer: str, memory: Mapping[str, Any], kept: TensorMap) -> dict[str, Tensor]:
@@ -134,7 +141,7 @@ def _thinned_memory(optimizer: str, memory: Mapping[str, Any], kept: TensorMap) 
                 raise InputError(_unknown_memory(optimizer, f"{name!r} of shape {list(value.shape)}", kept))
             for dim, index in own.thinned(value.device):
                 value = value.index_select(dim, index)
-            thinned[name] = value
+            thinned[name] = _laid_out_like(memory[name], value)
         elif isinstance(value, list | tuple | dict) and value:
             raise InputError(_unknown_memory(optimizer, f"{name!r}, a {type(value).__name__}", kept))
     return thinned

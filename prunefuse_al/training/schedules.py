@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from .. import checks
 from ..errors import InputError
+from . import fused
 
 EPOCHS = {"epochs", "T_max", "total_iters", "num_epochs", "n_epochs"}  # what schedulers call the number of epochs
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -158,7 +159,7 @@ def make_optimizer(
         )
     else:
         kind, defaults = OPTIMIZERS[optimizer]
-        made = kind(params, **{**defaults, **given})
+        made = kind(params, **{**defaults, **given, "fused": fused.fusible(params)})
     for group in made.param_groups:
         group["lr"] = group["lr"] * lr_scale
     return made

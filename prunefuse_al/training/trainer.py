@@ -12,7 +12,7 @@ from torch import nn
 
 from .. import checks
 from ..data import Collate, fresh_seed, has_labels, to_dataset
-from ..errors import InputError
+from ..errors import FallbackWarning, InputError, warn
 from ..network import check_model, collect, of_trainer, resolve_device, resolve_precision
 from ..types import Signals
 from .callbacks import Callback
@@ -58,7 +58,10 @@ class TorchTrainer(BaseEstimator):
         device: "auto" (CUDA, MPS, CPU) or a torch device.
         precision: "fp32", "bf16", "fp16" or "auto"; see `precision.resolve_precision`.
         channels_last: lay out 4-D batches and weights with channels last, in training and inference.
-        compile: train through `torch.compile`; True or a dict of its options.
+        compile: "auto": where many batches of one shape are to come, in training or in reading logits, the network is
+            compiled for them, on a GPU into CUDA graphs; see `network.compiling`. Where that cannot be done it is used
+            as it is, with a `FallbackWarning`; the history says which it was. Other bits are rounded, and the first
+            batch takes long. True or a dict of options of `torch.compile`: train through that, whatever comes.
         progress: where stderr is a terminal, a bar over epochs; where they take over five seconds also one over rows
             that are read for scores and features, the picks of k-centre and what pruning tries.
         distillation: how to learn from a `teacher` given to `fit`; with None the teacher is ignored.
@@ -82,6 +85,9 @@ class TorchTrainer(BaseEstimator):
         callbacks: told how trainings go, see `Callback`; a list, or None.
         outputs: what networks give, by a name of `prunefuse_al.network.outputs`; "auto": what the loss says, torch's
             losses and torchvision's focal one by themselves and one of your own by an attribute `outputs`.
+        eval_precision: of reading signals, by a name as of `precision`: looked at on the first batch, and left for
+            fp32 with a `FallbackWarning` where its logits are off by more than 2 % of what rows differ by; None is
+            `precision`, not looked at.
     """
 
     def __init__(
@@ -102,7 +108,7 @@ class TorchTrainer(BaseEstimator):
         device: str | torch.device = "auto",
         precision: str = "fp32",
         channels_last: bool = False,
-        compile: bool | dict[str, Any] = False,
+        compile: bool | str | dict[str, Any] = False,
         progress: bool = True,
         distillation: Distillation | None = None,
         accelerator: Any = None,
@@ -114,6 +120,7 @@ class TorchTrainer(BaseEstimator):
         mc_samples: int = 10,
         collate: Collate | None = None,
         outputs: str = "auto",
+        eval_precision: str | None = None,
         metrics: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] | None = None,
     ) -> None:
@@ -144,6 +151,7 @@ class TorchTrainer(BaseEstimator):
         self.mc_samples = mc_samples
         self.collate = collate
         self.outputs = outputs
+        self.eval_precision = eval_precision
         self.metrics = metrics
         self.callbacks = callbacks
 
@@ -196,7 +204,7 @@ class TorchTrainer(BaseEstimator):
             batch_size=self._eval_batch_size(),
             device=self.device,
             transform=self.eval_transform,
-            precision=self.precision,
+            precision=self.precision if self.eval_precision is None else self.eval_precision,
             channels_last=self.channels_last,
             num_workers=self.num_workers,
             mc_samples=self.mc_samples,
@@ -204,6 +212,8 @@ class TorchTrainer(BaseEstimator):
             accelerator=self.accelerator,
             collate=self.collate,
             outputs=of_trainer(self),
+            compile=self.compile == "auto" and _alone(self.accelerator),
+            checked_precision=self.eval_precision is not None,
         )
 
     @classmethod
@@ -241,7 +251,8 @@ class TorchTrainer(BaseEstimator):
             device=device,
             autocast=None if accelerator is not None else resolve_precision(self.precision, device),
             channels_last=options["channels_last"],
-            compile_options=None if asked is False else {} if asked is True else asked,
+            compile_options=asked if isinstance(asked, dict) else {} if asked is True else None,
+            compile_itself=asked == "auto" and _alone(accelerator),
             progress=options["progress"],
             distillation=self.distillation,
             accelerator=accelerator,
@@ -253,6 +264,17 @@ class TorchTrainer(BaseEstimator):
             metrics=options["metrics"],
             callbacks=options["callbacks"],
         )
+
+
+def _alone(accelerator: Any) -> bool:
+    """Return whether compile="auto" may compile by itself: what an accelerator prepares is its own to compile."""
+    if accelerator is not None:
+        warn(
+            "compile='auto' compiles nothing where an accelerator prepares the network: make that one with "
+            "Accelerator(dynamo_backend='inductor'), or leave compile= out",
+            FallbackWarning,
+        )
+    return accelerator is None
 
 
 def _validation(rule: EarlyStopping) -> Any:

@@ -127,7 +127,7 @@ KINDS: dict[str, str | tuple[Any, ...]] = {
     **dict.fromkeys(
         ("accept_changes", "bias", "by_labels", "centre", "include_labelled", "keep_frozen", "sequential"), "flag"
     ),
-    **dict.fromkeys(("recalibrate", "return_embeddings", "return_scores", "total"), "flag"),
+    **dict.fromkeys(("checked_precision", "recalibrate", "return_embeddings", "return_scores", "total"), "flag"),
     **dict.fromkeys(
         (
             "annealing",
@@ -168,6 +168,7 @@ KINDS: dict[str, str | tuple[Any, ...]] = {
     "device": "device",
     "difficulty": "difficulty",
     "distillation": "maybe instance",
+    "eval_precision": "maybe name",
     "example_inputs": "example",
     "features_path": "maybe feature file",
     "head": (None, WORD, 3.0, RAGGED, Bad(X[0], "[6]"), Bad(X, "[60, 6]"), Bad(X[:3, :5] / 0, NOT_FINITE)),
@@ -187,6 +188,7 @@ KINDS: dict[str, str | tuple[Any, ...]] = {
     "points": "features",
     "pretrained": (WORD, 1, None),
     "proxy": "maybe network",
+    "rates": "name",
     "repair": (WORD, 1, None, Bad({"speed": 3}, "no 'speed'")),
     "sample_weight": "weights",
     "scheduler": "schedule",
@@ -467,6 +469,9 @@ TABLE = [
         training.ProgressivePruning,
         steps=(*BAD["count"], 21),
         schedule=(*BAD["name"], Bad(lambda p: "x", "'x'"), Bad(lambda p: p / 2, "end at 1")),
+    ),
+    line(
+        training.larger_batches, {"trainer": trainer, "times": 2}, trainer=(None, 3, T), times=(*BAD["positive"], 0.5)
     ),
     line(training.Recorder),
     line(training.Recorder.begin, {"n": 3, "epochs": 3}, n="count"),

@@ -10,12 +10,14 @@ from fakes import run_script
 SCRIPT = Path(__file__).parents[2] / "examples" / "benchmarks" / "steps.py"
 
 
-def test_a_network_has_a_line_for_each_kind_of_batch(tmp_path: Path) -> None:
+def test_a_network_has_a_line_for_each_kind_of_batch_and_way(tmp_path: Path) -> None:
     options = ["--rows", "64", "--batch-sizes", "8", "16", "--repeats", "1", "--device", "cpu"]
-    printed = run_script(SCRIPT, tmp_path, *options)
+    printed = run_script(SCRIPT, tmp_path, *options, "--ways", "plain", "channels-last")
     lines = [line.split() for line in printed.splitlines()[3:]]
-    assert [line[:3] for line in lines] == [["resnet20", p, b] for p in ("bytes", "floats") for b in ("8", "16")]
-    for _, _, _, _, _, *numbers in lines:
-        dense, proxy, share, score_dense, score_proxy, score_share = (float(n.replace(",", "")) for n in numbers)
-        assert share == pytest.approx(proxy / dense, abs=0.03)
-        assert score_share == pytest.approx(score_proxy / score_dense, abs=0.03)
+    kinds = [[p, b, w] for p in ("bytes", "floats") for b in ("8", "16") for w in ("plain", "channels-last")]
+    assert [line[:4] for line in lines] == [["resnet20", *kind] for kind in kinds]
+    for _, _, _, way, _, _, *numbers in lines:
+        values = [float(number.replace(",", "")) for number in numbers]
+        for dense, proxy, share, first in (values[:4], values[4:]):
+            assert share == pytest.approx(proxy / dense, abs=0.03)
+            assert way != "plain" or first == share

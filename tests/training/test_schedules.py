@@ -6,8 +6,10 @@ from functools import partial
 
 import pytest
 import torch
+from fakes import seeded, trainer, weights
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepLR
 
 from prunefuse_al.training.schedules import SCHEDULES, Cosine, Steps, make_optimizer, make_schedule
@@ -80,3 +82,55 @@ def test_a_schedule_factory_is_given_what_it_asks_for(name: str) -> None:
     assert isinstance(made, kind)
     assert getattr(made, "T_max", 7) == 7
     assert getattr(made, "step_size", 2) == (7 if name == "function of both" else 2)
+
+
+# ---- optimisers by name ----
+
+DEFAULTS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, float]]] = {
+    "sgd": (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}),
+    "adam": (torch.optim.Adam, {"lr": 1e-3}),
+    "adamw": (torch.optim.AdamW, {"lr": 1e-3, "weight_decay": 0.01}),
+}
+LAID_OUT = {
+    "row by row": lambda: torch.ones(6, 4, 3, 3),
+    "channels last": lambda: torch.ones(6, 4, 3, 3).contiguous(memory_format=torch.channels_last),
+    "transposed": lambda: torch.ones(4, 6).T,
+    "part of a larger one": lambda: torch.ones(6, 9)[:, :4],
+    "one number": lambda: torch.ones(()),
+    "double": lambda: torch.ones(6, dtype=torch.float64),
+    "complex": lambda: torch.ones(6, dtype=torch.complex64),
+}
+
+
+@pytest.mark.parametrize("layout", LAID_OUT)
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_named_optimiser_steps_as_torchs_own_does_by_itself(name: str, layout: str) -> None:
+    kind, defaults = DEFAULTS[name]
+    ours, theirs = ([nn.Parameter(LAID_OUT[layout]()), nn.Parameter(torch.ones(5))] for _ in range(2))
+    made, plain = make_optimizer(name, ours, 1.0), kind(theirs, foreach=False, fused=False, **defaults)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        for one, other in zip(ours, theirs, strict=True):
+            gradient = torch.randn(one.shape, generator=generator, dtype=one.dtype)
+            one.grad, other.grad = torch.empty_like(one).copy_(gradient), torch.empty_like(one).copy_(gradient)
+        made.step()
+        plain.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_named_optimiser_steps_in_one_call_where_it_can() -> None:
+    dense, gaps = nn.Parameter(torch.ones(6, 4)), nn.Parameter(torch.ones(6, 9)[:, :4])
+    assert [make_optimizer(name, [dense], 1.0).param_groups[0]["fused"] for name in DEFAULTS] == [True] * 3
+    assert make_optimizer("sgd", [dense, gaps], 1.0).param_groups[0]["fused"] is None
+
+
+def test_sparse_gradients_are_stepped_parameter_by_parameter() -> None:
+    found = {}
+    for sparse in (False, True):
+        network = seeded(lambda: nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 3)))
+        network[0].sparse = sparse
+        words = torch.randint(9, (20, 3), generator=torch.Generator().manual_seed(0))
+        t = trainer(2, weight_decay=0.0, momentum=0.0)
+        t.fit(network, (words, torch.arange(20) % 3), seed=0)
+        found[sparse] = weights(network)
+    torch.testing.assert_close(found[True], found[False])
