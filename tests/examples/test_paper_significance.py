@@ -139,8 +139,8 @@ def made(arms: tuple[str, ...], seeds: int = 3, budgets: tuple[int, ...] = (80, 
         for seed in plan.seeds:
             for r in range(plan.rounds):
                 accuracy = 0.5 + 0.1 * r + 0.01 * place + 0.001 * ((seed * (place + 2) + r) % 3)
-                record = {"accuracy": accuracy, "labels": 40 * (r + 1), "costs": [COST], "curve": [accuracy], "best": 0.9}
-                cells[arm.name, seed, r] = record | {"picked": [], "probes": {}}, None
+                record = {"accuracy": accuracy, "labels": 40 * (r + 1), "curve": [accuracy], "best": 0.9}
+                cells[arm.name, seed, r] = record | {"costs": [COST], "picked": [], "probes": {}}, None
     return Results(plan, cells)
 
 
