@@ -10,7 +10,7 @@ from pictures import draw_all
 from plan import Plan, parse_arm
 from records import Store
 from significance import compared, interval, paired, penalties
-from wording import markdown, matrix, points, probability, spread
+from wording import giga, markdown, matrix, points, probability, spread
 
 POLICY = {
     "random": "`random`: random labels, the dense network trained on them from its initial weights",
@@ -122,7 +122,7 @@ def costs(results: Results) -> str:
         peaks = [t["peak_memory_bytes"] / 2**20 for t in timings if t]
         alike = base is None or results.devices(arm.name, seeds) == results.devices(base.name, seeds)
         shares = [f"{share:.2f}" if alike and share == share else "-" for share in seconds[1:3]]
-        row = [f"{macs[0] / 1e9:,.0f}", f"{macs[1]:.3f}", f"{seconds[0]:,.1f}", shares[0]]
+        row = [giga(macs[0]), f"{macs[1]:.3f}", f"{seconds[0]:,.1f}", shares[0]]
         if arm.subset:
             row = ["(of its subset)", "", "", ""]
         row += [f"{macs[2]:.2f}", shares[1]] if not arm.subset else ["", ""]

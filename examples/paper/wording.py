@@ -59,3 +59,9 @@ def matrix(arms: Sequence[str], penalty: np.ndarray) -> str:
 def share(value: float) -> str:
     """Return a penalty; "-" where there is none."""
     return "-" if np.isnan(value) else f"{value:.2f}".replace("0.00", "0")
+
+
+def giga(value: float) -> str:
+    """Return billions, whole from ten."""
+    billions = value / 1e9
+    return f"{billions:,.0f}" if billions >= 10 or not billions else f"{billions:.2g}"
