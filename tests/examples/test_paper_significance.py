@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "paper"))
 
 import across
+import claims
 import details
 import report
 from compare import Results
@@ -195,6 +196,27 @@ def test_over_plans_penalties_add_up_and_every_difference_is_corrected(tmp_path)
         across.main([str(tmp_path / "one"), str(tmp_path / "two"), "--arms", "dense-continue"])
     with pytest.raises(ValueError, match="holds no plan with records"):
         across.main([str(tmp_path)])
+
+
+def test_claims_are_paired_differences_of_areas_corrected_for_all_of_them(tmp_path):
+    results = made(("random", "dense-reinit", "prunefuse-v1", "prunefuse-v1 start=scratch"))
+    folder = tmp_path / "p"
+    write(folder, results)
+    claims.main([str(folder), "--out", str(tmp_path / "claims.md")])
+    text = (tmp_path / "claims.md").read_text()
+    tested = [
+        (ours, theirs)
+        for _, ours, theirs in claims.CLAIMS
+        if {ours, theirs} <= {arm.name for arm in results.plan.parsed}
+    ]
+    assert len(tested) == 5
+    found = [paired(*(list(results.areas(arm).values()) for arm in pair)) for pair in tested]
+    for (ours, theirs), d, p in zip(tested, found, holm([d.p for d in found]), strict=True):
+        row = next(line for line in text.splitlines() if f"| `{ours}` - `{theirs}` |" in line)
+        shown = f"{100 * d.mean:+.1f} ± {100 * d.half:.1f}"
+        assert row.endswith(f"| **{shown}** |" if p < 0.05 else f"| {shown} |")
+    assert "for all 5 differences" in text
+    assert len(text.splitlines()) == 6 + 5
 
 
 def test_folders_of_before_there_was_more_to_a_plan_are_still_read(tmp_path):
