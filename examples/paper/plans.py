@@ -198,12 +198,13 @@ def variants(plan: Plan) -> dict[str, Plan]:
         "large-queries": {"budgets": tuple(budgets[::-2][::-1])},
         "long-tail": {"imbalance": 20.0},
         "noise": {"noise": 0.2},
-        "tuned": {"tuning": 8},
+        # Tuned, the chooser of "start=scratch" has settings of its own: the same labels are those of another arm.
+        "tuned": {"tuning": 8, "arms": (*MAIN, "random subset=prunefuse-v1", GOES_ON)},
         "plain": {"augment": "none"},
     }
-    arms = (*MAIN, "prunefuse-v1 start=scratch", GOES_ON)
+    same = {"arms": (*MAIN, "prunefuse-v1 start=scratch", GOES_ON), "note": ""}
     return {
-        f"{plan.name}-{name}": replace(plan, name=f"{plan.name}-{name}", arms=arms, note="", **change)
+        f"{plan.name}-{name}": replace(plan, **{"name": f"{plan.name}-{name}", **same, **change})
         for name, change in changes.items()
     }
 

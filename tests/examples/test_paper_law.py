@@ -1,4 +1,4 @@
-"""The law of proxies: fitted to records, tested on plans left out, and what `advise` makes of it."""
+"""The law of proxies: fitted to records, tested on plans left out."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 pytest.importorskip("matplotlib")
 
@@ -20,8 +18,7 @@ import law
 import run
 from law import Cells, by_plan, law_of, predicted
 
-from prunefuse_al import advise
-from prunefuse_al.advisor.law import FORMS, Law, laws
+from prunefuse_al.advisor.law import FORMS, Law
 
 SHARES = (0.8, 0.5, 0.25, 0.1)
 
@@ -107,28 +104,3 @@ def test_laws_of_records(tmp_path, capsys):
     assert found["agreement"]["labels"] == [40, 40]
     assert "plans left out" in capsys.readouterr().out
     assert Law.of(found["agreement"]).runs == 8
-
-
-def test_the_law_that_is_shipped_is_what_advise_says():
-    with torch.random.fork_rng(devices=[]):
-        net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
-    first, least = int(laws()["agreement"].labels[0]), int(laws()["difference"].labels[0])
-    plan = {"pool": 10**6, "rounds": 1, "k": max(1, least - first), "initial": first, "epochs": 1}
-    advice = advise(net, torch.zeros(2, 8), ratios=(0.25, 0.5), plan=plan, repeats=1, pretrained=False)
-    found = laws()["difference"]
-    for row in advice.rows:
-        share = row.forward_macs / advice.dense.forward_macs
-        assert row.expected_difference == found.predicted(share, advice.plan.labels[-1])
-    assert f"records of {found.plans} other set-ups" in str(advice)
-    assert f"off by {100 * found.error:.1f} on set-ups left out" in str(advice)
-    assert advice.dense.expected_difference is None
-    trained = advise(net, torch.zeros(2, 8), ratios=(0.5,), plan=plan, repeats=1, pretrained=True, repair=False)
-    assert trained.rows[0].expected_difference is None
-    assert "other set-ups" not in str(trained)
-
-
-def test_a_law_says_nothing_of_sizes_that_it_has_not_seen():
-    found = Law("share", 0.5, (-0.25,), 0.1, 0.2, (0.1, 0.9), (50, 200), 3, 30)
-    assert found.predicted(0.5, 100) == pytest.approx(0.375)
-    outside = [found.predicted(*of) for of in ((0.05, 100), (0.95, 100), (0.5, 40), (0.5, 300))]
-    assert outside == [None] * 4
