@@ -26,6 +26,7 @@ from compare import Results
 from lines import replace_text
 from plan import Arm, Plan
 from scipy import stats
+from significance import paired
 from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import LeaveOneGroupOut
@@ -156,11 +157,11 @@ def by_plan(cells: Cells, values: np.ndarray) -> np.ndarray:
 def law_of(cells: Cells) -> dict[str, Any]:
     """Return the law: of the forms whose error is surely below the mean's the best, or the mean.
 
-    Surely: over the plans left out the error falls, in the mean by more than one standard error.
+    Surely: over the set-ups left out the error falls by a paired t-test at 0.05.
     """
     errors = {form: errors_of(cells, form, cells.plan) for form in FORMS}
-    gains = {form: errors["mean"] - own for form, own in errors.items()}
-    good = [form for form, gain in gains.items() if gain.mean() > stats.sem(gain) > 0]
+    gains = {form: paired(errors["mean"], own) for form, own in errors.items()}
+    good = [form for form, gain in gains.items() if gain.significant and gain.mean > 0]
     form = min(good, key=lambda form: errors[form].mean(), default="mean")
     taken, ranges = fitted(cells, form), {"shares": cells.share, "labels": cells.labels}
     return {

@@ -30,7 +30,7 @@ class Law:
     """A linear law of features of a proxy's size and the labels, with its error on plans that it was not fitted to.
 
     Attributes:
-        form: whose features, a name in `FORMS`; "mean" is no law: nothing predicted plans left out better.
+        form: whose features, a name in `FORMS`; "mean" is no law: nothing surely predicted plans left out better.
         intercept: of the law.
         coefficients: one a feature.
         error: mean absolute error on single runs of plans left out, one plan at a time.

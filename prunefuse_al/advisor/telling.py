@@ -228,7 +228,7 @@ def _by_law(law: Law, what: str, expected: Mapping[str, float], unit: int, form:
     off = f"off by {unit * law.error:{form.strip('+')}} on set-ups left out"
     if law.form == "mean":
         value = next(iter(expected.values()))
-        return f"{said}{unit * value:{form}} at any ratio, {off}, where no law of ratio and labels did better"
+        return f"{said}{unit * value:{form}} over all ratios; {off}, where no law of ratio and labels did surely better"
     values = ", ".join(f"{name} {unit * value:{form}}" for name, value in expected.items())
     return f"{said}{values}; {off} (their mean alone by {unit * law.error_of_mean:{form.strip('+')}})"
 

@@ -36,7 +36,11 @@ def test_the_law_that_is_shipped_is_what_advise_says():
 @pytest.mark.parametrize(
     ("form", "coefficients", "said"),
     [
-        ("mean", (), "+2.0 at any ratio, off by 3.0 on set-ups left out, where no law of ratio and labels did better"),
+        (
+            "mean",
+            (),
+            "+2.0 over all ratios; off by 3.0 on set-ups left out, where no law of ratio and labels did surely better",
+        ),
         ("log share", (-0.01,), "; off by 3.0 on set-ups left out (their mean alone by 4.0)"),
     ],
 )
