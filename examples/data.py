@@ -300,13 +300,14 @@ def paragraphs() -> Iterator[tuple[str, int]]:
         yield from ((paragraph, label) for paragraph in sorted(found))
 
 
-def load_table(root: str | Path = "data") -> tuple[np.ndarray, np.ndarray, str]:
+def load_table(root: str | Path = "data", name: str | None = None) -> tuple[np.ndarray, np.ndarray, str]:
     """Return a table float32 [n d], scaled, labels int64 [n], and what it is.
 
-    From `root`: LetterRecognition.rda or Shuttle.rda of R's mlbench (Debian's r-cran-mlbench; needs rdata). Without
-    them: scikit-learn's digits, 64 columns.
+    From `root`: LetterRecognition.rda or Shuttle.rda of R's mlbench (Debian's r-cran-mlbench; needs rdata), the one
+    that is named, else the first that is there. Without them: scikit-learn's digits, 64 columns.
     """
-    name = next((n for n in ("LetterRecognition", "Shuttle") if any(Path(root).glob(f"**/{n}.rda"))), None)
+    names = ("LetterRecognition", "Shuttle") if name is None else (name,)
+    name = next((n for n in names if any(Path(root).glob(f"**/{n}.rda"))), None)
     if name is None:
         x, y = load_digits(return_X_y=True)
         source = f"no table in {root}: scikit-learn's digits as one"

@@ -6,15 +6,21 @@ from typing import Any
 
 from plan import WAYS, Arm, Plan
 from sources import epochs_of, rate_of
+from tuning import Settings
 
 from prunefuse_al import Distillation, EarlyStopping, FallingRatio, ProgressivePruning, ShrinkPerturb
 
+UNTUNED = Settings()
 
-def trainer_changes(plan: Plan, arm: Arm) -> tuple[dict[str, Any], dict[str, Any]]:
+
+def trainer_changes(plan: Plan, arm: Arm, tuned: Settings = UNTUNED) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return how the trainers of the network that chooses and of the target differ from the plan's."""
     both: dict[str, Any] = {"channels_last": True} if arm.layout == "last" else {}
-    if arm.rate != 1:
-        both["lr"] = arm.rate * rate_of(plan)
+    rate = arm.rate * tuned.rate
+    if rate != 1:
+        both["lr"] = rate * rate_of(plan)
+    if tuned.weight_decay is not None:
+        both["weight_decay"] = tuned.weight_decay
     choosing, finishing = {"epochs": epochs_of(plan, arm), **both}, dict(both)
     if arm.plateau:
         rule = EarlyStopping(patience=arm.plateau, min_delta=0.01, monitor="train_loss")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from plan import Arm, Plan, subset_of
 from records import Store
 from sources import Draw, Source, draw, trainer
 from torch import nn
+from tuning import Settings, Trial, best, drawn_settings
 from watching import Watched, accuracy
 
 from prunefuse_al import CostLedger, Distillation, PrunedProxySelector, TorchTrainer, prune
@@ -59,21 +60,28 @@ class Unit:
         self.sizes = plan.labels(min(plan.pool or data.rows, data.rows))
         self.dense = data.network(plan.network, seed, arm.checkpoint)
         self.plain = trainer(plan, data.transforms, TorchTrainer, bench.device)
-        choosing, finishing = trainer_changes(plan, arm)
+        self.folder = bench.store.state(arm, seed)
+        self.equip(Settings())
+
+    def equip(self, settings: Settings) -> None:
+        """Make the trainers, with what was tuned, and a selector that has seen nothing."""
+        self.settings, arm, data = settings, self.arm, self.bench.data
+        choosing, finishing = trainer_changes(self.bench.plan, arm, settings)
         if arm.method == "probe":  # whose features are computed once
             choosing["transform"] = data.transforms[1]
         # Where the network that chooses is not the target, its training is not followed.
         self.choosing, self.finishing = (
-            trainer(plan, data.transforms, Watched, bench.device, **changes).watch(data, self.plain, follows=follows)
+            trainer(self.bench.plan, data.transforms, Watched, self.bench.device, **changes).watch(
+                data, self.plain, follows=follows
+            )
             for changes, follows in ((choosing, not arm.own_target), (finishing, True))
         )
-        self.options = selector_options(plan, arm, seed, self.sizes) | {
+        self.options = selector_options(self.bench.plan, arm, self.seed, self.sizes) | {
             "trainer": self.choosing,
             "target_trainer": self.finishing,
             **self.chooser(),
         }
         self.selector = PrunedProxySelector(self.dense, **self.options)
-        self.folder = bench.store.state(arm, seed)
 
     def chooser(self) -> dict[str, Any]:
         """Return the options about the network that chooses which need networks or pictures."""
@@ -85,10 +93,16 @@ class Unit:
         return {"unlabelled": pool} if self.arm.pruned else {}
 
     def resume(self, done: int) -> None:
-        """Take up the labels and the selector of the rounds that are done."""
+        """Take up the labels, the settings and the selector of the rounds that are done."""
         records = [self.bench.store.record(self.arm, self.seed, r) for r in range(done)]
         picks = [np.array(record["picked"], dtype=np.int64) for record in records]
         self.labelled = np.concatenate([self.drawn.first, *picks])
+        if records and "settings" in records[-1]:
+            self.equip(Settings(**records[-1]["settings"]))
+        self.load(done)
+
+    def load(self, done: int) -> None:
+        """Take up the selector of the rounds that are done."""
         if done and not self.arm.idle:
             path = self.folder / f"{done - 1}.safetensors"
             if not path.exists():
@@ -106,13 +120,11 @@ class Unit:
             borrowed = store.record(self.bench.plan.arm(subset_of(arm)), self.seed, number)
             if borrowed is None:
                 return False
+        trials = self.tune(number) if number in self.bench.plan.tuned else []
         for watched in (self.choosing, self.finishing):
             watched.start_round(following=last)
         before, start = len(self.selector.costs), time.perf_counter()
-        data = self.bench.data.labelled(self.labelled)
-        if not arm.idle:
-            self.selector.fit(*(data if isinstance(data, tuple) else (data,)))
-        target, extra = self.target(data, number)
+        target, extra = self.trained(number)
         picked = np.array([], dtype=np.int64)
         if not last:
             k = self.sizes[number + 1] - len(self.labelled)
@@ -120,12 +132,43 @@ class Unit:
         rows = [*self.selector.costs.to_dicts()[before:], *extra.to_dicts()]
         record, timing = self.result(number, target, rows, picked)
         timing["wall"] = time.perf_counter() - start
+        if self.bench.plan.tuning:
+            record |= {"settings": asdict(self.settings), "trials": [trial.to_dict() for trial in trials]}
+            timing["tuning"] = sum(trial.seconds for trial in trials)
         if not arm.idle:
             self.selector.save(self.folder / f"{number}.safetensors")
         store.write(arm, self.seed, number, record, timing)
         (self.folder / f"{number - 1}.safetensors").unlink(missing_ok=True)
         self.labelled = np.concatenate([self.labelled, picked])
         return True
+
+    def trained(self, number: int) -> tuple[nn.Module, CostLedger]:
+        """Train what chooses and the target on the labels; return the target, and its costs as `target` does."""
+        data = self.bench.data.labelled(self.labelled)
+        if not self.arm.idle:
+            self.selector.fit(*(data if isinstance(data, tuple) else (data,)))
+        return self.target(data, number)
+
+    def tune(self, number: int) -> list[Trial]:
+        """Try settings on the labels of a round, and take the best from here on."""
+        trials = [self.tried(settings, number) for settings in drawn_settings(self.bench.plan, self.seed, number)]
+        self.equip(best(trials))
+        self.load(number)
+        return trials
+
+    def tried(self, settings: Settings, number: int) -> Trial:
+        """Return what comes of settings: how accurate the target is on as many held-out rows as there are labels."""
+        self.equip(settings)
+        self.load(number)
+        before, start = len(self.selector.costs), time.perf_counter()
+        target, extra = self.trained(number)
+        seconds = time.perf_counter() - start
+        held_out = self.drawn.held_out[: len(self.labelled)]
+        logits = self.plain.infer(target, subset(as_dataset(self.bench.data.unlabelled), held_out)).logits
+        right = logits.argmax(1).cpu().numpy() == self.bench.data.y_train[held_out]
+        rows = [*self.selector.costs.to_dicts()[before:], *extra.to_dicts()]
+        macs = sum(row["forward_macs"] + row["backward_macs"] for row in rows)
+        return Trial(settings, float(right.mean()), macs, seconds)
 
     def pick(self, k: int) -> np.ndarray:
         """Return the rows to label next."""
@@ -192,13 +235,15 @@ class Unit:
         return result
 
     def _probes(self, target: nn.Module) -> dict[str, list[float]]:
-        """Return how unsure (1 - the largest probability) the target and the network that chooses are."""
-        found = {}
+        """Return how unsure (1 - the largest probability) target and chooser are, and what the target predicts."""
+        found: dict[str, list[float]] = {}
         rows = self.drawn.probes
         for name, network in (("target", target), ("chooser", self.selector.model)):
             logits = self.plain.infer(network, subset(as_dataset(self.bench.data.unlabelled), rows)).logits
             found[name] = [round(float(u), 5) for u in 1 - logits.double().softmax(1).amax(1)]
-        return found if self.arm.own_target else {"target": found["target"]}
+            if name == "target":
+                found["predicted"] = logits.argmax(1).tolist()
+        return found if self.arm.own_target else {name: found[name] for name in ("target", "predicted")}
 
 
 @cache

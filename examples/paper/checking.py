@@ -12,12 +12,15 @@ from functools import partial
 from typing import Any
 
 from data import NAMES
+from tables import ROWS
 
 from prunefuse_al.checks import instance, number, one_of, refused, whole
 
-SETUP, RECORDS, TIMINGS, REPORT = "plan.json", "records.jsonl", "timings.jsonl", "report.md"
+SETUP, RECORDS, TIMINGS = "plan.json", "records.jsonl", "timings.jsonl"
+REPORT, DETAILS = "report.md", "details.md"
 STATE, LOCK = "state", ".lock"
 TAKEN = (SETUP, RECORDS, TIMINGS, STATE, "records", "timings")  # the last two: of an earlier version
+DATA = (*NAMES, *ROWS)
 MOST = 10**9  # of rows, labels and steps
 Check = Callable[[str, Any], Any]
 
@@ -42,13 +45,13 @@ def text(name: str, value: Any, most: int = 1000) -> str:
 
 
 def pictures(name: str, value: Any) -> str:
-    """Return `value` if it names pictures: those that there are, an .npz file, a folder."""
+    """Return `value` if it names pictures, a table or texts: those that there are, an .npz file, a folder."""
     text(name, value)
     kind, _, path = value.partition(":")
-    if value in NAMES or value.endswith(".npz") or (kind == "folder" and path):
+    if value in DATA or value.endswith(".npz") or (kind == "folder" and path):
         return value
-    known = f"one of {', '.join(NAMES)}, the path of an .npz file, or folder:PATH"
-    raise refused(name, value, known + nearest(value, NAMES))
+    known = f"one of {', '.join(DATA)}, the path of an .npz file, or folder:PATH"
+    raise refused(name, value, known + nearest(value, DATA))
 
 
 def amount(name: str, value: Any) -> float:
@@ -82,6 +85,9 @@ PLAN: dict[str, Check] = {
     "train": partial(whole, least=0, most=MOST),
     "pool": partial(whole, least=0, most=MOST),
     "test": partial(whole, least=0, most=MOST),
+    "imbalance": partial(number, least=1, most=1e6),
+    "noise": partial(number, least=0, below=1),
+    "augment": partial(one_of, choices=("standard", "none")),
     "network": text,
     "ratio": partial(number, least=0, below=1),
     "scorer": text,
@@ -93,6 +99,7 @@ PLAN: dict[str, Check] = {
     "lr": partial(number, least=0, most=1e6),
     "fine_tune": partial(number, above=0, most=1e6),
     "precision": partial(one_of, choices=("fp32", "bf16", "fp16", "auto")),
+    "tuning": partial(whole, least=0, most=10_000),
     "seeds": several(partial(whole, least=0, most=2**63 - 1)),
     "arms": several(partial(text, most=200)),
     "baseline": partial(text, most=200),

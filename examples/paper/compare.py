@@ -10,40 +10,12 @@ import numpy as np
 from plan import Arm, Plan
 from records import Store
 from scipy import stats
+from significance import Difference, area, paired
 
 from prunefuse_al.costs.ledger import SELECTION_STAGES, CostLedger
 
 TARGET_STAGES = ("fuse", "recalibrate_target", "train_target")
 BETWEEN = ("score", "rank")  # paid to get to the next budget, so not for the last one
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A mean difference paired by seed, with its 95 % interval of Student's t.
-
-    Attributes:
-        mean: of the differences.
-        half: half the width of the interval; NaN for one seed.
-        n: seeds.
-    """
-
-    mean: float
-    half: float
-    n: int
-
-    @property
-    def significant(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.n > 1 and abs(self.mean) > self.half
-
-
-def paired(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
-    """Return the mean of `ours` - `theirs`, one of each per seed."""
-    d = np.asarray(ours) - np.asarray(theirs)
-    if len(d) < 2:
-        return Difference(float(d.mean()) if len(d) else float("nan"), float("nan"), len(d))
-    half = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
-    return Difference(float(d.mean()), float(half), len(d))
 
 
 @dataclass(frozen=True)
@@ -94,6 +66,22 @@ class Results:
             for side in (0, 1)
         )
         return paired(ours, theirs)
+
+    def accuracies(self, arm: str, start: int = 1) -> dict[int, list[float]]:
+        """Return seed -> accuracy by budget, of the seeds on which an arm is done; `start` 0: from the first labels."""
+        rounds = range(start, self.plan.rounds)
+        return {seed: [self.cells[arm, seed, r][0]["accuracy"] for r in rounds] for seed in self.seeds(arm)}
+
+    def areas(self, arm: str) -> dict[int, float]:
+        """Return seed -> area under the budget curve, from the first labels to the last budget."""
+        labels = self.labels(0)
+        return {seed: area(labels, accuracy) for seed, accuracy in self.accuracies(arm, 0).items()}
+
+    def labels(self, start: int = 1) -> list[float]:
+        """Return the labels at each budget: as records say, else as the plan does."""
+        found = {number: record["labels"] for (_, _, number), (record, _) in self.cells.items()}
+        asked = (self.plan.first, *self.plan.budgets)
+        return [found.get(number, asked[number]) for number in range(start, self.plan.rounds)]
 
     def rows(self, arm: str, seed: int, number: int) -> list[dict[str, Any]]:
         """Return what a round cost: MACs from its record, seconds from its timing (0 where that is lost)."""

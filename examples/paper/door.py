@@ -83,12 +83,13 @@ def check_files(plan: Plan) -> None:
 
 def check_data(plan: Plan, data: Source) -> None:
     """Raise `ValueError` unless the pictures are enough for the plan's labels, and its networks fit them."""
-    n, probes = pool_size(plan, data.rows)
-    labels = plan.labels(n)
-    if sorted({0, *labels, n - probes + 1}) != [0, *labels, n - probes + 1]:
+    n, probes, held_out = pool_size(plan, data.rows)
+    labels, most = plan.labels(n), n - probes - held_out
+    if sorted({0, *labels, most + 1}) != [0, *labels, most + 1]:
+        tuned = f" and {held_out:,} are held out for tuning" if held_out else ""
         raise ValueError(
             f"plan {plan.name}: first={plan.first:g}, budgets={plan.budgets} are {labels} labels; they have to grow "
-            f"from 1 to at most {n - probes:,}, of {n:,} pictures of which {probes} are never labelled"
+            f"from 1 to at most {most:,}, of {n:,} pictures of which {probes} are never labelled{tuned}"
         )
     asked = {(plan.network, arm.checkpoint) for arm in plan.parsed}
     asked |= {(name, "") for arm in plan.parsed for name in (arm.argument if arm.method == "svp" else "", arm.target)}

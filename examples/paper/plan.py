@@ -196,13 +196,18 @@ class Plan:
 
     Attributes:
         name: what reports call it, and the folder of its report.
-        data: a name that `data.load` knows, an .npz file, or "folder:PATH" with PATH/train and PATH/val by class.
+        data: a name that `data.load` or `tables.load` knows, an .npz file, or "folder:PATH" with PATH/train and
+            PATH/val by class.
         size: pictures are averaged down to this many pixels where that divides; 0: as they are.
         resize: pictures are interpolated to this many pixels on their way into the network, in three colours, and
             normalised as ImageNet's are; 0: normalised by their own statistics.
         train: training pictures used, the first ones; 0: all.
         pool: of these, how many there are to choose from, drawn for each seed; 0: all.
         test: test pictures used, the first ones; 0: all.
+        imbalance: how many times as many training pictures the first class has as the last, those between falling
+            geometrically (Cui et al., 2019); 1: as they are. Test pictures stay as they are.
+        noise: share of the training labels that are another class, drawn once for all seeds.
+        augment: "standard" shifts pictures, and mirrors those that may be; "none" does not.
         network: a name that `networks.build` knows.
         ratio: pruning ratio of the pruned arms.
         scorer: who picks.
@@ -215,6 +220,8 @@ class Plan:
         lr: learning rate; 0: that of the preset.
         fine_tune: factor on the rate of fused targets.
         precision: of training, see `TorchTrainer`.
+        tuning: trials of learning rate and weight decay, for each arm and seed at the first labels and at the last
+            budget, see `tuning`; 0: none.
         seeds: each draws the first labels, the dense network's weights and everything else.
         arms: what is compared.
         baseline: the arm that others are compared with, in accuracy and costs.
@@ -229,6 +236,9 @@ class Plan:
     train: int = 0
     pool: int = 0
     test: int = 0
+    imbalance: float = 1.0
+    noise: float = 0.0
+    augment: str = "standard"
     network: str = "resnet8"
     ratio: float = 0.5
     scorer: str = "least_confidence"
@@ -240,6 +250,7 @@ class Plan:
     lr: float = 0.1
     fine_tune: float = 0.5
     precision: str = "fp32"
+    tuning: int = 0
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     arms: tuple[str, ...] = ("random", "dense-reinit", "prunefuse-v1")
     baseline: str = "dense-reinit"
@@ -265,6 +276,11 @@ class Plan:
                 raise ValueError(f"arm {arm.name!r} takes the labels of {subset_of(arm)!r}, which is not in the plan")
         if sorted({self.first, *self.budgets}) != [self.first, *self.budgets]:
             raise ValueError(f"plan {self.name}: first={self.first:g}, budgets={self.budgets}; labels have to grow")
+        if self.data.startswith("folder:") and (self.imbalance > 1 or self.noise or self.augment == "none"):
+            raise ValueError(
+                f"plan {self.name}: pictures in folders are taken as they are: imbalance={self.imbalance:g}, "
+                f"noise={self.noise:g}, augment={self.augment!r} need data={', '.join(checking.DATA)} or an .npz file"
+            )
 
     @property
     def rounds(self) -> int:
@@ -279,10 +295,19 @@ class Plan:
         """Return how many labels there are in each round, of a pool of `n`."""
         return [int(n * b) if b < 1 else int(b) for b in (self.first, *self.budgets)]
 
+    @property
+    def tuned(self) -> tuple[int, ...]:
+        """The rounds that begin with trials of learning rate and weight decay."""
+        return (0, self.rounds - 1) if self.tuning else ()
+
     def setup(self) -> dict[str, Any]:
         """Return what all plans have in common that share records: all but arms, seeds and words."""
         beside = ("parsed", "arms", "seeds", "name", "note", "baseline", "references")
         return json.loads(json.dumps({k: v for k, v in asdict(self).items() if k not in beside}))
+
+
+# What plans had before there were such fields; their folders do not name them.
+BEFORE = {f.name: f.default for f in fields(Plan) if f.name in ("resize", "imbalance", "noise", "augment", "tuning")}
 
 
 def subset_of(arm: Arm) -> str:

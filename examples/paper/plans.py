@@ -7,7 +7,10 @@ the rate is this library's default. Tiny-ImageNet's epochs and rates are not sta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 from plan import Plan
 
@@ -124,6 +127,92 @@ PRETRAINED = Plan(
     note="Whose labels are worth what, and what a target is worth beside fine-tuning on the same labels.",
 )
 PRETRAINED_CELLS = replace(PRETRAINED, name="elpv-pretrained", data="elpv", size=100, train=0, pool=0, test=0)
+
+# Small enough for twenty seeds of every arm on two cores: the main claims, with few labels, by the recommended scorer.
+CLAIMS = (
+    *(*MAIN, "prunefuse-v1 start=scratch", "prunefuse-v1 subset=dense-reinit", GOES_ON),
+    *(f"prunefuse-v1 ratio={ratio}" for ratio in (0.25, 0.75, 0.9)),
+    *(
+        f"{arm} scorer={scorer}"
+        for scorer in ("least_confidence", "badge", "k_center")
+        for arm in ("dense-reinit", "prunefuse-v1")
+    ),
+)
+DIGITS_20 = Plan(
+    "digits-20",
+    network="mlp",
+    scorer="margin",
+    first=40,
+    budgets=(80, 120, 160),
+    epochs=30,
+    lr=0.05,
+    seeds=tuple(range(20)),
+    references=("prunefuse-v1", "prunefuse-v1 start=scratch", "dense-continue"),
+    arms=(*CLAIMS, "svp:mlp/2"),
+    note="The main claims on twenty seeds: scikit-learn's digits, a perceptron.",
+)
+LETTERS_20 = replace(
+    DIGITS_20,
+    name="letters-20",
+    data="letters",
+    pool=6000,
+    test=4000,
+    first=260,
+    budgets=(520, 780, 1040),
+    batch_size=32,
+    epochs=30,
+    note="The main claims on twenty seeds: a table, R's LetterRecognition, 26 classes, a perceptron.",
+)
+MAILS_20 = replace(
+    DIGITS_20,
+    name="mails-20",
+    data="mails",
+    first=40,
+    budgets=(80, 160, 320),
+    note="The main claims on twenty seeds: texts, SpamAssassin's mails as tf-idf, a perceptron.",
+)
+MNIST_20 = replace(
+    DIGITS_20,
+    name="mnist-20",
+    data="mnist-5000",
+    size=14,
+    network="resnet8x2/2",
+    first=100,
+    budgets=(200, 300, 400),
+    batch_size=32,
+    epochs=20,
+    lr=0.1,
+    arms=tuple(arm for arm in CLAIMS if not arm.endswith(("=0.25", "=0.9", "badge", "k_center"))),
+    note="The main claims on twenty seeds: 5,000 pictures of MNIST at 14 x 14, a small residual network.",
+)
+TWENTY = (DIGITS_20, LETTERS_20, MAILS_20, MNIST_20)
+
+
+def variants(plan: Plan) -> dict[str, Plan]:
+    """Return a set-up otherwise: other first labels and queries, a long tail, wrong labels, tuned, not augmented."""
+    budgets = [int(b) for b in plan.budgets]
+    changes: dict[str, dict[str, Any]] = {
+        "small-first": {"first": plan.first // 2},
+        "large-first": {"first": (plan.first + budgets[0]) // 2},
+        "small-queries": {"budgets": tuple(int(b) for b in between(plan.first, budgets))},
+        "large-queries": {"budgets": tuple(budgets[::-2][::-1])},
+        "long-tail": {"imbalance": 20.0},
+        "noise": {"noise": 0.2},
+        # Tuned, the chooser of "start=scratch" has settings of its own: the same labels are those of another arm.
+        "tuned": {"tuning": 8, "arms": (*MAIN, "random subset=prunefuse-v1", GOES_ON)},
+        "plain": {"augment": "none"},
+    }
+    same = {"arms": (*MAIN, "prunefuse-v1 start=scratch", GOES_ON), "note": ""}
+    return {
+        f"{plan.name}-{name}": replace(plan, **{"name": f"{plan.name}-{name}", **same, **change})
+        for name, change in changes.items()
+    }
+
+
+def between(first: float, budgets: Sequence[float]) -> list[float]:
+    """Return budgets with one more in the middle of each two."""
+    steps = [first, *budgets]
+    return [value for a, b in pairwise(steps) for value in ((a + b) / 2, b)]
 
 
 Question = tuple[str, ...]  # name, what is asked, and the arms that answer it
@@ -295,5 +384,8 @@ PLANS = {
         replace(PAPER_CIFAR, name="cifar100-paper", data="cifar100"),
         replace(PAPER_CIFAR, name="tiny-imagenet-paper", data="folder:data/tiny-imagenet", size=64, network="resnet18"),
         PAPER_IMAGENET,
+        *TWENTY,
     )
-} | {name: plan for setup in SETUPS.values() for name, plan in questions(setup).items()}
+}
+PLANS |= {name: plan for setup in SETUPS.values() for name, plan in questions(setup).items()}
+PLANS |= {name: plan for setup in (DIGITS_20, MNIST_20) for name, plan in variants(setup).items()}

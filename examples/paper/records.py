@@ -20,10 +20,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from checking import LOCK, RECORDS, REPORT, SETUP, STATE, TIMINGS
+from checking import DETAILS, LOCK, RECORDS, REPORT, SETUP, STATE, TIMINGS
 from filelock import FileLock, Timeout
 from lines import Lines, cell_of, replace_text
-from plan import Arm, Plan, slug
+from plan import BEFORE, Arm, Plan, slug
 
 
 class Store:
@@ -48,7 +48,7 @@ class Store:
         was, now = read(self.root / SETUP), plan.setup()
         if was is None:
             return False
-        was = {"resize": 0, **was}  # not in the folders of before there was such a field
+        was = {**BEFORE, **was}
         changed = [f"{name} was {was.get(name)}, is {now[name]}" for name in now if was.get(name) != now[name]]
         if changed:
             raise ValueError(f"{self.root} holds another plan: {'; '.join(changed)}. Give another --out")
@@ -143,7 +143,7 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what was being written when its process died; whoever writes holds the lock, and we do."""
-        for pattern in (f".{SETUP}.*", f".{RECORDS}.*", f".{TIMINGS}.*", f"*/.{REPORT}.*"):
+        for pattern in (f".{SETUP}.*", f".{RECORDS}.*", f".{TIMINGS}.*", f"*/.{REPORT}.*", f"*/.{DETAILS}.*"):
             for path in self.root.glob(pattern):
                 path.unlink(missing_ok=True)
 

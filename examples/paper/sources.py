@@ -1,4 +1,4 @@
-"""Pictures and networks of a plan: what is trained on, chosen from, and tested on."""
+"""Data and networks of a plan: what is trained on, chosen from, and tested on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tables
 import torch
 from data import Images, as_imagenet, load, smaller
 from networks import build
@@ -25,7 +26,7 @@ class Source:
     """Pictures, in memory or in folders.
 
     Attributes:
-        rows: samples there are to train on.
+        y_train: labels of the samples there are to train on, int64.
         classes: how many.
         shape: of a picture, [c h w].
         labelled: row numbers -> data for training.
@@ -35,7 +36,7 @@ class Source:
         transforms: what training and inference do to a batch, (None, None) where the data does it.
     """
 
-    rows: int
+    y_train: np.ndarray
     classes: int
     shape: tuple[int, ...]
     labelled: Callable[[np.ndarray], Any]
@@ -43,6 +44,11 @@ class Source:
     test: Any
     y_test: np.ndarray
     transforms: tuple[Any, Any]
+
+    @property
+    def rows(self) -> int:
+        """How many samples there are to train on."""
+        return len(self.y_train)
 
     def network(self, name: str, seed: int, checkpoint: str = "") -> nn.Module:
         """Return a network with the weights of a seed, or of a checkpoint."""
@@ -58,38 +64,55 @@ def source(plan: Plan, root: str) -> Source:
     """Return the pictures of a plan, read from `root`."""
     if plan.data.startswith("folder:"):
         return from_folders(plan, Path(plan.data.removeprefix("folder:")))
-    images = load(plan.data, root)
-    train, test = slice(plan.train or None), slice(plan.test or None)
-    first = images.x_train[train], images.y_train[train], images.x_test[test], images.y_test[test]
-    images = Images(*first, flips=images.flips)
+    images = varied(plan, tables.load(plan.data, root) if plan.data in tables.ROWS else load(plan.data, root))
     images = smaller(images, plan.size) if plan.size else images
     return Source(
-        rows=len(images.y_train),
+        y_train=images.y_train,
         classes=images.classes,
         shape=images.x_train.shape[1:],
         labelled=lambda rows: (images.x_train[rows], images.y_train[rows]),
         unlabelled=images.x_train,
         test=images.x_test,
         y_test=images.y_test,
-        transforms=as_imagenet(plan.resize, images.flips) if plan.resize else images.transforms(),
+        transforms=transforms(plan, images),
     )
+
+
+def varied(plan: Plan, images: Images) -> Images:
+    """Return the part of the data that a plan uses: its first rows, in a long tail, with wrong labels among them."""
+    train, test = slice(plan.train or None), slice(plan.test or None)
+    x, y = images.x_train[train], images.y_train[train]
+    if plan.imbalance > 1:
+        rows = tables.long_tailed(y, plan.imbalance)
+        x, y = x[rows], y[rows]
+    y = tables.noisy(y, plan.noise) if plan.noise else y
+    return Images(x, y, images.x_test[test], images.y_test[test], flips=images.flips)
+
+
+def transforms(plan: Plan, images: Images) -> tuple[Any, Any]:
+    """Return what training and inference do to a batch."""
+    if plan.data in tables.ROWS:
+        return None, None
+    augmented, plain = as_imagenet(plan.resize, images.flips) if plan.resize else images.transforms()
+    return (plain if plan.augment == "none" else augmented), plain
 
 
 def from_folders(plan: Plan, root: Path) -> Source:
     """Return pictures in root/train and root/val, one folder a class, as torchvision reads and augments them."""
-    from torchvision import datasets, transforms
+    from torchvision import datasets
+    from torchvision import transforms as of
 
     size = plan.size or 224
-    cut = [transforms.Resize(size * 8 // 7), transforms.CenterCrop(size), transforms.PILToTensor()]
-    augmented = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
-    train = datasets.ImageFolder(str(root / "train"), transforms.Compose(augmented))
-    scored = datasets.ImageFolder(str(root / "train"), transforms.Compose(cut))
-    tested = datasets.ImageFolder(str(root / "val"), transforms.Compose(cut))
+    cut = [of.Resize(size * 8 // 7), of.CenterCrop(size), of.PILToTensor()]
+    augmented = [of.RandomResizedCrop(size), of.RandomHorizontalFlip(), of.PILToTensor()]
+    train = datasets.ImageFolder(str(root / "train"), of.Compose(augmented))
+    scored = datasets.ImageFolder(str(root / "train"), of.Compose(cut))
+    tested = datasets.ImageFolder(str(root / "val"), of.Compose(cut))
     normalize = TorchTrainer.preset("imagenet").eval_transform
     if plan.test:
         tested.samples, tested.targets = tested.samples[: plan.test], tested.targets[: plan.test]
     return Source(
-        rows=len(train),
+        y_train=np.array(train.targets),
         classes=len(train.classes),
         shape=(3, size, size),
         labelled=lambda rows: torch.utils.data.Subset(train, rows.tolist()),
@@ -108,25 +131,27 @@ class Draw:
         pool: rows that may be labelled.
         first: those labelled at the start.
         probes: rows that are never labelled.
+        held_out: rows whose labels are known for tuning alone, as many as the last budget's; none without tuning.
     """
 
     pool: np.ndarray
     first: np.ndarray
     probes: np.ndarray
+    held_out: np.ndarray
 
 
-def pool_size(plan: Plan, rows: int) -> tuple[int, int]:
-    """Return how many rows a seed draws, and how many of these are never labelled."""
+def pool_size(plan: Plan, rows: int) -> tuple[int, int, int]:
+    """Return how many rows a seed draws, how many of these are never labelled, and how many are held out."""
     n = min(plan.pool or rows, rows)
-    return n, min(PROBES, n // 10)
+    return n, min(PROBES, n // 10), plan.labels(n)[-1] if plan.tuning else 0
 
 
 def draw(plan: Plan, rows: int, seed: int) -> Draw:
     """Return the rows of a seed."""
     order = np.random.default_rng(seed).permutation(rows)
-    n, probes = pool_size(plan, rows)
-    pool = order[: n - probes]
-    return Draw(pool, pool[: plan.labels(n)[0]], order[n - probes : n])
+    n, probes, held_out = pool_size(plan, rows)
+    pool, aside, never = np.split(order[:n], [n - probes - held_out, n - probes])
+    return Draw(pool, pool[: plan.labels(n)[0]], never, aside)
 
 
 def trainer(plan: Plan, transforms: tuple[Any, Any], kind: type[TorchTrainer], device: str, **changes: Any) -> Any:

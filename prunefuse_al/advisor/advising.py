@@ -14,7 +14,8 @@ from ..types import Scorer, Trainer
 from .advice import Advice
 from .agreement import Trial, try_out
 from .arguments import device_of
-from .considered import FEWER, SVP, Candidates, FewerEpochs
+from .considered import FEWER, PRUNED, SVP, Candidates, FewerEpochs
+from .law import laws
 from .loop_costs import LoopPlan, Rates, dense_cost
 from .making import Made, made
 from .request import Request
@@ -110,7 +111,7 @@ def advise(
     timings = time_work(timed, repeats=request.repeats, ledger=ledger)
     timings |= {name: timings[asked.dense.name] for name in found if name not in timings}  # of the same network
     trial = _trial(request, candidates, ledger)
-    rows = _rows(candidates, request.plan, timings, trial)
+    rows = _rows(candidates, request, timings, trial)
     return Advice(
         rows=tuple(rows[each.name] for each in asked.ratios),
         dense=rows[asked.dense.name],
@@ -161,10 +162,10 @@ def _trial(request: Request, candidates: Sequence[Made], ledger: CostLedger) -> 
 
 
 def _rows(
-    candidates: Sequence[Made], plan: LoopPlan, timings: Mapping[str, Timing], trial: Trial | None
+    candidates: Sequence[Made], request: Request, timings: Mapping[str, Timing], trial: Trial | None
 ) -> dict[str, AdviceRow]:
     """Return the rows of the candidates by name, the dense one first."""
-    dense = candidates[0]
+    dense, plan = candidates[0], request.plan
     base = timings[dense.candidate.name]
     macs = _predictions(plan, candidates, [each.of_macs(plan, dense) for each in candidates])
     seconds = _predictions(
@@ -190,8 +191,21 @@ def _rows(
             kind=each.candidate.kind,
             accuracy=accuracy,
             accuracy_share=accuracy / of_dense if accuracy is not None and of_dense else None,
+            **_expected(each, dense, request),
         )
     return rows
+
+
+def _expected(each: Made, dense: Made, request: Request) -> dict[str, float | None]:
+    """Return what records of other loops say of a proxy; of a network that was trained before there are none."""
+    if each.candidate.kind != PRUNED or request.trained:
+        return {}
+    share = each.forward / dense.forward
+    difference, agreement = laws()["difference"], laws()["agreement"]
+    return {
+        "expected_difference": difference.predicted(share, request.plan.labels[-1]),
+        "expected_agreement": agreement.predicted(share, request.plan.labels[0]),
+    }
 
 
 def _predictions(plan: LoopPlan, candidates: Sequence[Made], rates: Sequence[Rates]) -> dict[str, Prediction]:

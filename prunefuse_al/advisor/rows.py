@@ -137,6 +137,10 @@ class AdviceRow:
         accuracy: share of the held-out rows that it is right about after the trial; None without a labelled sample, or
             where labels are no classes.
         accuracy_share: `accuracy` over the dense network's.
+        expected_difference: what records of other loops say of the target's accuracy, minus that of a dense loop that
+            starts anew in every round; None where they say nothing: of trained networks, of other kinds, of other
+            sizes.
+        expected_agreement: what they say of the rank correlation with the dense network.
     """
 
     name: str
@@ -152,6 +156,8 @@ class AdviceRow:
     kind: str = "pruned"
     accuracy: float | None = None
     accuracy_share: float | None = None
+    expected_difference: float | None = None
+    expected_agreement: float | None = None
 
     @property
     def pays(self) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..costs import aligned, si
 from .considered import DENSE
+from .law import Law, laws
 from .rows import OF_SAMPLE, AdviceRow
 from .timing import Spread
 
@@ -190,6 +191,7 @@ def _closing(advice: Advice) -> list[str]:
     losing = [f"{row.name} ({row.macs.total_share:.2f})" for row in _choosing(advice) if not row.pays]
     if losing:
         lines.append(f"does not pay, for the target is paid on top: {', '.join(losing)}{_syncs(advice)}")
+    lines += _recorded(advice)
     lines += [f"{name} is not looked at: {why}" for name, why in advice.left_out.items()]
     return [*lines, _own_cost(advice)]
 
@@ -205,6 +207,30 @@ def _unknown(advice: Advice) -> str:
         "costs alone always favour the largest ratio; how far thinning can go before the picks change is told by "
         "labelled=(X, y) with a target for accuracy=, overlap= or spearman="
     )
+
+
+def _recorded(advice: Advice) -> list[str]:
+    """Return what records of other loops expect of these proxies, with how far off they are on plans left out."""
+    ahead = {row.name: row.expected_difference for row in advice.rows if row.expected_difference is not None}
+    alike = {row.name: row.expected_agreement for row in advice.rows if row.expected_agreement is not None}
+    lines = []
+    if ahead:
+        what = "points of accuracy over a dense loop that starts anew"
+        lines.append(_by_law(laws()["difference"], what, ahead, 100, "+.1f"))
+    if alike and advice.trial is None:
+        what = "Spearman with the dense network after the first labels"
+        lines.append(_by_law(laws()["agreement"], what, alike, 1, ".2f"))
+    return lines
+
+
+def _by_law(law: Law, what: str, expected: Mapping[str, float], unit: int, form: str) -> str:
+    said = f"records of {law.plans} other set-ups, from scratch, expect {what}: "
+    off = f"off by {unit * law.error:{form.strip('+')}} on set-ups left out"
+    if law.form == "mean":
+        value = next(iter(expected.values()))
+        return f"{said}{unit * value:{form}} over all ratios; {off}, where no law of ratio and labels did surely better"
+    values = ", ".join(f"{name} {unit * value:{form}}" for name, value in expected.items())
+    return f"{said}{values}; {off} (their mean alone by {unit * law.error_of_mean:{form.strip('+')}})"
 
 
 def _missing_agreement(advice: Advice, best: AdviceRow) -> list[str]:

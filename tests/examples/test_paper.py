@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "paper"))
 
 import compare
-import report
+import details
 import run
 from plan import Plan, parse_arm, read_plan
 from plans import PLANS
@@ -134,16 +134,18 @@ def test_arms_of_a_seed_start_alike_and_never_label_twice(done):
 def test_the_report_says_what_the_records_say(done):
     (done / "digits" / "report.md").unlink()
     run.main([*TINY, "--out", str(done), "--arms", *ARMS, "--report", "--root", "nowhere"])
-    text = (done / "digits" / "report.md").read_text()
+    text, more = ((done / "digits" / name).read_text() for name in ("report.md", "details.md"))
     values, base = (
         [Store(done).record(parse_arm(arm), seed, 2)["accuracy"] for seed in (0, 1)]
         for arm in ("prunefuse-v1", "dense-reinit")
     )
     assert f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f} |" in text
-    assert "n.s." in text
-    assert f"{100 * np.mean(np.subtract(values, base)):+.1f} ± " in text
-    assert "Minus `dense-reinit`" in text
-    assert "Minus `random`" not in text
+    assert "n.s." in more
+    assert f"{100 * np.mean(np.subtract(values, base)):+.1f} ± " in more
+    assert "Minus `dense-reinit`" in more
+    assert "Minus `random`" not in more
+    assert "## Who beats whom" in text
+    assert "## Stopping without labels" in more
     for name in ("accuracy", "pareto", "costs", "curves"):
         assert (done / "digits" / f"{name}.png").stat().st_size > 5000
         assert (done / "digits" / f"{name}.pdf").exists()
@@ -151,7 +153,7 @@ def test_the_report_says_what_the_records_say(done):
 
 def test_arms_are_compared_with_the_references_too_and_over_all_budgets(done):
     run.main([*TINY, "--out", str(done), "--arms", *ARMS, "--report", "--references", "random", "svp:none"])
-    text = (done / "digits" / "report.md").read_text()
+    text = (done / "digits" / "details.md").read_text()
     head, _, *rows = text.split("Minus `random`:")[1].strip().split("\n\n")[0].splitlines()
     assert head == "| arm | 60 | 80 | all of these |"
     assert [row.split(" | ")[0] for row in rows] == [f"| {arm}" for arm in ARMS if arm != "random"]
@@ -174,7 +176,7 @@ def test_arms_are_compared_with_the_baseline_of_the_same_settings():
     accuracy = {(arm.name, s, r): rng.random() for arm in plan.parsed for s in plan.seeds for r in range(3)}
     cells = {cell: ({"accuracy": value, "labels": 40 * (1 + cell[2])}, None) for cell, value in accuracy.items()}
     results = compare.Results(plan, cells)
-    _, _, *rows = report.like_for_like(results).split("\n\n")[1].splitlines()
+    _, _, *rows = details.like_for_like(results).split("\n\n")[1].splitlines()
     proxies = [f"prunefuse-v1{of}" for of in settings]
     titles = [row.split(" | ")[0].removeprefix("| ") for row in rows]
     assert titles == [*proxies, "prunefuse-v1, mean of these 3", "svp:mlp", "svp:mlp scorer=badge"]
@@ -185,7 +187,7 @@ def test_arms_are_compared_with_the_baseline_of_the_same_settings():
     for row, of in zip(rows, ([0], [1], [2], [0, 1, 2]), strict=False):
         d = compare.paired(ours[of].mean((0, 2)), theirs[of].mean((0, 2)))
         assert row.split(" | ")[-1].startswith(f"{100 * d.mean:+.1f} ± {100 * d.half:.1f}")
-    assert report.like_for_like(compare.Results(replace(plan, arms=arms[:2]), cells)) == ""
+    assert details.like_for_like(compare.Results(replace(plan, arms=arms[:2]), cells)) == ""
 
 
 def test_costs_count_what_leads_to_a_budget(done):

@@ -269,7 +269,7 @@ def test_what_died_with_a_run_is_swept_by_the_next_and_nothing_else(done, copied
     ours = ("random", "prunefuse-v1", "prunefuse-v2_2")
     litter = [f"state/{slug}/0/{name}" for slug in ours for name in ("lock", "0.safetensors", "2.safetensorsx7.part")]
     litter += [".plan.json.4711", ".records.jsonl.host.1.ab.part", ".timings.jsonl.host.1.ab.part"]
-    litter += ["digits/.report.md.4711", "digits/.report.md.host.1.ab.part"]
+    litter += ["digits/.report.md.4711", "digits/.report.md.host.1.ab.part", "digits/.details.md.host.1.ab.part"]
     theirs = ["notes.txt", ".hidden", "digits/notes.txt", "state/dense-reinit/0/0.safetensors", "state/random/1/lock"]
     for name in (*litter, *theirs):
         (copied / name).parent.mkdir(parents=True, exist_ok=True)

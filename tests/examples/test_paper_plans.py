@@ -37,9 +37,9 @@ NO_NAMES = (
 NO_TEXTS = (None, True, 3, 1.5, [], {}, ["digits"])
 NO_NUMBERS = (None, True, "3", "nan", [3], {}, float("nan"), float("inf"), -1, 1e300, 10**30)
 NO_LISTS = (None, True, 3, "abc", {}, {"a": 1})
-WHOLE = ("size", "train", "pool", "test", "epochs", "batch_size")
-REAL = ("ratio", "first", "lr", "fine_tune")
-TEXTS = ("data", "network", "scorer", "trainer", "precision", "baseline")
+WHOLE = ("size", "train", "pool", "test", "epochs", "batch_size", "tuning")
+REAL = ("ratio", "first", "lr", "fine_tune", "imbalance", "noise")
+TEXTS = ("data", "network", "scorer", "trainer", "precision", "augment", "baseline")
 LISTS = ("budgets", "seeds", "arms", "references")
 
 
