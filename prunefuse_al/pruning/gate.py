@@ -238,8 +238,8 @@ class _Comparison:
 
         Copies cannot show the first, because a copy of the right channel would hide that the wrong one is read.
         """
-        plain = replace(channel_map, streams=(), copies={})
-        copied, streamed = replace(channel_map, streams=()), replace(channel_map, copies={})
+        plain = replace(channel_map, streams=(), copies={}, gains={})
+        copied, streamed = replace(channel_map, streams=()), replace(plain, streams=channel_map.streams)
 
         def fits(found: ChannelMap, distance: Distance, exact: bool) -> Verdict:
             return Verdict("", found, distance.largest, exact, self.macs, distance.remarks())
@@ -247,7 +247,7 @@ class _Comparison:
         replay = KeptStatistics(structure.trace, lambda marks: kept[structure.components[marks]])
         refused: str | None = None  # None: not asked yet
         if channel_map.copies:
-            target = self._target(plain)
+            target = self._target(plain, preserve=False)
             refused = self._refused(target, replay)
             copy_channels(target, channel_map)
             if not refused and (distance := self._distance(target)).within(self.tolerance):
@@ -260,7 +260,7 @@ class _Comparison:
         if self.tolerance <= distance.spread < near and not distance.chosen:
             return None
         if refused is None:
-            refused = self._refused(self._target(plain), replay)
+            refused = self._refused(self._target(plain, preserve=False), replay)
         if not refused:
             return fits(plain, distance, False)
         if math.isnan(distance.spread):
@@ -284,13 +284,13 @@ class _Comparison:
         """Return the distance between the preserving fusion and the proxy."""
         return self._distance(self._target(channel_map))
 
-    def _target(self, channel_map: ChannelMap) -> nn.Module:
-        """Return the preserving fusion; its dense copy is the only one that is alive."""
+    def _target(self, channel_map: ChannelMap, *, preserve: bool = True) -> nn.Module:
+        """Return the preserving fusion, or what is to be replayed; its dense copy is the only one that is alive."""
         dense = _converted_network(copied(self.model), self.dtype)
         _make_generic(dense, self.frozen.keys())
         if channel_map.computed:  # as one that was used before
             _run(afresh(dense, channel_map.computed), self.inputs[0])
-        put_back(dense, self.thin, channel_map, cross=0.0, preserve=True, frozen=self.frozen.keys())
+        put_back(dense, self.thin, channel_map, cross=0.0, preserve=preserve, frozen=self.frozen.keys())
         return afresh(dense, channel_map.computed)
 
     def _distance(self, target: nn.Module) -> Distance:

@@ -136,7 +136,8 @@ def _resized(arguments: Arguments) -> Iterator[tuple[float, Arguments]]:
     """Yield (factor, inputs of half and of twice the size), for each way in which the first tensor has one.
 
     Of [n c h w] that is the height and width, of [n t d] or [n c t] the second dimension or the third, of [n t] the
-    second. Dimensions of the other tensors that are as long go along.
+    second; of clips [n c t h w] twice the width alone, as eight times the pixels take long. Dimensions of the other
+    tensors that are as long go along.
     """
     leaves = [leaf for leaf in _tensors(arguments) if leaf.ndim > 1]
     if not leaves:
@@ -144,7 +145,7 @@ def _resized(arguments: Arguments) -> Iterator[tuple[float, Arguments]]:
     first = leaves[0]
     ways = [tuple(range(2, first.ndim))] if first.ndim > 3 else [(dim,) for dim in range(1, first.ndim)]
     for factor in (0.5, 2.0):
-        for dims in ways:
+        for dims in (ways[0][-1:],) if factor > 1 and first.ndim > 4 else ways:
             sizes = {first.shape[dim] for dim in dims}
             if min(sizes) > 1:
                 change = _Resizing(first, dims, sizes, factor)
