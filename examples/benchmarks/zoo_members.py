@@ -176,7 +176,6 @@ def _torchvision_member(name: str) -> Member:
 TORCHVISION_OPTIONS: dict[str, dict[str, Any]] = {  # part of a module's name -> what its networks are made with
     ".vision_transformer": {"image_size": 64},
     ".maxvit": {"input_size": (224, 224)},
-    ".mvit": {"spatial_size": (64, 64)},
     ".segmentation": {"weights_backbone": None},
     ".googlenet": {"aux_logits": False, "init_weights": False},
     ".inception": {"aux_logits": False, "init_weights": False},

@@ -100,8 +100,9 @@ class ChannelMap:
             copies of, for function-preserving fusion. A map has streams, copies, or neither.
         computed: "module.path:attribute" of what the network computes and keeps (caches) -> what stands there before
             it did, in a tuple; () where nothing does. Copies with other weights start so.
-        gains: "tensor:dimension" of a weight that is standardised over it, among the copies -> name of what scales it.
-            As it reads copies as often as there are some, that is less by as much.
+        gains: "tensor:dimension" of a weight that is standardised over it, among the copies -> names of what scales
+            what it gives: its gain, or scale and shift of what it reads. As it reads each channel as often as there
+            are copies, these are less by as much.
     """
 
     tensors: Mapping[str, TensorMap]
@@ -109,7 +110,7 @@ class ChannelMap:
     streams: tuple[Stream, ...] = ()
     copies: Mapping[str, Tensor] = field(default_factory=dict)
     computed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    gains: Mapping[str, str] = field(default_factory=dict)
+    gains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def extract(self, state: State) -> dict[str, Tensor]:
         """Cut the proxy's values out of a dense state.
@@ -195,7 +196,7 @@ class ChannelMap:
         computed = {**self.computed, **inner.computed}
         if self.copies or inner.copies:
             copies = self._composed_copies(inner)
-            gains = {key: name for key, name in self.gains.items() if key in copies}
+            gains = {key: names for key, names in self.gains.items() if key in copies}
             return ChannelMap(tensors, attributes, copies=copies, computed=computed, gains=gains)
         return ChannelMap(tensors, attributes, self.streams, computed=computed)
 

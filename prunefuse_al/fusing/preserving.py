@@ -163,11 +163,19 @@ def _start_as_copies(writer: _Writer, channel_map: ChannelMap) -> None:
         name, _, dim = key.rpartition(":")
         if name in writer.state:
             writer.change(name, partial(_copy_along, dim=int(dim), pairs=pairs))
-    for key, gain in channel_map.gains.items():
-        name, _, dim = key.rpartition(":")
-        share = channel_map.tensors[name].proxy_shape[int(dim)] / channel_map.tensors[name].shape[int(dim)]
+    for gain, share in _less(channel_map).items():
         if gain in writer.state:
             writer.change(gain, partial(Tensor.mul_, other=share))
+
+
+def _less(channel_map: ChannelMap) -> dict[str, float]:
+    """Return how much less what scales standardised weights, or what these read, is: once, if several read it."""
+    found = {}
+    for key, names in channel_map.gains.items():
+        name, _, dim = key.rpartition(":")
+        tensor_map = channel_map.tensors[name]
+        found.update(dict.fromkeys(names, tensor_map.proxy_shape[int(dim)] / tensor_map.shape[int(dim)]))
+    return found
 
 
 def _copy_along(tensor: Tensor, dim: int, pairs: Tensor) -> None:

@@ -39,7 +39,7 @@ from .groups import Structure, thinned_shapes
 from .nonfinite import first_not_finite
 from .quietly import answer_of, first_line
 from .refusals import DRAWS, UNCHECKED, shapes
-from .subject import Subject
+from .subject import Subject, batch_norms, rows_compared
 from .trace import KeptStatistics, visible_operations
 
 # (precision, relative distance that is rounding): single precision settles nearly all; what it cannot, double does.
@@ -125,8 +125,7 @@ def inspect(
     if reason:
         return Verdict(reason, channel_map)
     generator = torch.Generator().manual_seed(0)
-    rows = 3 if _batch_norms(model) else 2  # of two, BatchNorm without positions would make +1 and -1
-    inputs = [perturbed(with_rows(arguments, rows), generator)]
+    inputs = [perturbed(with_rows(arguments, rows_compared(model)), generator)]
     if elsewhere is not None:
         inputs.append(perturbed(elsewhere.arguments, generator))
     verdict = _compared(model, thin, inputs, channel_map, structure, kept)
@@ -178,7 +177,7 @@ def _compared(
 
 def _constants(model: nn.Module, channel_map: ChannelMap) -> dict[str, Tensor]:
     """Return the buffers that are neither thinned nor statistics of batches."""
-    running = {id(t) for norm in _batch_norms(model) for t in norm.buffers(recurse=False)}
+    running = {id(t) for norm in batch_norms(model) for t in norm.buffers(recurse=False)}
     return {
         name: buffer
         for name, buffer in model.named_buffers(remove_duplicate=False)
@@ -427,7 +426,7 @@ def _add_noise(values: Tensor, noise: Tensor) -> None:
 
 def _calibrate(module: nn.Module, inputs: Arguments) -> None:
     """Set BatchNorm statistics to those of the inputs, so that differences between rows reach the output."""
-    norms = _batch_norms(module)
+    norms = batch_norms(module)
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -438,12 +437,6 @@ def _calibrate(module: nn.Module, inputs: Arguments) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
-
-
-def _batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
-    """Return the layers that keep statistics of batches."""
-    kind = nn.modules.batchnorm._NormBase
-    return [m for m in module.modules() if isinstance(m, kind) and m.running_mean is not None]
 
 
 @dataclass(frozen=True)

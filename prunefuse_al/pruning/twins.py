@@ -24,11 +24,11 @@ class Twins:
 
     Attributes:
         copies: "tensor:dimension" -> int64 [2, m]: positions along that dimension, and the kept positions they copy.
-        gains: "tensor:dimension" of weights that are standardised over it -> name of what scales them.
+        gains: "tensor:dimension" of weights that are standardised over it -> names of what scales what they give.
     """
 
     copies: Mapping[str, Tensor] = field(default_factory=dict)
-    gains: Mapping[str, str] = field(default_factory=dict)
+    gains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def twins(structure: Structure, kept: np.ndarray) -> Twins:
@@ -45,7 +45,7 @@ def twins(structure: Structure, kept: np.ndarray) -> Twins:
     touched = _touched(structure)
     standardised = _standardised(structure)
     found: dict[str, list[np.ndarray]] = {}
-    gains: dict[str, str] = {}
+    gains: dict[str, tuple[str, ...]] = {}
     for group in structure.groups:
         stays = kept[group.channels]
         if stays.all() or touched.isdisjoint(group.channels.tolist()):
@@ -80,16 +80,18 @@ def _touched(structure: Structure) -> set[int]:
     }
 
 
-def _standardised(structure: Structure) -> dict[int, str]:
-    """Return axis number -> name of the gain, of weights that are standardised over what they read and then scaled."""
-    atoms = structure.trace.atoms
-    return {
-        number: statistic.noted.gain
-        for statistic in structure.trace.statistics
-        if statistic.noted.gain is not None
-        for plane in statistic.noted.planes
-        for number in atoms.owners(plane) & atoms.contracted
-    }
+def _standardised(structure: Structure) -> dict[int, tuple[str, ...]]:
+    """Return axis number -> what scales what they give, of weights that are standardised over what they read.
+
+    That is their gain; of weights without one what scales and shifts what they read.
+    """
+    atoms, found = structure.trace.atoms, {}
+    for statistic in structure.trace.statistics:
+        for plane in statistic.noted.planes if statistic.noted.gain is not None else ():
+            for number in atoms.owners(plane) & atoms.contracted:
+                gain = statistic.noted.gain
+                found[number] = (gain,) if gain else tuple(sorted(atoms.fed.get(number, ())))
+    return {number: names for number, names in found.items() if names}
 
 
 def _pairs(group: Group, stays: np.ndarray) -> np.ndarray:

@@ -95,14 +95,14 @@ def test_lengths_that_are_frozen_are_left_alone() -> None:
 class Standardised(nn.Conv2d):
     """A convolution whose weights are standardised over what each row reads, and scaled, as in NFNet."""
 
-    def __init__(self, *sizes: int, groups: int = 1) -> None:
+    def __init__(self, *sizes: int, groups: int = 1, scaled: bool = True) -> None:
         super().__init__(*sizes, padding=1, groups=groups)
-        self.gain = nn.Parameter(torch.rand(self.out_channels, 1, 1, 1) + 0.5)
+        self.gain = nn.Parameter(torch.rand(self.out_channels, 1, 1, 1) + 0.5) if scaled else None
         self.factor = self.weight[0].numel() ** -0.5
 
     def forward(self, x: Tensor) -> Tensor:
         rows = self.weight.reshape(1, len(self.weight), -1)
-        gain = (self.gain * self.factor).view(-1)
+        gain = None if self.gain is None else (self.gain * self.factor).view(-1)
         weight = F.batch_norm(rows, None, None, weight=gain, training=True, momentum=0.0, eps=1e-5)
         return self._conv_forward(x, weight.reshape_as(self.weight), self.bias)
 
@@ -128,10 +128,35 @@ def test_weights_that_are_standardised_and_scaled(name: str) -> None:
     assert again.gains
 
 
+class Preactivated(nn.Module):
+    """A block of BiT: every standardised convolution reads what was normalised and rectified."""
+
+    def __init__(self, into: int, out: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.GroupNorm(4, into), nn.GroupNorm(4, out)
+        self.short = Standardised(into, out, 3, scaled=False) if into != out else None
+        self.enter, self.leave = Standardised(into, out, 3, scaled=False), Standardised(out, out, 3, scaled=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = torch.relu(self.first(x))
+        x = x if self.short is None else self.short(inner)
+        return x + self.leave(F.pad(torch.relu(self.second(self.enter(inner))), (1, 1, 1, 1)))[..., 1:-1, 1:-1]
+
+
+def test_standardised_weights_without_a_gain_read_less() -> None:
+    network = nn.Sequential(
+        Standardised(3, 16, 3, scaled=False), Preactivated(16, 24), Preactivated(24, 24), nn.GroupNorm(4, 24),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 4),
+    )  # fmt: skip
+    gains = assert_claimed_and_true(network, IMAGES).channel_map.gains
+    assert gains["1.short.weight:1"] == gains["1.enter.weight:1"] == ("1.first.bias", "1.first.weight")
+
+
 def test_a_gain_of_nothing_is_refused() -> None:
     network = nn.Sequential(Standardised(3, 16, 3), *STANDARDISED["normalised"](), nn.Flatten(), nn.Linear(16 * 64, 4))
     indices, rest = prune(network.eval(), IMAGES, 0.5).channel_map.to_tensors()
-    for gains in ({"0.weight:1": "0.gain"}, {next(iter(rest["gains"])): "no such gain"}, {"nothing": "0.gain"}):
+    (place,) = rest["gains"]
+    for gains in ({"0.weight:1": ["0.gain"]}, {place: ["no such gain"]}, {"nothing": ["0.gain"]}, {place: []}):
         with pytest.raises(errors.FusionError, match="no channel map"):
             ChannelMap.from_tensors(indices, {**rest, "gains": gains})
 

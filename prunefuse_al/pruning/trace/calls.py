@@ -42,7 +42,8 @@ class Noted:
         operand: of a sum the number of the argument, computed from parameters, that the planes are those of: what is
             removed of it has to be switched off there, if it is not stored as zeros. None for a statistic, whose planes
             are those of the first argument.
-        gain: name of the parameter that scales what was standardised, of a weight that is; None where there is none.
+        gain: name of the parameter that scales what was standardised, of a weight that is; "" where none does. None of
+            all else.
     """
 
     planes: tuple[Tensor, ...] = ()
@@ -209,4 +210,6 @@ def settled(call: OperationCall, source: Marks, dims: set[int], what: str | None
 def like(result: Tensor, planes: list[Tensor], source: Marks, stretched: tuple[Tensor, ...] = ()) -> Marks:
     """Return the marks of a result: new planes, and what else is known of where it came from."""
     kept = (source.parameter, source.free, stretched)
-    return Marks(tuple(result.shape), planes, *kept, layer=source.layer, origin=source.origin)
+    found = Marks(tuple(result.shape), planes, *kept, layer=source.layer, origin=source.origin)
+    found.affine = source.affine
+    return found

@@ -197,6 +197,8 @@ def convolution(call: OperationCall) -> list[Marks]:
     _note_sum(call, {1: 0 if transposed else 1})
     entering = _channels(x, 1)
     rows, columns = _channels(weight, 0), _channels(weight, 1)
+    if columns is not None:
+        call.atoms.fed.update(dict.fromkeys(call.atoms.owners(columns), x.affine))
     if groups > 1:
         out = _grouped(call, x, weight, entering, groups, transposed)
     else:
@@ -294,11 +296,11 @@ def batch_norm(call: OperationCall) -> list[Marks]:
     return [out] + [Marks(tuple(r.shape), free=True) for r in call.results[1:]]
 
 
-def _gain(call: OperationCall) -> str | None:
-    """Return the name of the parameter that scales standardised weights."""
+def _gain(call: OperationCall) -> str:
+    """Return the name of the parameter that scales standardised weights, "" where none does."""
     scale = call.argument("weight")
     names = call.atoms.names(call.marks_of(scale).planes) if scale is not None else ()
-    return next(iter(names)) if len(names) == 1 else None
+    return next(iter(names)) if len(names) == 1 else ""
 
 
 def weight_norm(call: OperationCall) -> list[Marks]:
@@ -336,6 +338,7 @@ def group_norm(call: OperationCall) -> list[Marks]:
             call.atoms.tie_along(plane.reshape(groups, -1), 0)
     vectors = [_channel_vector(call.marks_of(t), len(x.shape)) for t in tensors[1:]]
     out = merge(call.atoms, [x, *vectors], x.shape, call.name)
+    out.affine = call.atoms.names([plane for vector in vectors for plane in vector.planes])
     _note_affine(call, tensors[1:])
     _note_norm(call, x, {1} if x.shape[1] > groups else set(), None)  # one channel a group has its own
     return [out] + [Marks(tuple(r.shape), free=True) for r in call.results[1:]]

@@ -72,6 +72,7 @@ OPERATIONS: tuple[Op, ...] = (
     Op(("cat",), rules.joined),
     Op(("stack",), rules.stacked),
     Op(("mul",), rules.scaled),
+    Op(("relu",), rules.rectified),
     Op(("add",), rules.summed),
     *_each(
         ("hardswish", "hardsigmoid", "hardtanh", "_prelu_kernel", "complex", "polar", "masked_fill"), rules.pointwise
