@@ -37,13 +37,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from examples.benchmarks import zoo_members
 from prunefuse_al import Proxy, fuse, prune
 from prunefuse_al.errors import PruneFuseError
+from prunefuse_al.pruning import PruningReport
 
 EXACT, INEXACT, THICK = "exact", "not exact and said so", "barely thinned"
 WRONG, REFUSED, FAILED, SLOW, UNMADE = "wrong", "refused", "failed", "too slow", "not made"
 CATEGORIES = {
     EXACT: "the fused network gives what the proxy gives",
     INEXACT: "thinned; the report says that fusing loses something",
-    THICK: "fewer parameters left than 0.6 of what was asked",
+    THICK: "of the parameters that the example reaches, less left than 0.6 of what was asked",
     REFUSED: "prune() gave the reason",
     WRONG: "the report claims what does not hold",
     FAILED: "another error, or the process died",
@@ -64,7 +65,8 @@ class Result:
         category: one of `CATEGORIES`.
         words: the reason, or what was found instead.
         seconds: of CPU in `prune`.
-        parameters: those of the proxy over those of the dense network.
+        parameters: those of the proxy over those of the dense network, of what the example reaches: the network for
+            pictures in one that is called with texts is not counted.
         macs: likewise.
         distance: largest difference between fused network and proxy, over the largest difference between rows.
     """
@@ -106,10 +108,17 @@ def swept(name: str, ratio: float) -> Result:
     seconds = time.process_time() - start
     report = proxy.report()
     found = compared(member, proxy)
-    category = judged(ratio, report.parameter_share, claimed=report.preserve_exact, holds=found.holds)
+    share = reached_share(member.network, report)
+    category = judged(ratio, share, claimed=report.preserve_exact, holds=found.holds)
     words = "; ".join(dict.fromkeys(report.kept_whole.values())) if category in (THICK, INEXACT) else ""
-    shares = report.parameter_share, report.mac_share
-    return Result(name, ratio, category, words[:500], seconds, *shares, found.distance)
+    return Result(name, ratio, category, words[:500], seconds, share, report.mac_share, found.distance)
+
+
+def reached_share(network: nn.Module, report: PruningReport) -> float:
+    """Return the share of parameters that is left of those that the example reaches."""
+    beyond = tuple(f"{name}." for name in report.not_executed)  # of modules and parameters; the rest are places in code
+    rest = sum(p.numel() for name, p in network.named_parameters() if f"{name}.".startswith(beyond))
+    return (report.proxy_parameters - rest) / (report.dense_parameters - rest)
 
 
 def judged(ratio: float, share: float, *, claimed: bool, holds: bool) -> str:

@@ -100,6 +100,9 @@ class ChannelMap:
             copies of, for function-preserving fusion. A map has streams, copies, or neither.
         computed: "module.path:attribute" of what the network computes and keeps (caches) -> what stands there before
             it did, in a tuple; () where nothing does. Copies with other weights start so.
+        gains: "tensor:dimension" of a weight that is standardised over it, among the copies -> names of what scales
+            what it gives: its gain, or scale and shift of what it reads. As it reads each channel as often as there
+            are copies, these are less by as much.
     """
 
     tensors: Mapping[str, TensorMap]
@@ -107,6 +110,7 @@ class ChannelMap:
     streams: tuple[Stream, ...] = ()
     copies: Mapping[str, Tensor] = field(default_factory=dict)
     computed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    gains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def extract(self, state: State) -> dict[str, Tensor]:
         """Cut the proxy's values out of a dense state.
@@ -191,7 +195,9 @@ class ChannelMap:
         attributes = {**self.attributes, **inner.attributes}
         computed = {**self.computed, **inner.computed}
         if self.copies or inner.copies:
-            return ChannelMap(tensors, attributes, copies=self._composed_copies(inner), computed=computed)
+            copies = self._composed_copies(inner)
+            gains = {key: names for key, names in self.gains.items() if key in copies}
+            return ChannelMap(tensors, attributes, copies=copies, computed=computed, gains=gains)
         return ChannelMap(tensors, attributes, self.streams, computed=computed)
 
     def _composed_copies(self, inner: ChannelMap) -> dict[str, Tensor]:
@@ -246,6 +252,7 @@ class ChannelMap:
             and self.copies.keys() == other.copies.keys()
             and all(torch.equal(own, other.copies[key]) for key, own in self.copies.items())
             and dict(self.computed) == dict(other.computed)
+            and dict(self.gains) == dict(other.gains)
         )
 
     __hash__ = None  # type: ignore[assignment]  # holds tensors

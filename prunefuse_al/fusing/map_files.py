@@ -32,6 +32,7 @@ def map_to_tensors(channel_map: ChannelMap) -> tuple[dict[str, Tensor], dict[str
         "lists": [place for place, value in channel_map.attributes.items() if isinstance(value, list)],
         "computed": {place: list(start) for place, start in channel_map.computed.items()},
         "streams": [[s.writers, s.norms, s.centred, s.scales] for s in channel_map.streams],
+        "gains": {place: list(names) for place, names in channel_map.gains.items()},
     }
     return indices, rest
 
@@ -49,6 +50,7 @@ def map_from_tensors(indices: Mapping[str, Tensor], rest: Mapping[str, Any]) -> 
             for place, value in rest["attributes"].items()
         }
         computed = {place: tuple(start) for place, start in rest.get("computed", {}).items()}  # older files have none
+        gains = {place: tuple(names) for place, names in rest.get("gains", {}).items()}  # older files have none
         streams = tuple(
             Stream(
                 tuple((n, d) for n, d in writers),
@@ -61,7 +63,7 @@ def map_from_tensors(indices: Mapping[str, Tensor], rest: Mapping[str, Any]) -> 
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FusionError(f"from_tensors(): this describes no channel map ({error!r})") from error
     copies = {key.removesuffix(_COPIES): pairs for key, pairs in indices.items() if key.endswith(_COPIES)}
-    found = ChannelMap(tensors, attributes, streams, copies, computed)
+    found = ChannelMap(tensors, attributes, streams, copies, computed, gains)
     _check(found, indices)
     return found
 
@@ -83,6 +85,10 @@ def _check(found: ChannelMap, indices: Mapping[str, Tensor]) -> None:
         _check_computed(place, start)
     for stream in found.streams:
         _check_stream(stream, found)
+    for place, names in found.gains.items():
+        known = all(isinstance(name, str) and name in found.tensors for name in names)
+        if place not in found.copies or not names or not known:
+            raise _wrong(f"{list(names)!r} scale {place!r}, which are no copies and tensors of it")
     if found.streams and found.copies:
         raise _wrong("it has both streams and copies, and a map has one of the two")
 

@@ -11,6 +11,8 @@ see the extra channels of the dense network, in one of two ways that are exact:
   needs no centring. Scales of single channels on the way (layer scale) are made equal first. For GroupNorm, which also
   averages over positions, centring is not neutral.
 
+Weights that are stored as directions and lengths keep their values where a length is shared by channels (`lengths.py`).
+
 What the user froze is never written. Where that stands in the way of weights alone (a frozen layer goes on reading
 channels that the proxy has not got), the proxy's function is out of reach, and switching the other weights off would
 only lose what they know: they keep their values, as in ``cross="copy"``. Where it stands in the way of statistics, the
@@ -20,7 +22,7 @@ rest is adjusted: the kept channels are the proxy's, up to scale and offset of a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -28,6 +30,7 @@ from torch import Tensor, nn
 
 from ..network import afresh, copied, frozen_tensors, named_tensors
 from .channel_map import ChannelMap, Stream
+from .lengths import shared_lengths
 
 EPSILONS = {"eps", "epsilon", "variance_epsilon", "layer_norm_epsilon"}
 
@@ -113,8 +116,7 @@ def put_back(
                 tensor.data = tensor.contiguous()
         _place(writer, named_tensors(proxy), channel_map, cross=cross)
         if preserve:
-            _start_as_copies(writer, channel_map)
-            _reparametrise(dense, writer, channel_map)
+            _adjust(dense, writer, channel_map)
     return Held(obstacles | writer.held, bool(obstacles))
 
 
@@ -144,7 +146,16 @@ def _place(writer: _Writer, values: Mapping[str, Tensor], channel_map: ChannelMa
 def copy_channels(dense: nn.Module, channel_map: ChannelMap) -> None:
     """Let the extra channels of a network that has the proxy's values start as copies, in place."""
     with torch.no_grad():
-        _start_as_copies(_Writer(_each_once(dense), frozenset()), channel_map)
+        _adjust(dense, _Writer(_each_once(dense), frozenset()), replace(channel_map, streams=()))
+
+
+def _adjust(dense: nn.Module, writer: _Writer, channel_map: ChannelMap) -> None:
+    """Change what normalisations over channels see of a network that has the proxy's values, in place."""
+    lengths = shared_lengths(dense, writer.state, channel_map)
+    _start_as_copies(writer, channel_map)
+    _reparametrise(dense, writer, channel_map)
+    for shared in lengths:
+        writer.change(shared.name, partial(shared.restored, writer.state))
 
 
 def _start_as_copies(writer: _Writer, channel_map: ChannelMap) -> None:
@@ -152,6 +163,19 @@ def _start_as_copies(writer: _Writer, channel_map: ChannelMap) -> None:
         name, _, dim = key.rpartition(":")
         if name in writer.state:
             writer.change(name, partial(_copy_along, dim=int(dim), pairs=pairs))
+    for gain, share in _less(channel_map).items():
+        if gain in writer.state:
+            writer.change(gain, partial(Tensor.mul_, other=share))
+
+
+def _less(channel_map: ChannelMap) -> dict[str, float]:
+    """Return how much less what scales standardised weights, or what these read, is: once, if several read it."""
+    found = {}
+    for key, names in channel_map.gains.items():
+        name, _, dim = key.rpartition(":")
+        tensor_map = channel_map.tensors[name]
+        found.update(dict.fromkeys(names, tensor_map.proxy_shape[int(dim)] / tensor_map.shape[int(dim)]))
+    return found
 
 
 def _copy_along(tensor: Tensor, dim: int, pairs: Tensor) -> None:

@@ -39,7 +39,7 @@ from .groups import Structure, thinned_shapes
 from .nonfinite import first_not_finite
 from .quietly import answer_of, first_line
 from .refusals import DRAWS, UNCHECKED, shapes
-from .subject import Subject
+from .subject import Subject, batch_norms, rows_compared
 from .trace import KeptStatistics, visible_operations
 
 # (precision, relative distance that is rounding): single precision settles nearly all; what it cannot, double does.
@@ -125,8 +125,7 @@ def inspect(
     if reason:
         return Verdict(reason, channel_map)
     generator = torch.Generator().manual_seed(0)
-    rows = 3 if _batch_norms(model) else 2  # of two, BatchNorm without positions would make +1 and -1
-    inputs = [perturbed(with_rows(arguments, rows), generator)]
+    inputs = [perturbed(with_rows(arguments, rows_compared(model)), generator)]
     if elsewhere is not None:
         inputs.append(perturbed(elsewhere.arguments, generator))
     verdict = _compared(model, thin, inputs, channel_map, structure, kept)
@@ -178,7 +177,7 @@ def _compared(
 
 def _constants(model: nn.Module, channel_map: ChannelMap) -> dict[str, Tensor]:
     """Return the buffers that are neither thinned nor statistics of batches."""
-    running = {id(t) for norm in _batch_norms(model) for t in norm.buffers(recurse=False)}
+    running = {id(t) for norm in batch_norms(model) for t in norm.buffers(recurse=False)}
     return {
         name: buffer
         for name, buffer in model.named_buffers(remove_duplicate=False)
@@ -238,8 +237,8 @@ class _Comparison:
 
         Copies cannot show the first, because a copy of the right channel would hide that the wrong one is read.
         """
-        plain = replace(channel_map, streams=(), copies={})
-        copied, streamed = replace(channel_map, streams=()), replace(channel_map, copies={})
+        plain = replace(channel_map, streams=(), copies={}, gains={})
+        copied, streamed = replace(channel_map, streams=()), replace(plain, streams=channel_map.streams)
 
         def fits(found: ChannelMap, distance: Distance, exact: bool) -> Verdict:
             return Verdict("", found, distance.largest, exact, self.macs, distance.remarks())
@@ -247,7 +246,7 @@ class _Comparison:
         replay = KeptStatistics(structure.trace, lambda marks: kept[structure.components[marks]])
         refused: str | None = None  # None: not asked yet
         if channel_map.copies:
-            target = self._target(plain)
+            target = self._target(plain, preserve=False)
             refused = self._refused(target, replay)
             copy_channels(target, channel_map)
             if not refused and (distance := self._distance(target)).within(self.tolerance):
@@ -260,7 +259,7 @@ class _Comparison:
         if self.tolerance <= distance.spread < near and not distance.chosen:
             return None
         if refused is None:
-            refused = self._refused(self._target(plain), replay)
+            refused = self._refused(self._target(plain, preserve=False), replay)
         if not refused:
             return fits(plain, distance, False)
         if math.isnan(distance.spread):
@@ -284,13 +283,13 @@ class _Comparison:
         """Return the distance between the preserving fusion and the proxy."""
         return self._distance(self._target(channel_map))
 
-    def _target(self, channel_map: ChannelMap) -> nn.Module:
-        """Return the preserving fusion; its dense copy is the only one that is alive."""
+    def _target(self, channel_map: ChannelMap, *, preserve: bool = True) -> nn.Module:
+        """Return the preserving fusion, or what is to be replayed; its dense copy is the only one that is alive."""
         dense = _converted_network(copied(self.model), self.dtype)
         _make_generic(dense, self.frozen.keys())
         if channel_map.computed:  # as one that was used before
             _run(afresh(dense, channel_map.computed), self.inputs[0])
-        put_back(dense, self.thin, channel_map, cross=0.0, preserve=True, frozen=self.frozen.keys())
+        put_back(dense, self.thin, channel_map, cross=0.0, preserve=preserve, frozen=self.frozen.keys())
         return afresh(dense, channel_map.computed)
 
     def _distance(self, target: nn.Module) -> Distance:
@@ -427,7 +426,7 @@ def _add_noise(values: Tensor, noise: Tensor) -> None:
 
 def _calibrate(module: nn.Module, inputs: Arguments) -> None:
     """Set BatchNorm statistics to those of the inputs, so that differences between rows reach the output."""
-    norms = _batch_norms(module)
+    norms = batch_norms(module)
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -438,12 +437,6 @@ def _calibrate(module: nn.Module, inputs: Arguments) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
-
-
-def _batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
-    """Return the layers that keep statistics of batches."""
-    kind = nn.modules.batchnorm._NormBase
-    return [m for m in module.modules() if isinstance(m, kind) and m.running_mean is not None]
 
 
 @dataclass(frozen=True)

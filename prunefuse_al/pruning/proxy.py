@@ -24,6 +24,7 @@ from .repairing import RepairReport
 from .report import LayerWidth, PruningReport
 from .search import Attempt, Choice, Found, Thinnable, widest
 from .subject import Subject, subject
+from .twins import measured_together
 from .unreached import never_used
 from .widths import (
     GlobalScope,
@@ -168,6 +169,7 @@ def prune(
             round_to=rounding,
             equal_widths=attempt.equal_widths,
             fewer_blocks=attempt.fewer_blocks,
+            even=measured_together(reading) if attempt.even else (),
         )
         return Choice(kept_channels(reading, scores, widths.taken), widths.asked, (1 - pruning_ratio) ** 2)
 

@@ -23,9 +23,12 @@ from .needed import needed
 from .refusals import does_not_run, not_finite
 from .subject import Subject
 from .trace import trace
-from .twins import copies
+from .twins import twins
+from .widths import alike
 from .written import written_widths
 
+WORTH = 1.3
+"""By what factor the work left may be further from what was asked, if that makes fusing exact."""
 MOST_TRIALS = 60
 """How many thinnings are put to the gate to find out which groups cannot be thinned, before the rest is kept whole."""
 
@@ -54,12 +57,21 @@ class Attempt:
         equal_widths: dimensions of equal size stay equal.
         careful: something has failed already.
         fewer_blocks: of heads, or other steps, the smaller of two numbers as near to what was asked is taken.
+        even: numbers of heads, or other steps, that statistics are taken over are multiples of what stays of them.
     """
 
     structure: Structure
     equal_widths: bool
     careful: bool
     fewer_blocks: bool = False
+    even: bool = False
+
+    def others(self) -> Iterator[Attempt]:
+        """Yield what to try where this does not fuse exactly."""
+        yield replace(self, fewer_blocks=True)
+        if self.equal_widths:
+            yield replace(self, equal_widths=False)
+        yield replace(self, even=True)
 
 
 Choose = Callable[[Attempt], Choice]
@@ -92,7 +104,8 @@ class _Trial:
         choice, reading = self.choose(attempt), attempt.structure
         kept = choice.kept
         cut = channel_map(reading, kept, named_tensors(self.model))
-        cut = replace(cut, copies=copies(reading, kept), computed=self.subject.computed)
+        found = twins(reading, kept)
+        cut = replace(cut, copies=found.copies, gains=found.gains, computed=self.subject.computed)
         guessed = guessed_attributes(self.model, cut, reading, kept)
         if attempt.careful:  # a width may stand under any name, such as `self.h = heads`
             readings = [guessed, guessed_attributes(self.model, cut, reading, kept, freely=True)]
@@ -102,10 +115,10 @@ class _Trial:
         refused: Found | None = None
         for number, attributes in enumerate(readings):
             if attributes not in readings[:number]:
-                found = self._judged(replace(cut, attributes=known | attributes), reading, choice)
-                if not found.verdict.reason:
-                    return found
-                refused = refused or found
+                judged = self._judged(replace(cut, attributes=known | attributes), reading, choice)
+                if not judged.verdict.reason:
+                    return judged
+                refused = refused or judged
         assert refused is not None
         return refused
 
@@ -121,14 +134,30 @@ class _Trial:
         return found if again.verdict.reason else again
 
     def exact_if_near(self, found: Found, attempt: Attempt) -> Found:
-        """Return the thinning with fewer heads where that alone fuses exactly, and as near to what was asked."""
-        fewer = replace(attempt, fewer_blocks=True)
-        if found.verdict.exact or np.array_equal(self.choose(fewer).kept, found.choice.kept):
-            return found
-        other = self(fewer)
+        """Return a thinning with other widths where that alone fuses exactly, about as near to what was asked."""
         asked = found.structure.trace.flops / 2 / batch_rows(*self.subject.arguments) * found.choice.share
-        far, near = (abs(math.log(max(1, one.verdict.macs) / max(1, asked))) for one in (found, other))
-        return other if not other.verdict.reason and other.verdict.exact and near <= far else found
+        tried = [found.choice.kept]
+        for different in attempt.others():
+            if found.verdict.exact:
+                return found
+            kept = self.choose(different).kept
+            if any(np.array_equal(kept, others) for others in tried) or not self._alike(found, kept):
+                continue
+            tried.append(kept)
+            other = self(different)
+            if other.verdict.reason or not other.verdict.exact:
+                continue
+            far, near = (abs(math.log(max(1, one.verdict.macs) / max(1, asked))) for one in (found, other))
+            if near <= far + math.log(WORTH):
+                return other
+        return found
+
+    def _alike(self, found: Found, kept: np.ndarray) -> bool:
+        """Return whether another choice leaves about as many parameters."""
+        names = dict(self.model.named_parameters())
+        maps = found.verdict.channel_map, channel_map(found.structure, kept, named_tensors(self.model))
+        own, other = (sum(math.prod(cut.tensors[name].proxy_shape) for name in names) for cut in maps)
+        return abs(math.log(own / other)) <= math.log(WORTH)
 
     def _needed(self, cut: ChannelMap, guessed: dict[str, Any]) -> dict[str, Any]:
         if not guessed:
@@ -183,7 +212,9 @@ def _widest(trial: _Trial, thinnable: Thinnable) -> Found:
             raise PruningError(not_finite(examined.model, examined.given))
     assert found is not None  # the first reading raises where there is none
     largest = _by_halving(trial, found)
-    return trial.leanest(largest) if largest.structure.groups else largest
+    if not largest.structure.groups:
+        return largest
+    return trial.exact_if_near(trial.leanest(largest), Attempt(largest.structure, equal_widths=True, careful=True))
 
 
 def _attempts(examined: Subject, thinnable: Thinnable) -> Iterator[Attempt]:
@@ -208,30 +239,48 @@ def _attempts(examined: Subject, thinnable: Thinnable) -> Iterator[Attempt]:
 def _by_halving(trial: _Trial, refused: Found) -> Found:
     """Return the thinning of those groups that the gate lets pass together; the others get a reason.
 
-    Large parts are tried before small ones, so that most is thinned even if the trials run out.
+    Large parts are tried before small ones, so that most is thinned even if the trials run out. What is refused alone
+    may pass with others of its width: code that takes one for the other needs both to be thinned.
     """
     order = sorted(refused.structure.groups, key=lambda group: group.axes[0][0].start)
     best = replace(refused, structure=replace(refused.structure, groups=[]))
     parts = deque(_halves(order) if len(order) > 1 else [order])
+    alone: list[tuple[Group, str]] = []
     trials = 0
-    while parts:
+    while parts and trials < MOST_TRIALS:
         part = parts.popleft()
-        if trials == MOST_TRIALS:
-            best = _without(best, part, f"was not tried, after {MOST_TRIALS} others")
-            continue
         trials += 1
-        reading = replace(best.structure, groups=[*best.structure.groups, *part])
-        found = trial(Attempt(reading, equal_widths=True, careful=True))
+        found = trial(_with(best, part))
         if not found.verdict.reason:
             best = found
         elif len(part) == 1:
             cause = found.verdict.reason
             if "does not run" in cause:
                 cause += written_widths(trial.model, part)
-            best = _without(best, part, f"cannot be thinned: {cause}")
+            alone.append((part[0], f"cannot be thinned: {cause}"))
         else:
             parts.extend(_halves(part))
+    for family in _of_one_width([group for group, _ in alone])[: MOST_TRIALS - trials]:
+        found = trial(_with(best, family))
+        if not found.verdict.reason:
+            best = found
+            alone = [(group, why) for group, why in alone if group not in family]
+    untried = [(group, f"was not tried, after {MOST_TRIALS} others") for part in parts for group in part]
+    for group, why in (*alone, *untried):
+        best = _without(best, group, why)
     return best
+
+
+def _with(found: Found, part: list[Group]) -> Attempt:
+    """Return what to try with some groups more, carefully."""
+    reading = replace(found.structure, groups=[*found.structure.groups, *part])
+    return Attempt(reading, equal_widths=True, careful=True)
+
+
+def _of_one_width(groups: list[Group]) -> list[list[Group]]:
+    """Return those groups that fill dimensions of the same size, where there are several."""
+    families = alike([{size for size, _ in group.whole_axes()} for group in groups])
+    return [[groups[number] for number in sorted(family)] for family in families if len(family) > 1]
 
 
 def _halves(groups: list[Group]) -> list[list[Group]]:
@@ -239,8 +288,8 @@ def _halves(groups: list[Group]) -> list[list[Group]]:
     return [groups[:half], groups[half:]]
 
 
-def _without(found: Found, part: list[Group], reason: str) -> Found:
+def _without(found: Found, group: Group, reason: str) -> Found:
     axes = found.structure.trace.atoms.axes
-    numbers = [axes.index(axis) for group in part for axis, _ in group.axes]
+    numbers = [axes.index(axis) for axis, _ in group.axes]
     reasons = {**found.structure.reasons, **{n: found.structure.reasons.get(n, reason) for n in numbers}}
     return replace(found, structure=replace(found.structure, reasons=reasons))

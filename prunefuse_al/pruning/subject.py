@@ -20,8 +20,19 @@ from .quietly import answer_of
 from .refusals import does_not_run, no_tensors, shapes
 from .unreached import Reached
 
-MORE_ROWS = {0.5: 5, 1.0: 4, 2.0: 2}
+MORE_ROWS = {0.5: 5, 2.0: 2}
 """Factor on the size of the example -> rows of the further inputs that target and proxy are compared on."""
+
+
+def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
+    """Return the layers that keep statistics of batches."""
+    kind = nn.modules.batchnorm._NormBase
+    return [m for m in module.modules() if isinstance(m, kind) and m.running_mean is not None]
+
+
+def rows_compared(model: nn.Module) -> int:
+    """Return of how many rows of the example's size target and proxy are compared."""
+    return 3 if batch_norms(model) else 2  # of two, BatchNorm without positions would make +1 and -1
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,8 @@ def _elsewhere(used: nn.Module, arguments: Arguments, example: list[tuple[int, .
             found = _taken(used, with_rows(resized, MORE_ROWS[factor]), example, MORE_ROWS[factor])
             if found is not None:
                 return replace(found, resized=True)
-    return _taken(used, with_rows(arguments, MORE_ROWS[1]), example, MORE_ROWS[1])
+    more = rows_compared(used) + 1
+    return _taken(used, with_rows(arguments, more), example, more)
 
 
 def _taken(used: nn.Module, arguments: Arguments, example: list[tuple[int, ...]], rows: int) -> Elsewhere | None:
@@ -136,7 +148,8 @@ def _resized(arguments: Arguments) -> Iterator[tuple[float, Arguments]]:
     """Yield (factor, inputs of half and of twice the size), for each way in which the first tensor has one.
 
     Of [n c h w] that is the height and width, of [n t d] or [n c t] the second dimension or the third, of [n t] the
-    second. Dimensions of the other tensors that are as long go along.
+    second; of clips [n c t h w] twice the width alone, as eight times the pixels take long. Dimensions of the other
+    tensors that are as long go along.
     """
     leaves = [leaf for leaf in _tensors(arguments) if leaf.ndim > 1]
     if not leaves:
@@ -144,7 +157,7 @@ def _resized(arguments: Arguments) -> Iterator[tuple[float, Arguments]]:
     first = leaves[0]
     ways = [tuple(range(2, first.ndim))] if first.ndim > 3 else [(dim,) for dim in range(1, first.ndim)]
     for factor in (0.5, 2.0):
-        for dims in ways:
+        for dims in (ways[0][-1:],) if factor > 1 and first.ndim > 4 else ways:
             sizes = {first.shape[dim] for dim in dims}
             if min(sizes) > 1:
                 change = _Resizing(first, dims, sizes, factor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -98,6 +98,7 @@ def choose_widths(
     round_to: int | None = None,
     equal_widths: bool = False,
     fewer_blocks: bool = False,
+    even: Collection[int] = (),
 ) -> Widths:
     """Return how many channels of each group stay.
 
@@ -110,6 +111,8 @@ def choose_widths(
         round_to: see `rounded`; whole heads are not rounded.
         equal_widths: dimensions of equal size in the dense network stay equal, in steps of the coarsest of them.
         fewer_blocks: of two numbers of heads, or of other steps, that are as near to what was asked, take the smaller.
+        even: numbers of groups of which, where heads or other steps leave, a part stays that their width is a multiple
+            of; with `equal_widths` also of all that fill dimensions of the same size. With a local scope alone.
     """
     full = [len(group.channels) for group in groups]
     if ratio == 0 or not groups:
@@ -117,7 +120,12 @@ def choose_widths(
     if scope == "local":
         asked = [max(1, _floor(n * g.positions * (1 - ratio))) / g.positions for n, g in zip(full, groups, strict=True)]
         ladders = _ladders(groups, equal_widths)
-        steps = [_local(ladder, ratio, round_to, fewer_blocks) for ladder in ladders]
+        families = alike(_sizes(groups)) if equal_widths else [{number} for number in range(len(groups))]
+        whole = set().union(*(family for family in families if not family.isdisjoint(even)))
+        steps = [
+            _even(ladder, ratio) if number in whole and ladder.coarse else _local(ladder, ratio, round_to, fewer_blocks)
+            for number, ladder in enumerate(ladders)
+        ]
         taken = [step * n // ladder.steps for step, ladder, n in zip(steps, ladders, full, strict=True)]
         return Widths(asked, taken)
     floor = scope.floor if isinstance(scope, GlobalScope) else GlobalScope().floor
@@ -216,6 +224,30 @@ def _local(ladder: _Ladder, ratio: float, round_to: int | None, fewer_blocks: bo
     return rounded(max(1, _floor(share)), ladder.steps, round_to)
 
 
+def _even(ladder: _Ladder, ratio: float) -> int:
+    """Return how many steps stay, of those that all are a multiple of: the nearest number by ratio."""
+    share = ladder.steps * (1 - ratio)
+    return min(
+        (steps for steps in range(1, ladder.steps + 1) if ladder.steps % steps == 0),
+        key=lambda steps: abs(math.log(steps / share)),
+    )
+
+
+def alike(sizes: Sequence[set[int]]) -> list[set[int]]:
+    """Return the numbers of sets of sizes that hang together, because one has a size of the next."""
+    families: list[tuple[set[int], set[int]]] = []
+    for number, own in enumerate(sizes):
+        members, among = {number}, set(own)
+        apart = []
+        for others, their in families:
+            if among & their:
+                members, among = members | others, among | their
+            else:
+                apart.append((others, their))
+        families = [*apart, (members, among)]
+    return [members for members, _ in families]
+
+
 def _compete(groups: Sequence[Group], ladders: Sequence[_Ladder], scores: np.ndarray, demand: _Demand) -> list[int]:
     """Return the width of each group when all compete.
 
@@ -267,7 +299,7 @@ def _ladders(groups: Sequence[Group], equal_widths: bool) -> list[_Ladder]:
     if not equal_widths:
         return ladders
     # What goes in the steps of heads is counted as heads are, or the two would not stay equal.
-    sizes = [{size for size, _ in group.whole_axes()} for group in groups]
+    sizes = _sizes(groups)
     coarse = {(size, own.steps) for own, among in zip(ladders, sizes, strict=True) if own.coarse for size in among}
     return [
         replace(own, coarse=own.coarse or any((size, own.steps) in coarse for size in among))
@@ -275,21 +307,14 @@ def _ladders(groups: Sequence[Group], equal_widths: bool) -> list[_Ladder]:
     ]
 
 
+def _sizes(groups: Sequence[Group]) -> list[set[int]]:
+    return [{size for size, _ in group.whole_axes()} for group in groups]
+
+
 def _joined(groups: Sequence[Group], ladders: Sequence[_Ladder]) -> list[_Ladder]:
     """Join the ladders of groups that fill dimensions of equal size, in the coarsest steps among them."""
-    families: list[tuple[set[int], tuple[int, ...]]] = []
-    for number, group in enumerate(groups):
-        members: tuple[int, ...] = (number,)
-        sizes = {size for size, _ in group.whole_axes()}
-        apart = []
-        for other_sizes, others in families:
-            if sizes & other_sizes:
-                sizes, members = sizes | other_sizes, (*others, *members)
-            else:
-                apart.append((other_sizes, others))
-        families = [*apart, (sizes, members)]
     joined = []
-    for _, members in families:
+    for members in map(tuple, map(sorted, alike(_sizes(groups)))):
         steps = min(ladders[i].steps for i in members)
         coarse = any(ladders[i].coarse or ladders[i].steps != steps for i in members)
         joined.append(_Ladder(members, steps, coarse))

@@ -24,9 +24,6 @@ from prunefuse_al.network.states import named_tensors
 from tests.laws.random_networks import randomise
 from tests.pruning.networks_table import RATIOS, row
 
-# Where no exact form is known at half the channels; the table says where there is none at other ratios.
-# They standardise weights over channels that leave, or have a length of weights over all channels.
-NOT_EXACT = {"nfnet", "nf_resnet", "wav2vec 2.0"}
 TABLE = Path(__file__).parents[2] / "docs" / "networks.md"
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
@@ -79,7 +76,7 @@ def test_every_law_holds(family: Family) -> None:
     for ratio, report in zip(RATIOS, reports, strict=True):
         # What is above the square is layers that read inputs, depthwise convolutions and attention between tokens.
         assert report.mac_share <= (1 - ratio) ** 2 + (0.25 if family.name == "mlp" else 0.16)
-    assert reports[1].preserve_exact == (family.name not in NOT_EXACT)
+    assert reports[1].preserve_exact  # the table says where there is no exact form at other ratios
     assert row(family, reports) in TABLE.read_text(), "run python -m tests.pruning.networks_table and look at it"
 
 

@@ -61,6 +61,7 @@ class Atoms:
         self.written: set[int] = set()  # axis numbers along which a layer gives out
         self.debts: list[Freeze] = []  # due if what was computed from them is used
         self.scaled: dict[str, set[str]] = {}  # a tensor that scales what a layer gives -> weight and bias of the layer
+        self.fed: dict[int, frozenset[str]] = {}  # axis number -> scale and shift of what alone it is given, see Marks
         self.sums: list[Addition] = []
         self.affine: set[int] = set()  # axis numbers of the scale and shift of a normalisation
         self.total = 1

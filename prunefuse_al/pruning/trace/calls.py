@@ -42,11 +42,14 @@ class Noted:
         operand: of a sum the number of the argument, computed from parameters, that the planes are those of: what is
             removed of it has to be switched off there, if it is not stored as zeros. None for a statistic, whose planes
             are those of the first argument.
+        gain: name of the parameter that scales what was standardised, of a weight that is; "" where none does. None of
+            all else.
     """
 
     planes: tuple[Tensor, ...] = ()
     scale: str | None = None
     operand: int | None = None
+    gain: str | None = None
 
 
 @dataclass
@@ -150,9 +153,16 @@ class OperationCall:
         dims = range(ndim) if dim is None or dim == [] else ([dim] if isinstance(dim, int) else dim)
         return [d % ndim for d in dims]
 
-    def note(self, planes: Sequence[Tensor], *, scale: str | None = None, operand: int | None = None) -> None:
+    def note(
+        self,
+        planes: Sequence[Tensor],
+        *,
+        scale: str | None = None,
+        operand: int | None = None,
+        gain: str | None = None,
+    ) -> None:
         """Note what this call takes a statistic or a sum over; see `Noted`."""
-        self.noted = Noted(tuple(planes), scale, operand)
+        self.noted = Noted(tuple(planes), scale, operand, gain)
 
     def debt(self, marks: Tensor, reason: str) -> int:
         """Return the number of a new debt: marks to freeze if what owes it is ever used in an output."""
@@ -200,4 +210,6 @@ def settled(call: OperationCall, source: Marks, dims: set[int], what: str | None
 def like(result: Tensor, planes: list[Tensor], source: Marks, stretched: tuple[Tensor, ...] = ()) -> Marks:
     """Return the marks of a result: new planes, and what else is known of where it came from."""
     kept = (source.parameter, source.free, stretched)
-    return Marks(tuple(result.shape), planes, *kept, layer=source.layer, origin=source.origin)
+    found = Marks(tuple(result.shape), planes, *kept, layer=source.layer, origin=source.origin)
+    found.affine = source.affine
+    return found

@@ -46,6 +46,16 @@ def grouped(call: OperationCall) -> list[Marks]:
     return [out]
 
 
+def solved(call: OperationCall) -> list[Marks]:
+    """Triangular systems A X = B or X A = B: positions along A mix, the others of B pass."""
+    matrix, given = (call.marks_of(t) for t in call.tensors()[:2])
+    last = len(given.shape) - 1
+    settled(call, matrix, {last - 1, last}, "is solved along by")
+    settled(call, given, {last - 1 if call.argument("left") else last}, "is solved along by")
+    matrix.shape = (*matrix.shape[:-2], 1, 1)
+    return [merge(call.atoms, [matrix, given], tuple(call.results[0].shape), call.name)]
+
+
 def linear(call: OperationCall) -> list[Marks]:
     """`torch.nn.functional.linear` in one operation: [.. k], [m k] and maybe [m] -> [.. m]."""
     x, weight, *bias = call.marks()
@@ -96,6 +106,10 @@ def contract(call: OperationCall, left: Marks, right: Marks, shape: tuple[int, .
     summed_right = _summed(call, right, k_right, outer=k_right + 1)
     if left.parameter and right.parameter:
         summed_left, summed_right = _finest(call, summed_left, summed_right), _finest(call, summed_right, summed_left)
+    if not (left.parameter or right.parameter or left.free or right.free):
+        for plane in (*summed_left, *summed_right):
+            if len(varying(plane)) == 1:  # no weight of it can be switched off for what is removed
+                call.atoms.freeze(plane, f"is summed over in {call.name}, a product of two computed tensors")
     if not left.free and not right.free:
         reads_data = left.parameter != right.parameter
         _meet(call, summed_left, [p.transpose(-1, -2) for p in summed_right], reads_data)
@@ -183,6 +197,8 @@ def convolution(call: OperationCall) -> list[Marks]:
     _note_sum(call, {1: 0 if transposed else 1})
     entering = _channels(x, 1)
     rows, columns = _channels(weight, 0), _channels(weight, 1)
+    if columns is not None:
+        call.atoms.fed.update(dict.fromkeys(call.atoms.owners(columns), x.affine))
     if groups > 1:
         out = _grouped(call, x, weight, entering, groups, transposed)
     else:
@@ -275,8 +291,16 @@ def batch_norm(call: OperationCall) -> list[Marks]:
     vectors = [_channel_vector(call.marks_of(t), len(x.shape)) for t in tensors[1:]]
     out = merge(call.atoms, [x, *vectors], x.shape, call.name)
     # Standardised weights go through here as [1, rows, columns], so that a statistic is taken over channels.
-    _note_norm(call, x, set(range(len(x.shape))) - {1} if call.argument("training") else set(), None)
+    over = [p for p in x.planes if varying(p) - {1}] if call.argument("training") else []
+    call.note(over, gain=_gain(call) if x.parameter else None)
     return [out] + [Marks(tuple(r.shape), free=True) for r in call.results[1:]]
+
+
+def _gain(call: OperationCall) -> str:
+    """Return the name of the parameter that scales standardised weights, "" where none does."""
+    scale = call.argument("weight")
+    names = call.atoms.names(call.marks_of(scale).planes) if scale is not None else ()
+    return next(iter(names)) if len(names) == 1 else ""
 
 
 def weight_norm(call: OperationCall) -> list[Marks]:
@@ -314,6 +338,7 @@ def group_norm(call: OperationCall) -> list[Marks]:
             call.atoms.tie_along(plane.reshape(groups, -1), 0)
     vectors = [_channel_vector(call.marks_of(t), len(x.shape)) for t in tensors[1:]]
     out = merge(call.atoms, [x, *vectors], x.shape, call.name)
+    out.affine = call.atoms.names([plane for vector in vectors for plane in vector.planes])
     _note_affine(call, tensors[1:])
     _note_norm(call, x, {1} if x.shape[1] > groups else set(), None)  # one channel a group has its own
     return [out] + [Marks(tuple(r.shape), free=True) for r in call.results[1:]]

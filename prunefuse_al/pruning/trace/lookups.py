@@ -142,13 +142,19 @@ def written(call: OperationCall) -> list[Marks]:
     """
     target, source = call.tensors()[:2]
     base, marks = target._base, call.marks_of(source)
-    if base is None or base.ndim != source.ndim or not marks.planes or not call.marks_of(target).free:
+    if base is None or target.ndim != source.ndim or not marks.planes or not call.marks_of(target).free:
         return pointwise(call)
+    along = _lies_along(target, base)
+    steps = base.stride()
+    order = sorted(range(base.ndim), key=lambda dim: -steps[dim])  # as it lies in memory
+    if along is None or not base.permute(order).is_contiguous():
+        return pointwise(call)
+    given = [_spread(plane, along, base.ndim) for plane in marks.planes]
     known = call.marks_of(base)
-    dims = {d for plane in (*marks.planes, *known.planes) for d in varying(plane)}
-    if not base.is_contiguous() or any(target.stride(d) != base.stride(d) for d in dims):
+    dims = {d for plane in (*given, *known.planes) for d in varying(plane)}
+    if any(target.stride(along.index(d)) != base.stride(d) for d in dims if d in along):
         return pointwise(call)
-    planes = [_among_neutral(plane, target, base) for plane in marks.planes]
+    planes = [_among_neutral(plane, target, base) for plane in given]
     for plane in known.planes:  # of another part that was written to before
         place = next((i for i, own in enumerate(planes) if varying(own) == varying(plane)), None)
         if place is None:
@@ -158,8 +164,30 @@ def written(call: OperationCall) -> list[Marks]:
     return [like(call.results[0], list(marks.planes), marks)]
 
 
+def _lies_along(part: Tensor, whole: Tensor) -> list[int] | None:
+    """Return the dimension of a tensor that each one of a view of it lies along; None where that is not clear.
+
+    A view of fewer dimensions is one place along the others.
+    """
+    if part.ndim == whole.ndim:
+        return list(range(whole.ndim))
+    found: list[int] = []
+    for size, step in zip(part.shape, part.stride(), strict=True):
+        rest = range(found[-1] + 1 if found else 0, whole.ndim)
+        place = next((d for d in rest if whole.stride(d) == step and whole.shape[d] >= size), None)
+        if place is None:
+            return None
+        found.append(place)
+    return found
+
+
+def _spread(plane: Tensor, along: Sequence[int], ndim: int) -> Tensor:
+    """Return a plane of a view as one of the tensor behind it, of size 1 along other dimensions."""
+    return plane.reshape([plane.shape[along.index(d)] if d in along else 1 for d in range(ndim)])
+
+
 def _among_neutral(plane: Tensor, part: Tensor, whole: Tensor) -> Tensor:
-    """Return the plane of a part of a contiguous tensor as one of the whole, neutral at other positions."""
+    """Return the plane of a part of a tensor without gaps as one of the whole, neutral at other positions."""
     start = part.storage_offset() - whole.storage_offset()
     for dim in varying(plane):
         before = start // whole.stride(dim) % whole.shape[dim]

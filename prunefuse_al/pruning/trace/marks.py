@@ -31,6 +31,8 @@ class Marks:
         debts: numbers of the freezes that are due if the tensor is ever used in an output.
         layer: weight and bias of the layer that gave it, while nothing came after but a scale of each channel.
         origin: the attribute of a module that it was taken from, of a tensor that is neither parameter nor buffer.
+        affine: scale and shift of the normalisation that gave it, while what came after (ReLU, pooling) gives as much
+            less as these are smaller.
     """
 
     shape: tuple[int, ...]
@@ -41,6 +43,7 @@ class Marks:
     debts: frozenset[int] = frozenset()
     layer: frozenset[str] = frozenset()
     origin: str = ""
+    affine: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         planes = [narrowed(plane) for plane in self.planes]
@@ -225,6 +228,7 @@ def restructure(operation: Structural, source: Marks, results: Sequence[Tensor])
             tuple(number[place] for number in numbers),
             layer=source.layer,
             origin=source.origin,
+            affine=source.affine,
         )
         for place, result in enumerate(results)
     ]

@@ -72,9 +72,10 @@ OPERATIONS: tuple[Op, ...] = (
     Op(("cat",), rules.joined),
     Op(("stack",), rules.stacked),
     Op(("mul",), rules.scaled),
+    Op(("relu",), rules.rectified),
     Op(("add",), rules.summed),
     *_each(
-        ("hardswish", "hardsigmoid", "hardtanh", "_prelu_kernel", "complex", "polar"), rules.pointwise
+        ("hardswish", "hardsigmoid", "hardtanh", "_prelu_kernel", "complex", "polar", "masked_fill"), rules.pointwise
     ),  # not tagged so by torch
     Op(("glu",), rules.gated),
     Op(("constant_pad_nd",), rules.pad),
@@ -102,6 +103,7 @@ OPERATIONS: tuple[Op, ...] = (
     Op(("mm", "bmm", "mv", "dot", "vdot", "addmm", "addmv", "baddbmm"), contractions.matmul, over_kept.switched_off),
     Op(("_grouped_mm", "transformers::grouped_mm_fallback"), contractions.grouped, over_kept.switched_off),
     Op(("convolution", "_convolution"), contractions.convolution, over_kept.switched_off),
+    Op(("linalg_solve_triangular",), contractions.solved),
     Op(("_trilinear",), contractions.trilinear),
     Op(("_weight_norm_interface",), contractions.weight_norm, over_kept.weight_norm),
     Op(

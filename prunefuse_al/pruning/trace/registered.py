@@ -296,7 +296,7 @@ def _made(rule: object, overloads: Sequence[OpOverload], known: Table) -> Op:
 def _same_as(other: str, overloads: Sequence[OpOverload], known: Table) -> Op:
     """Return the entry of another operation, which takes and returns the same types."""
     op, theirs = known.get(other.removeprefix("aten::")), _overloads(other)
-    if op is None and any(is_pointwise(each) for each in theirs):
+    if (op is None or op.rule is rules.rectified) and any(is_pointwise(each) for each in theirs):
         return READY["elementwise"]
     if op is None or not theirs:
         raise checks.refused("rule", other, WHAT)

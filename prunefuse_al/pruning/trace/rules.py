@@ -69,6 +69,14 @@ def pointwise(call: OperationCall) -> list[Marks]:
     return [merge(call.atoms, operands, tuple(result.shape), call.name) for result in call.results]
 
 
+def rectified(call: OperationCall) -> list[Marks]:
+    """`relu`: of what is scaled by a positive number it gives as much more or less."""
+    affine, found = call.marks()[0].affine, pointwise(call)
+    for marks in found:
+        marks.affine = affine
+    return found
+
+
 def scaled(call: OperationCall) -> list[Marks]:
     """`mul`: what scales each channel of a layer's output is noted."""
     layer, found = _scaled_layer(call, call.marks()), pointwise(call)
