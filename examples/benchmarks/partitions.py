@@ -42,7 +42,7 @@ def features_network() -> nn.Module:
 
 
 def pictures_network() -> nn.Module:
-    """Return a small VGG, whose proxy takes some 8 million multiply-accumulates a picture."""
+    """Return a small VGG, whose proxy takes some 10 million multiply-accumulates a picture."""
     layers: list[nn.Module] = [nn.Unflatten(1, (3, 16, 16))]
     for before, width in ((3, 64), (64, 128), (128, 256)):
         for inputs in (before, width):
