@@ -94,7 +94,7 @@ def test_the_head_is_a_linear_layer_trained_on_features_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    "loss", [nn.CrossEntropyLoss(label_smoothing=0.1), lambda z, y: z.logsumexp(1).mean()], ids=str
+    "loss", [nn.CrossEntropyLoss(label_smoothing=0.1), lambda z, y: z.logsumexp(1).mean()], ids=("smoothed", "own")
 )
 def test_a_head_of_another_loss_is_trained_from_its_present_weights(loss: Any) -> None:
     chosen, net = probed(trainer=trainer(loss=loss)).fit(X[:30], Y[:30]), dense()
