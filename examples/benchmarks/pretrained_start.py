@@ -108,12 +108,12 @@ def arms(args: Any, trained: Trained, sample: Sample, seed: int) -> Iterator[tup
 
 def table(found: dict[str, list[Result]]) -> str:
     """Return means and deviations over seeds, and paired differences of targets to plain fine-tuning."""
-    lines = [f"{'':28} {'proxy, %':>14} {'target, %':>14} {'minus fine-tuned':>18} {'seconds':>8}"]
+    lines = [f"{'':32} {'proxy, %':>14} {'target, %':>14} {'minus fine-tuned':>18} {'seconds':>8}"]
     plain = np.array([result.target for result in found[PLAIN]]) if PLAIN in found else None
     for name, results in found.items():
         proxy, target, seconds = (np.array([getattr(r, f) for r in results]) for f in ("proxy", "target", "seconds"))
         gap = "" if plain is None or name == PLAIN else spread(target - plain)
-        lines.append(f"{name:28} {spread(proxy):>14} {spread(target):>14} {gap:>18} {seconds.mean():8.0f}")
+        lines.append(f"{name:32} {spread(proxy):>14} {spread(target):>14} {gap:>18} {seconds.mean():8.0f}")
     return "\n".join(lines)
 
 
