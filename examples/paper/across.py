@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from checking import SETUP
 from compare import Results
-from lines import replace_text
+from lines import put_or_print
 from plan import METHODS, Plan, parse_arm
 from records import Store, read
 from significance import compared, holm, interval, penalties
@@ -49,10 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     found = [results_in(folder) for folder in args.folder]
     arms = common(found, None if args.arms is None else [parse_arm(arm).name for arm in args.arms])
     text = f"# {len(found)} plans\n\n{areas(found, arms, parse_arm(args.reference).name)}\n\n{summed(found, arms)}\n"
-    if args.out is None:
-        print(text, end="")
-    else:
-        replace_text(args.out, text)
+    put_or_print(args.out, text)
 
 
 def results_in(folder: Path) -> Results:

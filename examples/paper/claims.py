@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from across import results_in
 from compare import Results
-from lines import replace_text
+from lines import put_or_print
 from significance import Difference, holm, paired
 from wording import markdown, points
 
@@ -55,10 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="file to write (default: print)")
     args = parser.parse_args(argv)
     text = claimed([results_in(folder) for folder in args.folder])
-    if args.out is None:
-        print(text, end="")
-    else:
-        replace_text(args.out, text)
+    put_or_print(args.out, text)
 
 
 def claimed(found: Sequence[Results]) -> str:

@@ -110,6 +110,14 @@ def ends_a_line(file: FileIO) -> bool:
     return file.read(1) == b"\n"
 
 
+def put_or_print(path: Path | None, text: str) -> None:
+    """Put a text into a file, as `replace_text` does, or print it where there is none."""
+    if path is None:
+        print(text, end="")
+    else:
+        replace_text(path, text)
+
+
 def replace_text(path: Path, text: str) -> None:
     """Put a text in the place of a file, so that no one ever reads half of it; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import nullcontext
 from functools import partial
 from os import PathLike
@@ -134,13 +134,21 @@ def collect(
                     read.update(len(batch["logits"]))
             bad, fields = run.marks(len(order)), store.tensors
             if shared:
-                bad = processes.gathered(bad).cpu()
-                fields = {name: processes.gathered(values).cpu() for name, values in store.tensors.items()}
+                bad, fields = _of_all(processes, bad, fields)
             _refuse_nonfinite(bad.nonzero().flatten(), fields, len(data))
-    if "mc_logits" in fields:
-        fields["mc_logits"] = fields["mc_logits"].transpose(0, 1).contiguous()  # [t n c]
+    return seen_by_scorers(_signals(fields, wanted, len(data)), outputs)
+
+
+def _of_all(processes: Processes, bad: Tensor, fields: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what all processes have read, in the order of the rows."""
+    return processes.gathered(bad).cpu(), {name: processes.gathered(values).cpu() for name, values in fields.items()}
+
+
+def _signals(fields: Mapping[str, Tensor], wanted: Iterable[str], n: int) -> Signals:
     picked: dict[str, Any] = {name: fields[name] for name in wanted}
-    return seen_by_scorers(Signals(torch.arange(len(data)), **picked), outputs)
+    if "mc_logits" in picked:
+        picked["mc_logits"] = picked["mc_logits"].transpose(0, 1).contiguous()  # [t n c]
+    return Signals(torch.arange(n), **picked)
 
 
 def _refuse_shares(features_path: Any, accelerator: Any) -> None:
