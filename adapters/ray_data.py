@@ -96,7 +96,8 @@ def select(
 
     Raises:
         InputError: no such column; ids missing, repeated or of mixed type; rows that fail, by id and worker; a scorer
-            that cannot pick so; workers that leave no CPU of the cluster to what reads the dataset.
+            that cannot pick so; workers that leave no CPU of the cluster to what reads the dataset, or that ask for
+            more GPUs than it has.
         BudgetError: `k` is not between 1 and the number of rows.
         CheckpointError: the file is damaged or of another architecture, here or on a worker.
     """
@@ -170,19 +171,25 @@ def _pool(
         "batch_size": checks.whole("batch_size", batch_size, least=1),
     }
     table.check(dataset.columns())
-    _check_room(size, actors["num_cpus"])
+    _check_room(size, actors["num_cpus"], actors["num_gpus"])
     return _Pool(dataset, saved, table, actors)
 
 
-def _check_room(workers: int, num_cpus: float) -> None:
-    """Raise `InputError` unless a CPU is left to the tasks that read: without one, Ray waits for ever."""
-    there = ray.cluster_resources().get("CPU", 0.0)
-    if workers * num_cpus + 1 > there:
+def _check_room(workers: int, num_cpus: float, num_gpus: float) -> None:
+    """Raise `InputError` unless workers fit and a CPU is left to the tasks that read: Ray would wait for ever."""
+    there = ray.cluster_resources()
+    cpus, gpus = there.get("CPU", 0.0), there.get("GPU", 0.0)
+    grow = "have a cluster that grows by itself grow first (ray.autoscaler.sdk.request_resources)"
+    if workers * num_cpus + 1 > cpus:
         raise InputError(
-            f"workers={workers} with num_cpus={num_cpus:g} leave none of the cluster's {there:g} CPUs to what reads "
+            f"workers={workers} with num_cpus={num_cpus:g} leave none of the cluster's {cpus:g} CPUs to what reads "
             f"the dataset, and all would wait: take fewer of either, such as "
-            f"num_cpus={max(there - 1, 0) / workers:.3g}; have a cluster that grows by itself grow first "
-            "(ray.autoscaler.sdk.request_resources)"
+            f"num_cpus={max(cpus - 1, 0) / workers:.3g}; {grow}"
+        )
+    if workers * num_gpus > gpus:
+        raise InputError(
+            f"workers={workers} with num_gpus={num_gpus:g} ask for {workers * num_gpus:g} GPUs, the cluster has "
+            f"{gpus:g}, and all would wait: take fewer of either, such as num_gpus={gpus / workers:.3g}; {grow}"
         )
 
 

@@ -39,7 +39,7 @@ def _ray() -> Iterator[None]:
     path = os.pathsep.join(str(Path(__file__).parents[up]) for up in range(3))
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     environment = {"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}}
-    ray.init(num_cpus=2, object_store_memory=200 * 2**20, runtime_env=environment, **quiet)
+    ray.init(num_cpus=2, num_gpus=1, object_store_memory=200 * 2**20, runtime_env=environment, **quiet)
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()
@@ -145,6 +145,27 @@ def test_a_worker_that_is_killed_is_replaced(file: str, tmp_path: Path) -> None:
 def test_workers_leave_a_cpu_to_what_reads(file: str, asked: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"leave none of the cluster's 2 CPUs .* such as num_cpus=0\.[25]"):
         picked(dataset(pool()), 5, file, **asked)
+
+
+@pytest.mark.parametrize("asked", [{"num_gpus": 2}, {"workers": 2, "num_gpus": 1}], ids=str)
+def test_workers_do_not_wait_for_gpus_that_are_not_there(file: str, asked: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"ask for 2 GPUs, the cluster has 1, .* such as num_gpus=(1|0\.5);"):
+        picked(dataset(pool()), 5, file, num_cpus=0.25, **asked)
+
+
+def test_workers_are_given_the_gpu_that_they_ask_for(file: str, tmp_path: Path) -> None:
+    """Ray deals GPUs by number, whether there are any or not, and shows an actor its own by an environment variable."""
+
+    def noting(batch: dict[str, Any]) -> Any:
+        (tmp_path / str(os.getpid())).write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
+        return batch["x"]
+
+    data = dataset(pool())
+    found = picked(data, 20, file, input=noting, workers=2, num_cpus=0.25, num_gpus=0.5)
+    seen = [note.read_text() for note in tmp_path.iterdir()]
+    assert seen
+    assert set(seen) == {"0"}
+    np.testing.assert_array_equal(found.ids, picked(data, 20, file).ids)
 
 
 def test_rows_that_fail_are_named_with_the_worker(file: str) -> None:
