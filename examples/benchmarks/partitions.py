@@ -218,7 +218,11 @@ def main(argv: list[str] | None = None) -> None:
         torch.manual_seed(0)
         where = Path(folder)
         compare(make_case("features", args.rows, 64, features_network, where), run, args.workers)
-        compare(make_case("pictures", args.pictures, 3 * 16 * 16, partial(pictures_network, args.wide), where), run, args.workers)
+        compare(
+            make_case("pictures", args.pictures, 3 * 16 * 16, partial(pictures_network, args.wide), where),
+            run,
+            args.workers,
+        )
         radii(make_case("centres", min(args.rows, 50_000), 64, features_network, where), 500)
 
 
