@@ -106,6 +106,15 @@ def test_nothing_changes_for_a_random_start(options: dict[str, Any]) -> None:
     assert "recalibrate" not in with_data.costs.totals()
 
 
+def test_a_trained_network_is_thinned_by_its_activations_while_it_is_trained(trained: nn.Module) -> None:
+    def kept(importance: str) -> Any:
+        options = {"progressive": ProgressivePruning(2, 2), "unlabelled": POOL, "pretrained": "auto"}
+        return selector(trained, importance=importance, **options).fit(X[:40], Y[:40]).proxy.channel_map
+
+    assert kept("auto") == kept("activation")
+    assert kept("auto") != kept("l2")
+
+
 def test_other_proxies_and_networks_without_batch_norm_have_nothing_to_estimate(trained: nn.Module) -> None:
     svp = selector(fresh(), proxy=trained, recalibration_data=POOL).prepare()
     torch.testing.assert_close(svp.model.state_dict(), trained.state_dict(), rtol=0, atol=0)

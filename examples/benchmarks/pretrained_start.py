@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from starts import Sample, Trained, options_of, start_of
 
 from prunefuse_al import PrunedProxySelector, TorchTrainer
 from prunefuse_al.proxies import Probe
+from prunefuse_al.training import ProgressivePruning
 
 PLAIN = "fine-tuned"
 
@@ -103,18 +105,24 @@ def arms(args: Any, trained: Trained, sample: Sample, seed: int) -> Iterator[tup
     yield "repaired", lambda: proxied(unlabelled=pool, repair={"rows": args.rows}, fine_tune_lr_scale=0.5)
     yield "repaired, full rate", lambda: proxied(unlabelled=pool, repair={"rows": args.rows}, fine_tune_lr_scale=1)
     yield "repaired and taught", lambda: proxied(unlabelled=pool, repair=taught, fine_tune_lr_scale=0.5)
+    thinned = partial(ProgressivePruning, epochs=max(1, args.train_epochs // 2), steps=3)
+    yield "thinned while trained, by norm", lambda: proxied(unlabelled=pool, progressive=thinned(), importance="l2")
+    yield (
+        "thinned while trained, by activations",
+        lambda: proxied(unlabelled=pool, progressive=thinned(), importance="activation"),
+    )
     yield "probe", lambda: proxied(proxy=Probe(), fine_tune_lr_scale=0.5)
     yield "probe, full rate", lambda: proxied(proxy=Probe(), fine_tune_lr_scale=1)
 
 
 def table(found: dict[str, list[Result]]) -> str:
     """Return means and deviations over seeds, and paired differences of targets to plain fine-tuning."""
-    lines = [f"{'':32} {'proxy, %':>14} {'target, %':>14} {'minus fine-tuned':>18} {'seconds':>8}"]
+    lines = [f"{'':38} {'proxy, %':>14} {'target, %':>14} {'minus fine-tuned':>18} {'seconds':>8}"]
     plain = np.array([result.target for result in found[PLAIN]]) if PLAIN in found else None
     for name, results in found.items():
         proxy, target, seconds = (np.array([getattr(r, f) for r in results]) for f in ("proxy", "target", "seconds"))
         gap = "" if plain is None or name == PLAIN else spread(target - plain)
-        lines.append(f"{name:32} {spread(proxy):>14} {spread(target):>14} {gap:>18} {seconds.mean():8.0f}")
+        lines.append(f"{name:38} {spread(proxy):>14} {spread(target):>14} {gap:>18} {seconds.mean():8.0f}")
     return "\n".join(lines)
 
 

@@ -36,8 +36,8 @@ class Pruning:
     Attributes:
         pruning_ratio: fraction of channels removed, 0 <= p < 1, or a function of the number of labelled samples.
         importance: which channels stay, see `prune`; "taylor", "hessian" and "gates" read labelled rows,
-            "activation" on those of `unlabelled`, or what stands in for it. "auto" is "activation" where the proxy is
-            repaired, else "l2".
+            "activation" on those of `unlabelled`, or what stands in for it. "auto" is "activation" where the network
+            was trained before (and its proxy may be repaired), else "l2".
         sync_importance: the same where V2 cuts a trained target; None goes by `importance`, "same" keeps the channels.
         keep: what is never thinned, see `prune`.
         parts: "all", or "interiors" to keep residual streams whole, see `prune`.

@@ -95,7 +95,7 @@ class Pruned(Pruning, Kind):
         data = self._unlabelled(task)
         if not (isinstance(self.importance, str) and self.importance == "auto"):
             return measured_on(self.importance, task, ratio, data)
-        if self.gradual(task.n) or not self._repairs(task):
+        if not self._repairs(task):
             return "l2"
         try:
             return measured_on("activation", task, ratio, data)
@@ -104,7 +104,7 @@ class Pruned(Pruning, Kind):
             return "l2"
 
     def _repairs(self, task: Task) -> bool:
-        """Tell whether the proxy of the dense network is repaired, if it can be."""
+        """Tell whether the proxy of the dense network is repaired, if it can be and is not thinned by and by."""
         return self.repair is not False and self._unlabelled(task) is not None and self.trained(task.dense)
 
     def _unlabelled(self, task: Task) -> Any:

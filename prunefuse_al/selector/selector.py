@@ -53,8 +53,8 @@ class PrunedProxySelector(Holder):
         scorer: name in `SCORERS`, or any `Scorer`.
         trainer: any `Trainer`; None is `TorchTrainer()`.
         importance: which channels stay, see `prune`; "taylor", "hessian" and "gates" read 256 of the labelled rows,
-            "activation" on as many of `unlabelled`. "auto" is "activation" where the proxy is repaired because `model`
-            was trained before, and "l2" where it was not, or where it is thinned while it is trained.
+            "activation" on as many of `unlabelled`. "auto" is "activation" where `model` was trained before, and "l2"
+            where it was not or ``repair=False``.
         sync_every: None for V1; T for V2: at the end of every T-th `fit` the proxy is fused and the target trained on
             the same data, and the next proxy is cut out of that target. `fit_target()` gives that target as it is.
         sync_importance: which channels stay when V2 prunes a trained target: None goes by `importance`, "same" takes
