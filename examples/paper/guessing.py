@@ -54,8 +54,8 @@ def errors(tested: Sequence[dict[str, Any]]) -> list[str]:
 
 def payback(results: Results, arm: str) -> str:
     """Say what was paid before, by step, and after how many architectures proxies that are spared pay it back."""
-    paid = {stage: spent(results, arm, [stage]) for stage in (*PRETRAINING, GUESSING)}
-    before, each = sum(paid[stage] for stage in PRETRAINING), paid[GUESSING]
+    paid = {stage: spent(results, arm, [stage]) for stage in PRETRAINING}
+    before, each = sum(paid.values()), spent(results, arm, [GUESSING])
     steps = ", ".join(f"{stage} {giga(macs)}" for stage, macs in paid.items() if macs)
     said = f"Paid once, in GMACs of a seed: {giga(before)} ({steps}); every architecture then costs {giga(each)}."
     if not results.seeds(PROXY, number=0):
