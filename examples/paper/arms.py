@@ -39,7 +39,7 @@ def selector_options(plan: Plan, arm: Arm, seed: int, labels: list[int]) -> dict
     """Return what the selector is told, but for trainers and networks; `labels` are those of each round."""
     options: dict[str, Any] = {
         "pruning_ratio": ratio(plan, arm, labels) if arm.pruned else 0.0,
-        "scorer": "random" if arm.method == "random" else arm.scorer or plan.scorer,
+        "scorer": "random" if arm.method in ("random", "subselnet") else arm.scorer or plan.scorer,
         "random_state": seed,
         "warm_start": warm(arm),
         "cross": arm.cross if arm.cross in WAYS else float(arm.cross),

@@ -6,7 +6,7 @@ import copy
 import platform
 import time
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from arms import selector_options, trainer_changes
 from plan import Arm, Plan, subset_of
 from records import Store
 from sources import Draw, Source, draw, trainer
+from subselnet import CoreSet, Task, core_set, parse_architecture
 from torch import nn
 from tuning import Settings, Trial, best, drawn_settings
 from watching import Watched, accuracy
@@ -61,6 +62,7 @@ class Unit:
         self.dense = data.network(plan.network, seed, arm.checkpoint)
         self.plain = trainer(plan, data.transforms, TorchTrainer, bench.device)
         self.folder = bench.store.state(arm, seed)
+        self.core_set: CoreSet | None = None
         self.equip(Settings())
 
     def equip(self, settings: Settings) -> None:
@@ -113,13 +115,15 @@ class Unit:
             self.selector = PrunedProxySelector.load(path, self.dense, **self.options)
 
     def do(self, number: int) -> bool:
-        """Do a round and write it; False where the arm whose labels are taken has not got that far."""
+        """Do a round and write it; False where it needs what another process is still at."""
         arm, store, last = self.arm, self.bench.store, number == self.bench.plan.rounds - 1
         borrowed: dict[str, Any] | None = {}
         if arm.subset and not last:
             borrowed = store.record(self.bench.plan.arm(subset_of(arm)), self.seed, number)
             if borrowed is None:
                 return False
+        if arm.method == "subselnet" and not self.prepare():
+            return False
         trials = self.tune(number) if number in self.bench.plan.tuned else []
         for watched in (self.choosing, self.finishing):
             watched.start_round(following=last)
@@ -130,8 +134,11 @@ class Unit:
             k = self.sizes[number + 1] - len(self.labelled)
             picked = np.array(borrowed["picked"]) if borrowed else self.pick(k)
         rows = [*self.selector.costs.to_dicts()[before:], *extra.to_dicts()]
+        rows += self.core_set.costs if self.core_set and not number else []
         record, timing = self.result(number, target, rows, picked)
         timing["wall"] = time.perf_counter() - start
+        if self.core_set and not number:
+            record |= {"guesses": self.core_set.checks}
         if self.bench.plan.tuning:
             record |= {"settings": asdict(self.settings), "trials": [trial.to_dict() for trial in trials]}
             timing["tuning"] = sum(trial.seconds for trial in trials)
@@ -140,6 +147,28 @@ class Unit:
         store.write(arm, self.seed, number, record, timing)
         (self.folder / f"{number - 1}.safetensors").unlink(missing_ok=True)
         self.labelled = np.concatenate([self.labelled, picked])
+        return True
+
+    def prepare(self) -> bool:
+        """Find the order in which a labelled pool is taken; False while another process does."""
+        if self.core_set is None:
+            plan, data = self.bench.plan, self.bench.data
+            make = partial(trainer, plan, data.transforms, TorchTrainer, self.bench.device)
+            ratio = plan.ratio if self.arm.ratio is None else self.arm.ratio
+            task = Task(
+                data=data,
+                rows=self.drawn.pool,
+                dense=self.dense,
+                architecture=parse_architecture(plan.network),
+                ratio=ratio,
+                k=self.sizes[-1],
+                trainer=make,
+                seed=self.seed,
+            )
+            with self.bench.store.shared(self.seed) as folder:
+                if folder is None:
+                    return False
+                self.core_set = core_set(task, self.arm.argument, folder)
         return True
 
     def trained(self, number: int) -> tuple[nn.Module, CostLedger]:
@@ -171,7 +200,9 @@ class Unit:
         return Trial(settings, float(right.mean()), macs, seconds)
 
     def pick(self, k: int) -> np.ndarray:
-        """Return the rows to label next."""
+        """Return the rows to label next, or to take next of those that are labelled."""
+        if self.core_set:
+            return self.core_set.order[~np.isin(self.core_set.order, self.labelled)][:k]
         candidates = np.setdiff1d(self.drawn.pool, self.labelled, assume_unique=True)
         return self.selector.query(self.bench.data.unlabelled, k, candidates=candidates)
 

@@ -11,10 +11,12 @@ from plan import Arm, Plan
 from records import Store
 from scipy import stats
 from significance import Difference, area, paired
+from subselnet import GUESSING, PRETRAINING
 
 from prunefuse_al.costs.ledger import SELECTION_STAGES, CostLedger
 
 TARGET_STAGES = ("fuse", "recalibrate_target", "train_target")
+PREPARING = (*PRETRAINING, GUESSING)  # paid once, before anything is chosen
 BETWEEN = ("score", "rank")  # paid to get to the next budget, so not for the last one
 
 
@@ -101,8 +103,10 @@ class Results:
         choosing, finishing = CostLedger(), CostLedger()
         for r in range(number + 1):
             for row in CostLedger.from_dicts(self.rows(arm.name, seed, r)).rows():
-                if row.stage in SELECTION_STAGES:
-                    if arm.method == "random" or arm.subset:  # nothing is trained to choose
+                if row.stage in PREPARING:
+                    choosing.extend([row])
+                elif row.stage in SELECTION_STAGES:
+                    if arm.unasked:  # nothing is trained to choose
                         if r == number and row.stage == "train_proxy":
                             finishing.extend([row])
                     elif r < number or row.stage not in BETWEEN:

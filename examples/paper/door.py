@@ -12,6 +12,7 @@ from checking import nearest
 from networks import NETWORKS
 from plan import Arm, Plan
 from sources import Source, pool_size, trainer
+from subselnet import PREFIX, parse_architecture
 from torch import nn
 
 from prunefuse_al import PrunedProxySelector, TorchTrainer, prune
@@ -37,6 +38,8 @@ def check_arm(plan: Plan, arm: Arm) -> None:
     """Raise `ValueError` unless the library takes the settings of an arm, and there are its networks."""
     try:
         check_settings(plan, arm)
+        if arm.method == "subselnet":
+            parse_architecture(plan.network)
         for name in (plan.network, arm.argument if arm.method == "svp" else "", arm.target):
             check_network(name)
     except (ValueError, TypeError) as error:
@@ -59,12 +62,15 @@ def check_settings(plan: Plan, arm: Arm) -> None:
 
 def check_network(name: str) -> None:
     """Raise `ValueError` unless a network can be called so; torchvision's are looked up when they are built."""
+    if name.startswith(PREFIX):
+        parse_architecture(name)
+        return
     base, _, narrow = name.partition("/")
     known = base in NETWORKS and re.fullmatch("|[1-9]|1[0-6]", narrow) is not None and not name.endswith("/")
     if name and not known and not re.fullmatch(r"(torchvision|pretrained):[\w-]+", name):
         raise ValueError(
-            f"network {name!r}: there are {', '.join(NETWORKS)}, each also as NAME/2 to NAME/16, torchvision:NAME or "
-            f"pretrained:NAME"
+            f"network {name!r}: there are {', '.join(NETWORKS)}, each also as NAME/2 to NAME/16, torchvision:NAME, "
+            f"pretrained:NAME or {PREFIX}..."
             f"{nearest(base, NETWORKS)}"
         )
 
@@ -90,6 +96,11 @@ def check_data(plan: Plan, data: Source) -> None:
         raise ValueError(
             f"plan {plan.name}: first={plan.first:g}, budgets={plan.budgets} are {labels} labels; they have to grow "
             f"from 1 to at most {most:,}, of {n:,} pictures of which {probes} are never labelled{tuned}"
+        )
+    smallest = 4  # the family's networks halve pictures twice
+    if any(arm.method == "subselnet" for arm in plan.parsed) and min(data.shape[1:]) < smallest:
+        raise ValueError(
+            f"plan {plan.name}: subselnet needs pictures of {smallest} x {smallest} or more: {data.shape[1:]}"
         )
     asked = {(plan.network, arm.checkpoint) for arm in plan.parsed}
     asked |= {(name, "") for arm in plan.parsed for name in (arm.argument if arm.method == "svp" else "", arm.target)}

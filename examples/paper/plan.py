@@ -12,9 +12,10 @@ from typing import Any
 
 import checking
 from checking import nearest
+from subselnet import WAYS as SUBSETS
 
-METHODS = ("random", "dense-reinit", "dense-continue", "svp", "probe", "prunefuse-v1", "prunefuse-v2")
-PRUNED = METHODS[5:]
+METHODS = ("random", "dense-reinit", "dense-continue", "svp", "probe", "subselnet", "prunefuse-v1", "prunefuse-v2")
+PRUNED = METHODS[6:]
 STARTS = ("fused", "scratch")
 WAYS = ("auto", "preserve", "copy", "delta")
 
@@ -28,8 +29,10 @@ class Arm:
         method: one of `METHODS`. "random" trains the dense network on random labels; "dense-reinit" is active learning
             with the dense network, from its initial weights in every round, and "dense-continue" from those it has;
             "svp:NETWORK" chooses with another network (Coleman et al., 2020); "prunefuse-v1" and "prunefuse-v2:T" with
-            the pruned one; "probe" with a head on features of the network as it is.
-        argument: what stands behind the colon: the network of "svp", T of "prunefuse-v2".
+            the pruned one; "probe" with a head on features of the network as it is; "subselnet" takes a subset of a
+            pool whose labels are all known, by what a model guesses of the network (see `subselnet`), and trains it as
+            "random" does.
+        argument: what stands behind the colon: the network of "svp", T of "prunefuse-v2", one of `subselnet.WAYS`.
         start: "fused", or "scratch": the target starts from the network's initial weights (fusion off).
         cross: how the proxy is fused: "auto", "preserve", "copy", "delta", or a number.
         repair: "auto": the proxy of a network that was trained before is repaired on the pool; "no": it is not, and the
@@ -86,6 +89,11 @@ class Arm:
     def pruned(self) -> bool:
         """Whether the network that chooses is cut from the dense one."""
         return self.method in PRUNED
+
+    @property
+    def unasked(self) -> bool:
+        """Whether samples are taken without asking the network that is trained on them."""
+        return self.method in ("random", "subselnet") or bool(self.subset)
 
     @property
     def fused(self) -> bool:
@@ -164,7 +172,12 @@ def complaints(arm: Arm) -> Iterator[str]:
         yield "name the network that chooses, as in svp:resnet8"
     if arm.method == "prunefuse-v2" and not re.fullmatch("[1-9][0-9]{0,5}", arm.argument):
         yield "name the rounds between two syncs, as in prunefuse-v2:2"
-    if arm.argument and arm.method not in ("svp", "prunefuse-v2"):
+    if arm.method == "subselnet" and arm.argument not in SUBSETS:
+        known = [way for way in SUBSETS if way]
+        yield f"{arm.argument!r} is not one of {', '.join(known)}{nearest(arm.argument, known)}, or nothing, no colon"
+    if arm.method == "subselnet" and (arm.subset or arm.target or arm.checkpoint or arm.scorer):
+        yield "subselnet takes its own subset for the plan's network; leave out subset, target, checkpoint, scorer"
+    if arm.argument and arm.method not in ("svp", "prunefuse-v2", "subselnet"):
         yield f"{arm.method} takes nothing behind a colon"
     if arm.start not in STARTS:
         yield f"start={arm.start}; choose {' or '.join(STARTS)}"

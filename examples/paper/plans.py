@@ -185,6 +185,25 @@ MNIST_20 = replace(
     arms=tuple(arm for arm in CLAIMS if not arm.endswith(("=0.25", "=0.9", "badge", "k_center"))),
     note="The main claims on twenty seeds: 5,000 pictures of MNIST at 14 x 14, a small residual network.",
 )
+# A core set: all labels of the pool are known, k of them are kept. A network of the family's grammar.
+DIGITS_SUBSELNET = Plan(
+    "digits-subselnet",
+    network="family:16-2r3-2r3s-2r3s",
+    scorer="margin",
+    first=20,
+    budgets=(100, 200, 400),
+    epochs=30,
+    batch_size=32,
+    seeds=SEEDS,
+    baseline="random",
+    references=("subselnet:proxy",),
+    arms=(
+        *("random", "subselnet", "subselnet:smallest", "subselnet:inductive", "subselnet:mean", "subselnet:nearest"),
+        *("subselnet:proxy", "prunefuse-v1", "prunefuse-v1 start=scratch"),
+    ),
+    note="SubSelNet on scikit-learn's digits. Its arms know all labels of the pool and keep k of them; those of "
+    "PruneFuse know the labels that they ask for alone. Subsets of a seed are nested and hold the first 20.",
+)
 TWENTY = (DIGITS_20, LETTERS_20, MAILS_20, MNIST_20)
 
 
@@ -385,6 +404,7 @@ PLANS = {
         replace(PAPER_CIFAR, name="tiny-imagenet-paper", data="folder:data/tiny-imagenet", size=64, network="resnet18"),
         PAPER_IMAGENET,
         *TWENTY,
+        DIGITS_SUBSELNET,
     )
 }
 PLANS |= {name: plan for setup in SETUPS.values() for name, plan in questions(setup).items()}

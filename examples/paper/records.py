@@ -5,6 +5,7 @@
     OUT/timings.jsonl    what it does not: seconds, memory, where it ran
     OUT/PLAN/            the report of a plan
     OUT/state/ARM/SEED/  the selector after the last round, and a lock; goes when the arm is done
+    OUT/state/shared/SEED/  what several arms of a seed read, and a lock; goes when the plan is done
     OUT/.lock            held by whoever writes any of the others
 
 Records are apart from timings so that a run that was killed and resumed ends in the same bytes: lines are added as
@@ -24,6 +25,8 @@ from checking import DETAILS, LOCK, RECORDS, REPORT, SETUP, STATE, TIMINGS
 from filelock import FileLock, Timeout
 from lines import Lines, cell_of, replace_text
 from plan import BEFORE, Arm, Plan, slug
+
+SHARED = "shared"  # no arm is called so
 
 
 class Store:
@@ -113,6 +116,8 @@ class Store:
         with self.locked():
             for lines in (self.records, self.timings):
                 lines.put_in_order()
+        for seed in plan.seeds:
+            self._forget(seed)
         for cell in sorted(self.records.differing):
             print(f"{self.records.path}: {cell} stood there twice, not the same; the later counted", file=sys.stderr)
         remove_empty([*self.root.glob(f"{STATE}/*"), self.root / STATE])
@@ -140,6 +145,34 @@ class Store:
                 # Who gets hold of the lock meanwhile finds nothing left to do.
                 remove_files(folder)
                 remove_empty([folder])
+
+    @contextmanager
+    def shared(self, seed: int) -> Iterator[Path | None]:
+        """Yield the folder of what several arms of a seed read; None where another process is at it."""
+        folder = self.root / STATE / SHARED / str(seed)
+        make_folder(folder)
+        lock = FileLock(folder / "lock")
+        try:
+            lock.acquire(blocking=False)
+        except (Timeout, FileNotFoundError):  # another's; or it goes right now
+            yield None
+            return
+        try:
+            yield folder
+        finally:
+            lock.release()
+
+    def _forget(self, seed: int) -> None:
+        """Remove what arms of a seed shared, unless another process is at it."""
+        folder = self.root / STATE / SHARED / str(seed)
+        if not folder.exists():
+            return
+        with self.shared(seed) as mine:
+            if mine is None:
+                return
+            remove_files(folder, but=("lock",))
+        remove_files(folder)
+        remove_empty([folder])
 
     def _sweep(self) -> None:
         """Remove what was being written when its process died; whoever writes holds the lock, and we do."""

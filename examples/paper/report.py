@@ -5,6 +5,7 @@ from __future__ import annotations
 from checking import DETAILS, REPORT
 from compare import Results
 from details import detailed
+from guessing import guessed
 from lines import replace_text
 from pictures import draw_all
 from plan import Plan, parse_arm
@@ -18,6 +19,10 @@ POLICY = {
     "dense-continue": "`dense-continue`: the dense network chooses and is trained on from the round before",
     "svp": "`svp:NET`: NET chooses, drawn and trained anew in every round; the dense network is trained at the end",
     "probe": "`probe`: a head on features that the network gives as it is; the head is kept, all of it fine-tuned",
+    "subselnet": "`subselnet`: of a pool whose labels are all known, samples drawn by the losses that SubSelNet "
+    "guesses for the dense network; `:smallest` the least ones, `:inductive` by its second network. Controls that "
+    "guess otherwise: `:mean` the mean logits of its trained networks, `:nearest` those of the nearest one, `:proxy` "
+    "those of one pruned proxy trained on the pool",
     "prunefuse-v1": "`prunefuse-v1`: the pruned network chooses, from the same pruned weights in every round; fused, "
     "then fine-tuned",
     "prunefuse-v2": "`prunefuse-v2:T`: the same, and every T rounds the next proxy is cut from the trained target",
@@ -30,7 +35,15 @@ def write_report(plan: Plan, store: Store) -> str:
     folder.mkdir(exist_ok=True)
     pictures = [f"![{caption}]({name}.png)" for name, caption in draw_all(results, folder).items()]
     more = f"More, by budget and by part: [{DETAILS}]({DETAILS})."
-    parts = [heading(results), accuracies(results), penalised(results), costs(results), *pictures[:1], more]
+    parts = [
+        heading(results),
+        accuracies(results),
+        penalised(results),
+        guessed(results),
+        costs(results),
+        *pictures[:1],
+        more,
+    ]
     text = "\n\n".join(part for part in parts if part)
     replace_text(folder / DETAILS, "\n\n".join([detailed(results), *pictures[1:]]).rstrip() + "\n")
     replace_text(folder / REPORT, text.rstrip() + "\n")

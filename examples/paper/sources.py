@@ -14,6 +14,7 @@ import torch
 from data import Images, as_imagenet, load, smaller
 from networks import build
 from plan import Arm, Plan
+from subselnet import PREFIX, parse_architecture
 from torch import nn
 
 from prunefuse_al import TorchTrainer
@@ -54,7 +55,10 @@ class Source:
         """Return a network with the weights of a seed, or of a checkpoint."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            network = build(name, self.shape[0], self.classes, self.shape[-1])
+            if name.startswith(PREFIX):
+                network: nn.Module = parse_architecture(name).build(self.shape[0], self.classes)
+            else:
+                network = build(name, self.shape[0], self.classes, self.shape[-1])
         if checkpoint:
             network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
         return network

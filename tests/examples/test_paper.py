@@ -305,6 +305,9 @@ def test_scorers_that_read_the_training_see_it_in_every_arm(tmp_path):
         ("prunefuse-v1 start=warm", "start=warm; choose fused or scratch"),
         ("prunefuse-v1 target=vgg", "add start=scratch"),
         ("random:3", "takes nothing behind a colon"),
+        ("subselnet:smalest", "'smalest' is not one of smallest, .*; did you mean 'smallest'"),
+        ("subselnet subset=random", "takes its own subset"),
+        ("subselnet scorer=margin", "takes its own subset"),
     ],
 )
 def test_arms_that_make_no_sense(text, message):
@@ -338,9 +341,9 @@ def test_every_ready_plan_names_networks_that_there_are():
             *(a.argument for a in plan.parsed if a.method == "svp"),
             *(a.target for a in plan.parsed),
         ]
-        assert all(n.split("/")[0] in NETWORKS or n.startswith(("torchvision:", "pretrained:")) for n in names if n), (
-            plan.name
-        )
+        assert all(
+            n.split("/")[0] in NETWORKS or n.startswith(("torchvision:", "pretrained:", "family:")) for n in names if n
+        ), plan.name
 
 
 def test_pictures_come_to_networks_of_imagenet_in_three_colours_and_their_size():

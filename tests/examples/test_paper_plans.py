@@ -51,6 +51,10 @@ def hostile() -> list[tuple[str, Any]]:
     rows += [("data", value) for value in ("digit", ".npz", "../../victim.npz", "folder:", "folder:../../victim")]
     rows += [("network", value) for value in ("resnet9", "resnet8/0", "resnet8/", "mlp/-1", "mlp/100", "torchvision:")]
     rows += [("network", value) for value in ("resnet8/32", "torchvision:../x", "os:system")]  # the first: no channels
+    rows += [
+        ("network", value) for value in ("family:", "family:16-2r3-2r3-2r3", "family:32-2r3-2r3s-2r3s", "family:../x")
+    ]
+    rows += [("arms", ["subselnet"]), ("arms", ["random", "subselnet:none"])]  # the plan's network is not of the family
     rows += [(field, value) for field in (*WHOLE, *REAL) for value in NO_NUMBERS]
     rows += [(field, 1.5) for field in WHOLE] + [("ratio", 1), ("ratio", 1.0), ("first", 0), ("first", 40.5)]
     rows += [(field, value) for field in LISTS for value in NO_LISTS]
