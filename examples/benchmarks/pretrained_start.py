@@ -105,6 +105,7 @@ def arms(args: Any, trained: Trained, sample: Sample, seed: int) -> Iterator[tup
     yield "repaired", lambda: proxied(unlabelled=pool, repair={"rows": args.rows}, fine_tune_lr_scale=0.5)
     yield "repaired, full rate", lambda: proxied(unlabelled=pool, repair={"rows": args.rows}, fine_tune_lr_scale=1)
     yield "repaired and taught", lambda: proxied(unlabelled=pool, repair=taught, fine_tune_lr_scale=0.5)
+    yield "repaired and taught, full rate", lambda: proxied(unlabelled=pool, repair=taught, fine_tune_lr_scale=1)
     thinned = partial(ProgressivePruning, epochs=max(1, args.train_epochs // 2), steps=3)
     yield "thinned while trained, by norm", lambda: proxied(unlabelled=pool, progressive=thinned(), importance="l2")
     yield (

@@ -13,7 +13,7 @@ TINY = "--labels 60 --test 100 --train-epochs 1 --training 1 --unlabelled 120 --
 
 def test_it_prints_what_each_arm_reaches(tmp_path: Path) -> None:
     printed = run_script(SCRIPT, tmp_path, *TINY.split(), "--arms", "fine-tuned,taught,probe")
-    lines = printed.splitlines()[-8:]
+    lines = printed.splitlines()[-9:]
     assert lines[0].split()[:2] == ["proxy,", "%"]
     assert [re.split(r" {2,}", line)[0] for line in lines[1:]] == [
         "fine-tuned",
@@ -21,6 +21,7 @@ def test_it_prints_what_each_arm_reaches(tmp_path: Path) -> None:
         "fine-tuned, twice as long",
         "fine-tuned, twice as long, half",
         "repaired and taught",
+        "repaired and taught, full rate",
         "probe",
         "probe, full rate",
     ]
