@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from ..network import (
     first_output,
     frozen_tensors,
     named_tensors,
+    of_kind,
     perturbed,
     with_rows,
 )
@@ -340,8 +342,7 @@ class _Comparison:
 
     def _target(self, channel_map: ChannelMap, *, preserve: bool = True) -> nn.Module:
         """Return the preserving fusion, or what is to be replayed; its dense copy is the only one that is alive."""
-        dense = _converted_network(copied(self.model), self.dtype)
-        _make_generic(dense, self.frozen.keys())
+        dense = _generic_copy(self.model, self.dtype, self.frozen.keys())
         if channel_map.computed:  # as one that was used before
             _run(afresh(dense, channel_map.computed), self.inputs[0])
         put_back(dense, self.thin, channel_map, cross=0.0, preserve=preserve, frozen=self.frozen.keys())
@@ -446,20 +447,47 @@ def _converted(inputs: Arguments, dtype: torch.dtype) -> Arguments:
 
 def _make_generic(module: nn.Module, frozen: Set[str] = frozenset()) -> None:
     """Give a network values, in place, that have no special structure (no zeros, ones or ties); `frozen` stay."""
-    block = 2 * torch.rand(NOISE, generator=torch.Generator().manual_seed(1)) - 1
-    first = {id(t): (name, t) for name, t in named_tensors(module).items() if t.is_floating_point()}
     with torch.no_grad():
-        for number, (name, tensor) in enumerate(first.values()):
-            if name in frozen:
-                continue
-            noise = block.to(tensor).roll(-977 * number)
-            if sum(size > 1 for size in tensor.shape) > 1 and tensor.numel():  # one dimension: a scale, maybe of 1e-6
-                scale = _scale(tensor)
-                tensor.data = tensor.contiguous()  # an expanded one cannot be written to
-                _add_noise(tensor.view(-1), noise * (0.5 * (scale or 1 / math.sqrt(tensor[0].numel()))))
-                continue
-            noise = noise.repeat(-(-tensor.numel() // NOISE))[: tensor.numel()].view(tensor.shape)
-            tensor.data = 0.5 + noise.abs() if "var" in name else tensor * (1 + 0.3 * noise) + 0.2 * noise
+        for name, tensor, noise in _with_noise(module):
+            if name not in frozen:
+                tensor.data = _generic(name, tensor, noise)
+
+
+def _generic_copy(model: nn.Module, dtype: torch.dtype, frozen: Set[str]) -> nn.Module:
+    """Return a copy of a network with such values, in eval mode and a precision, without another of those it had."""
+    memo: dict[int, Any] = {}
+    with torch.no_grad():
+        for name, tensor, noise in _with_noise(model):
+            if name not in frozen and not (dtype == torch.float64 and tensor.device.type == "mps"):
+                memo[id(tensor)] = of_kind(tensor, _generic(name, tensor, noise, dtype))
+    copy = _converted_network(copied(model, memo), dtype)
+    if not memo:
+        _make_generic(copy, frozen)
+    return copy
+
+
+def _with_noise(module: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield the floating tensors of a network, each once, and a block of noise that starts elsewhere for each."""
+    block = 2 * torch.rand(NOISE, generator=torch.Generator().manual_seed(1)) - 1
+    twice = torch.cat([block, block])
+    floating = {id(t): (name, t) for name, t in named_tensors(module).items() if t.is_floating_point()}
+    for number, (name, tensor) in enumerate(floating.values()):
+        start = 977 * number % NOISE
+        yield name, tensor, twice[start : start + NOISE]
+
+
+def _generic(name: str, tensor: Tensor, noise: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return new values near those of a tensor, in a precision of its own where one is given."""
+    values = torch.empty(tensor.shape, dtype=dtype or tensor.dtype, device=tensor.device)
+    noise = noise[: tensor.numel()].to(values)
+    if sum(size > 1 for size in tensor.shape) > 1 and tensor.numel():  # one dimension: a scale, maybe of 1e-6
+        scale = _scale(tensor)
+        _add_noise(tensor.reshape(-1), noise * (0.5 * (scale or 1 / math.sqrt(tensor[0].numel()))), values.view(-1))
+        return values
+    if tensor.numel() > NOISE:
+        noise = noise.repeat(-(-tensor.numel() // NOISE))[: tensor.numel()]
+    noise = noise.view(tensor.shape)
+    return 0.5 + noise.abs() if "var" in name else tensor.to(values) * (1 + 0.3 * noise) + 0.2 * noise
 
 
 def _scale(tensor: Tensor) -> float:
@@ -478,11 +506,12 @@ def _set(module: nn.Module, values: Mapping[str, Tensor]) -> None:
         tensors[name].copy_(value)
 
 
-def _add_noise(values: Tensor, noise: Tensor) -> None:
-    """Add a block of noise, again and again, to a vector, in place."""
-    whole = len(values) // len(noise)
-    values[: whole * len(noise)].view(whole, len(noise)).add_(noise)
-    values[whole * len(noise) :].add_(noise[: len(values) - whole * len(noise)])
+def _add_noise(values: Tensor, noise: Tensor, out: Tensor) -> None:
+    """Write the sum of a vector and a block of noise, again and again, to another."""
+    whole = len(values) // len(noise) * len(noise)
+    blocks = (-1, len(noise))
+    torch.add(values[:whole].view(blocks), noise, out=out[:whole].view(blocks))
+    torch.add(values[whole:], noise[: len(values) - whole], out=out[whole:])
 
 
 def _calibrate(module: nn.Module, inputs: Arguments) -> None:

@@ -225,8 +225,9 @@ def narrowed(plane: Tensor, dims: Iterable[int] | None = None) -> Tensor:
             if steps[dim] == 0:
                 plane = plane.narrow(dim, 0, 1)
                 continue
-            values = plane.numpy()
-            first, last = values.take([0], dim), values.take([-1], dim)
+            values, before = plane.numpy(), (slice(None),) * dim
+            ends = (*before, slice(0, 1)), (*before, slice(-1, None))
+            first, last = (values[end] for end in ends)
             # Two positions settle most cases without a look at all of them.
             if np.array_equal(first, last) and (values == first).all():
                 plane = plane.narrow(dim, 0, 1)
