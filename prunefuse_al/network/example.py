@@ -59,11 +59,7 @@ def with_rows(arguments: Arguments, rows: int) -> Arguments:
 
 
 def perturbed(arguments: Arguments, generator: torch.Generator) -> Arguments:
-    """Return the arguments in double precision with noise on floating tensors, so that no two rows are alike.
-
-    Of tensors with rows the last is a tenth as large as the first besides: what noise alone makes of rows is nearly
-    the same after many layers that average.
-    """
+    """Return the arguments in double precision with noise on floating tensors, so that no two rows are alike."""
 
     def change(leaf: Any) -> Any:
         if isinstance(leaf, Tensor) and leaf.device.type == "mps":  # has no double precision
@@ -72,11 +68,7 @@ def perturbed(arguments: Arguments, generator: torch.Generator) -> Arguments:
             return leaf
         spread = float(leaf.double().std()) if leaf.numel() > 1 else 0.0
         noise = torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf.device)
-        noisy = leaf.double() + noise * (0.3 * spread if 0 < spread < float("inf") else 1.0)
-        if leaf.ndim < 2:
-            return noisy
-        sizes = torch.linspace(1, 0.1, len(leaf), dtype=torch.float64, device=leaf.device)
-        return noisy * sizes.view(-1, *[1] * (leaf.ndim - 1))
+        return leaf.double() + noise * (0.3 * spread if 0 < spread < float("inf") else 1.0)
 
     args, kwargs = tree_map(change, arguments)
     return args, kwargs

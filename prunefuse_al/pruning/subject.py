@@ -91,9 +91,14 @@ class Subject:
         return 2 if self.smaller else rows_compared(self.model)
 
     @property
+    def by_channel(self) -> bool:
+        """Nothing in it is taken over channels: what a proxy of it computes is the same to rounding, or is wrong."""
+        return not any(found.noted.planes for found in self.trace.statistics if found.noted.operand is None)
+
+    @property
     def smaller(self) -> bool:
-        """The inputs besides take less than two rows of the example, and are several rows."""
-        if self.elsewhere is None or not self.elsewhere.resized:
+        """The inputs besides take less than two rows of the example, and are several rows: they set statistics."""
+        if self.elsewhere is None or not self.elsewhere.resized or not self.by_channel:
             return False
         own, other = (_tensors(given)[0] for given in (self.arguments, self.elsewhere.arguments))
         return len(other) > 2 and other.numel() < own.numel()
