@@ -9,6 +9,7 @@ from .compiling import compiled as compiled
 from .copying import WithoutHistory as WithoutHistory
 from .copying import afresh as afresh
 from .copying import copied as copied
+from .copying import of_kind as of_kind
 from .copying import stand_in as stand_in
 from .endings import check_first as check_first
 from .endings import squashed_by as squashed_by

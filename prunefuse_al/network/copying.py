@@ -71,7 +71,7 @@ def stand_in(model: nn.Module) -> nn.Module:
     Moving it to another device or layout does not move `model`. Nothing may train it.
     """
     with torch.inference_mode(False):
-        return copied(model, {id(t): _sharing(t) for t in (*model.parameters(), *model.buffers())})
+        return copied(model, {id(t): of_kind(t, t.detach()) for t in (*model.parameters(), *model.buffers())})
 
 
 def afresh(network: N, computed: Mapping[str, tuple[Any, ...]]) -> N:
@@ -102,11 +102,9 @@ def afresh(network: N, computed: Mapping[str, tuple[Any, ...]]) -> N:
     return network
 
 
-def _sharing(tensor: Tensor) -> Tensor:
-    """Return another tensor over the same memory, of the same kind."""
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
-    return tensor.detach()
+def of_kind(tensor: Tensor, value: Tensor) -> Tensor:
+    """Return `value` as the kind of tensor that `tensor` is."""
+    return nn.Parameter(value, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
 
 
 class WithoutHistory(TorchFunctionMode):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import checks
 from ..errors import FusionError
 from ..fusing import ChannelMap, as_sequence, attribute, captured_numbers, put_attributes
-from ..network import afresh, check_model, copied, named_tensors
+from ..network import afresh, check_model, copied, named_tensors, of_kind
 from .groups import Structure
 
 # Attributes of a user's own modules that may hold a width or a number of heads, and look-alikes that never do.
@@ -56,17 +56,10 @@ def rebuild(model: nn.Module, channel_map: ChannelMap) -> nn.Module:
     memo: dict[int, Any] = {}
     for name, tensor in tensors.items():
         if id(tensor) not in memo:
-            memo[id(tensor)] = _like(tensor, state[name])
+            memo[id(tensor)] = of_kind(tensor, state[name])
     proxy = copied(model, memo)
     put_attributes(proxy, channel_map.attributes)
     return afresh(proxy, channel_map.computed)
-
-
-def _like(tensor: Tensor, value: Tensor) -> Tensor:
-    """Return `value` as the kind of tensor that `tensor` is."""
-    if not isinstance(tensor, nn.Parameter):
-        return value
-    return nn.Parameter(value, requires_grad=tensor.requires_grad)
 
 
 def known_attributes(model: nn.Module, channel_map: ChannelMap) -> dict[str, Any]:

@@ -8,10 +8,11 @@ dense network must compute what the proxy computes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from ..network import (
     first_output,
     frozen_tensors,
     named_tensors,
-    output_shapes,
+    of_kind,
     perturbed,
     with_rows,
 )
@@ -39,7 +40,7 @@ from .groups import Structure, thinned_shapes
 from .nonfinite import first_not_finite
 from .quietly import answer_of, first_line
 from .refusals import DRAWS, UNCHECKED, shapes
-from .subject import Subject, batch_norms, rows_compared
+from .subject import Subject, batch_norms
 from .trace import KeptStatistics, visible_operations
 
 # (precision, relative distance that is rounding): single precision settles nearly all; what it cannot, double does.
@@ -60,6 +61,7 @@ class Verdict:
         exact: that distance is rounding.
         macs: multiply-accumulates of the proxy, per row.
         remarks: what else there is to say of its exactness.
+        sizes: shapes of the inputs at which it was compared.
     """
 
     reason: str
@@ -68,6 +70,7 @@ class Verdict:
     exact: bool = False
     macs: int = 0
     remarks: tuple[str, ...] = ()
+    sizes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,24 +122,77 @@ def inspect(
         examined: the example inputs, and what the network takes besides.
         kept: bool [components], which channels stay.
     """
+    verdict = _inspected(model, proxy, channel_map, structure, examined, kept)
+    if not verdict.exact and examined.confirmed is not examined:  # the network itself does not take the other inputs
+        return _inspected(model, proxy, channel_map, structure, examined.confirmed, kept)
+    return verdict
+
+
+def _inspected(
+    model: nn.Module,
+    proxy: nn.Module,
+    channel_map: ChannelMap,
+    structure: Structure,
+    examined: Subject,
+    kept: np.ndarray,
+) -> Verdict:
     thin = copied(proxy)  # for every check in turn, each of which overwrites what the one before left
-    arguments, elsewhere = examined.arguments, examined.elsewhere
-    reason = _runs(thin, structure, kept, examined) or _trains(model, thin, arguments)
+    asked = list(_asked(structure, kept, examined))
+    one_way = examined.runs_one_way  # then it is seen to run where it is compared
+    reason = "" if one_way else _runs(thin, asked)
+    error = None if reason else _backward(thin, examined.arguments)
+    if error is not None:
+        reason = (_runs(copied(proxy), asked) if one_way else "") or _trains_not(model, examined.arguments, error)
     if reason:
-        return Verdict(reason, channel_map)
-    generator = torch.Generator().manual_seed(0)
-    inputs = [perturbed(with_rows(arguments, rows_compared(model)), generator)]
-    if elsewhere is not None:
-        inputs.append(perturbed(elsewhere.arguments, generator))
-    verdict = _compared(model, thin, inputs, channel_map, structure, kept)
+        return Verdict(reason, channel_map, sizes=examined.sizes)
+    compared = _Compared.of(examined, [question.answers for question in asked] if one_way else [])
+    verdict = _compared(model, thin, compared, channel_map, structure, kept)
     frozen = frozen_tensors(model)
-    return verdict if verdict.reason or not frozen else _with_frozen(verdict, model, thin, inputs, frozen)
+    if not verdict.reason and frozen:
+        verdict = _with_frozen(verdict, model, thin, compared, frozen)
+    if verdict.reason and one_way:
+        verdict = replace(verdict, reason=_runs(copied(proxy), asked) or verdict.reason)
+    return replace(verdict, sizes=examined.sizes)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Inputs of a proxy, the shapes it has to answer with, and what to say before a complaint."""
+
+    arguments: Arguments
+    answers: list[tuple[int, ...]]
+    at: str = ""
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What target and proxy are compared on.
+
+    Attributes:
+        inputs: the example and what the network takes besides, perturbed.
+        calibrating: the number of those that set the statistics of BatchNorm.
+        answers: shapes that the proxy has to answer them with; none where that was seen already.
+    """
+
+    inputs: list[Arguments]
+    calibrating: int
+    answers: list[list[tuple[int, ...]]]
+
+    @classmethod
+    def of(cls, examined: Subject, answers: list[list[tuple[int, ...]]]) -> _Compared:
+        generator, elsewhere = torch.Generator().manual_seed(0), examined.elsewhere
+        inputs = [perturbed(with_rows(examined.arguments, examined.rows), generator)]
+        if elsewhere is not None:
+            inputs.append(perturbed(elsewhere.arguments, generator))
+        if examined.by_channel and not batch_norms(examined.model):  # nothing keeps rows apart as layers average
+            inputs = [_of_sizes(given) for given in inputs]
+        return cls(inputs, int(examined.smaller), answers)
 
 
 def _compared(
     model: nn.Module,
     thin: nn.Module,
-    inputs: list[Arguments],
+    compared: _Compared,
     channel_map: ChannelMap,
     structure: Structure,
     kept: np.ndarray,
@@ -154,7 +210,7 @@ def _compared(
             dtype: torch.dtype, tolerance: float, near: float = 0.0, own: Mapping[str, Tensor] = as_they_are
         ) -> Verdict | None:
             try:
-                comparison = _Comparison(model, thin, inputs, dtype, tolerance, own, channel_map.computed)
+                comparison = _Comparison(model, thin, compared, dtype, tolerance, own, channel_map.computed)
                 return comparison.verdict(channel_map, structure, kept, near)
             except Exception as error:
                 what = f"cannot be checked in {str(dtype).removeprefix('torch.')}: {first_line(error)}"
@@ -186,13 +242,13 @@ def _constants(model: nn.Module, channel_map: ChannelMap) -> dict[str, Tensor]:
 
 
 def _with_frozen(
-    verdict: Verdict, model: nn.Module, thin: nn.Module, inputs: list[Arguments], frozen: frozenset[str]
+    verdict: Verdict, model: nn.Module, thin: nn.Module, compared: _Compared, frozen: frozenset[str]
 ) -> Verdict:
     """Return the verdict with the distance of a preserving fusion that leaves what is frozen as it is."""
     own = {name: tensor.detach() for name, tensor in named_tensors(model).items() if name in frozen}
     for dtype, tolerance in PRECISIONS:
         values, computed = verdict.channel_map.extract(own), verdict.channel_map.computed
-        comparison = _Comparison(model, thin, inputs, dtype, tolerance, values, computed)
+        comparison = _Comparison(model, thin, compared, dtype, tolerance, values, computed)
         distance = comparison.distance(verdict.channel_map)
         exact = distance.within(tolerance)
         if exact:
@@ -210,22 +266,25 @@ class _Comparison:
         self,
         model: nn.Module,
         thin: nn.Module,
-        inputs: list[Arguments],
+        compared: _Compared,
         dtype: torch.dtype,
         tolerance: float,
         frozen: Mapping[str, Tensor] = MappingProxyType({}),
         computed: Computed = MappingProxyType({}),
     ) -> None:
         self.model, self.dtype, self.tolerance, self.frozen = model, dtype, tolerance, frozen
-        self.inputs = [_converted(given, dtype) for given in inputs]
+        self.inputs = [_converted(given, dtype) for given in compared.inputs]
         self.thin = _converted_network(thin, dtype)
         _make_generic(self.thin, frozen.keys())
         _set(self.thin, frozen)
         afresh(self.thin, computed)
-        _calibrate(self.thin, self.inputs[0])
+        _calibrate(self.thin, self.inputs[compared.calibrating])
         _set(self.thin, frozen)
         afresh(self.thin, computed)
         self.expected = [_run(self.thin, given, chosen=True) for given in self.inputs]
+        for answered, wanted in zip(self.expected, compared.answers, strict=False):
+            if reason := _misfit(answered.values, wanted):
+                raise PruningError(reason)
         self.macs = round(self.expected[0].seen.flops / 2 / batch_rows(*self.inputs[0]))
 
     def verdict(
@@ -285,8 +344,7 @@ class _Comparison:
 
     def _target(self, channel_map: ChannelMap, *, preserve: bool = True) -> nn.Module:
         """Return the preserving fusion, or what is to be replayed; its dense copy is the only one that is alive."""
-        dense = _converted_network(copied(self.model), self.dtype)
-        _make_generic(dense, self.frozen.keys())
+        dense = _generic_copy(self.model, self.dtype, self.frozen.keys())
         if channel_map.computed:  # as one that was used before
             _run(afresh(dense, channel_map.computed), self.inputs[0])
         put_back(dense, self.thin, channel_map, cross=0.0, preserve=preserve, frozen=self.frozen.keys())
@@ -322,52 +380,58 @@ class _Comparison:
         return Distance(difference / scale, difference / (largest or 1.0), differs)
 
 
-def _runs(thin: nn.Module, structure: Structure, kept: np.ndarray, examined: Subject) -> str:
+def _asked(structure: Structure, kept: np.ndarray, examined: Subject) -> Iterator[_Asked]:
+    """Yield inputs of the proxy, and shapes of answers that are those of the dense network but for what is thinned."""
+    dense, expected = [answer.shape for answer in structure.trace.answers], thinned_shapes(structure, kept)
+    yield _Asked(examined.arguments, expected)
+    elsewhere = examined.elsewhere
+    if elsewhere is not None:
+        # A dimension that is thinned and depends on the size of the input is thinned by the same share.
+        grown = [
+            tuple(o * t // d if d else o for o, t, d in zip(*shapes_of, strict=True))
+            for shapes_of in zip(elsewhere.answers, expected, dense, strict=True)
+        ]
+        yield _Asked(elsewhere.arguments, grown, f"at inputs {elsewhere} ")
+
+
+def _runs(thin: nn.Module, asked: list[_Asked]) -> str:
     """Return why the proxy does not run, as a user runs it, like the dense network did, or ""."""
     thin.eval()
-    dense, expected = [answer.shape for answer in structure.trace.answers], thinned_shapes(structure, kept)
-    reason = _answers_so(thin, expected, examined.arguments)
-    elsewhere = examined.elsewhere
-    if reason or elsewhere is None:
-        return reason
-    # A dimension that is thinned and depends on the size of the input is thinned by the same share.
-    expected = [
-        tuple(o * t // d if d else o for o, t, d in zip(*shapes_of, strict=True))
-        for shapes_of in zip(elsewhere.answers, expected, dense, strict=True)
-    ]
-    reason = _answers_so(thin, expected, elsewhere.arguments)
-    return f"at inputs {elsewhere} {reason}" if reason else ""
-
-
-def _answers_so(thin: nn.Module, expected: list[tuple[int, ...]], arguments: Arguments) -> str:
-    try:
-        found = output_shapes(answer_of(thin, arguments))
-    except Exception as error:  # whatever a user's code raises
-        return f"the proxy does not run: {first_line(error)}"
-    return "" if found == expected else f"the proxy gives {found} where the network gives {expected}"
-
-
-def _trains(model: nn.Module, thin: nn.Module, arguments: Arguments) -> str:
-    """Return why the proxy cannot be trained where the dense network can, or ""."""
-    try:
-        _backward(thin, arguments)
-    except Exception as error:
+    for question in asked:
         try:
-            _backward(copied(model), arguments)
-        except Exception:  # not on these inputs, which may be too small for an auxiliary head
-            return ""
-        return f"the proxy does not run in train mode: {first_line(error)}"
+            reason = _misfit(answers(answer_of(thin, question.arguments)), question.answers)
+        except Exception as error:  # whatever a user's code raises
+            reason = f"the proxy does not run: {first_line(error)}"
+        if reason:
+            return question.at + reason
     return ""
 
 
-def _backward(module: nn.Module, arguments: Arguments) -> None:
+def _misfit(given: list[Tensor], expected: list[tuple[int, ...]]) -> str:
+    found = [tuple(leaf.shape) for leaf in given]
+    return "" if found == expected else f"the proxy gives {found} where the network gives {expected}"
+
+
+def _trains_not(model: nn.Module, arguments: Arguments, error: Exception) -> str:
+    """Return that the proxy cannot be trained for an error, or "" where the dense network cannot be trained either."""
+    if _backward(copied(model), arguments) is not None:  # not on these inputs, maybe too small for an auxiliary head
+        return ""
+    return f"the proxy does not run in train mode: {first_line(error)}"
+
+
+def _backward(module: nn.Module, arguments: Arguments) -> Exception | None:
+    """Run a network in train mode there and back, and return what it raised."""
     module.train()
     args, kwargs = with_rows(arguments, 2)
-    with visible_operations(module):
-        outputs = [t for t in answers(module(*args, **kwargs)) if t.requires_grad]
-        if outputs:
-            torch.stack([t.float().square().mean() for t in outputs]).sum().backward()
+    try:
+        with visible_operations(module):
+            outputs = [t for t in answers(module(*args, **kwargs)) if t.requires_grad]
+            if outputs:
+                torch.stack([t.float().square().mean() for t in outputs]).sum().backward()
+    except Exception as error:  # whatever a user's code raises
+        return error
     module.zero_grad()
+    return None
 
 
 def _converted_network(out: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -383,22 +447,65 @@ def _converted(inputs: Arguments, dtype: torch.dtype) -> Arguments:
     return args, kwargs
 
 
+def _of_sizes(arguments: Arguments) -> Arguments:
+    """Return the arguments with rows that are ever smaller, down to a tenth.
+
+    What noise alone tells apart is nearly the same after many layers, and single precision cannot settle it then.
+    """
+
+    def change(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.ndim < 2:
+            return leaf
+        sizes = torch.linspace(1, 0.1, len(leaf), dtype=leaf.dtype, device=leaf.device)
+        return leaf * sizes.view(-1, *[1] * (leaf.ndim - 1))
+
+    args, kwargs = tree_map(change, arguments)
+    return args, kwargs
+
+
 def _make_generic(module: nn.Module, frozen: Set[str] = frozenset()) -> None:
     """Give a network values, in place, that have no special structure (no zeros, ones or ties); `frozen` stay."""
-    block = 2 * torch.rand(NOISE, generator=torch.Generator().manual_seed(1)) - 1
-    first = {id(t): (name, t) for name, t in named_tensors(module).items() if t.is_floating_point()}
     with torch.no_grad():
-        for number, (name, tensor) in enumerate(first.values()):
-            if name in frozen:
-                continue
-            noise = block.to(tensor).roll(-977 * number)
-            if sum(size > 1 for size in tensor.shape) > 1 and tensor.numel():  # one dimension: a scale, maybe of 1e-6
-                scale = _scale(tensor)
-                tensor.data = tensor.contiguous()  # an expanded one cannot be written to
-                _add_noise(tensor.view(-1), noise * (0.5 * (scale or 1 / math.sqrt(tensor[0].numel()))))
-                continue
-            noise = noise.repeat(-(-tensor.numel() // NOISE))[: tensor.numel()].view(tensor.shape)
-            tensor.data = 0.5 + noise.abs() if "var" in name else tensor * (1 + 0.3 * noise) + 0.2 * noise
+        for name, tensor, noise in _with_noise(module):
+            if name not in frozen:
+                tensor.data = _generic(name, tensor, noise)
+
+
+def _generic_copy(model: nn.Module, dtype: torch.dtype, frozen: Set[str]) -> nn.Module:
+    """Return a copy of a network with such values, in eval mode and a precision, without another of those it had."""
+    memo: dict[int, Any] = {}
+    with torch.no_grad():
+        for name, tensor, noise in _with_noise(model):
+            if name not in frozen and not (dtype == torch.float64 and tensor.device.type == "mps"):
+                memo[id(tensor)] = of_kind(tensor, _generic(name, tensor, noise, dtype))
+    copy = _converted_network(copied(model, memo), dtype)
+    if not memo:
+        _make_generic(copy, frozen)
+    return copy
+
+
+def _with_noise(module: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield the floating tensors of a network, each once, and a block of noise that starts elsewhere for each."""
+    block = 2 * torch.rand(NOISE, generator=torch.Generator().manual_seed(1)) - 1
+    twice = torch.cat([block, block])
+    floating = {id(t): (name, t) for name, t in named_tensors(module).items() if t.is_floating_point()}
+    for number, (name, tensor) in enumerate(floating.values()):
+        start = 977 * number % NOISE
+        yield name, tensor, twice[start : start + NOISE]
+
+
+def _generic(name: str, tensor: Tensor, noise: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return new values near those of a tensor, in a precision of its own where one is given."""
+    values = torch.empty(tensor.shape, dtype=dtype or tensor.dtype, device=tensor.device)
+    noise = noise[: tensor.numel()].to(values)
+    if sum(size > 1 for size in tensor.shape) > 1 and tensor.numel():  # one dimension: a scale, maybe of 1e-6
+        scale = _scale(tensor)
+        _add_noise(tensor.reshape(-1), noise * (0.5 * (scale or 1 / math.sqrt(tensor[0].numel()))), values.view(-1))
+        return values
+    if tensor.numel() > NOISE:
+        noise = noise.repeat(-(-tensor.numel() // NOISE))[: tensor.numel()]
+    noise = noise.view(tensor.shape)
+    return 0.5 + noise.abs() if "var" in name else tensor.to(values) * (1 + 0.3 * noise) + 0.2 * noise
 
 
 def _scale(tensor: Tensor) -> float:
@@ -417,11 +524,12 @@ def _set(module: nn.Module, values: Mapping[str, Tensor]) -> None:
         tensors[name].copy_(value)
 
 
-def _add_noise(values: Tensor, noise: Tensor) -> None:
-    """Add a block of noise, again and again, to a vector, in place."""
-    whole = len(values) // len(noise)
-    values[: whole * len(noise)].view(whole, len(noise)).add_(noise)
-    values[whole * len(noise) :].add_(noise[: len(values) - whole * len(noise)])
+def _add_noise(values: Tensor, noise: Tensor, out: Tensor) -> None:
+    """Write the sum of a vector and a block of noise, again and again, to another."""
+    whole = len(values) // len(noise) * len(noise)
+    blocks = (-1, len(noise))
+    torch.add(values[:whole].view(blocks), noise, out=out[:whole].view(blocks))
+    torch.add(values[whole:], noise[: len(values) - whole], out=out[whole:])
 
 
 def _calibrate(module: nn.Module, inputs: Arguments) -> None:

@@ -7,7 +7,7 @@ attribute of a user's own modules changes only if the proxy fails without that, 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +15,24 @@ from torch import Tensor, nn
 from ..fusing import attribute, put_attributes
 from ..network import Arguments, answers, copied
 from .quietly import answer_of, same_values
+
+
+def read_by(mentioned: Collection[str], model: nn.Module, guessed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the guessed attributes that the network's code may read.
+
+    Args:
+        mentioned: names in that code, but for torch's.
+        model: the dense network.
+        guessed: "module:attribute" -> value in the proxy.
+    """
+    return {place: value for place, value in guessed.items() if _may_be_read(mentioned, model, place)}
+
+
+def _may_be_read(mentioned: Collection[str], model: nn.Module, place: str) -> bool:
+    path, _, name = place.partition(":")
+    bases = type(model.get_submodule(path)).__mro__
+    layer = any(base.__module__.startswith("torch.") and base is not nn.Module for base in bases)
+    return layer or "." in name or name in mentioned  # what a function captured has another name there
 
 
 def needed(model: nn.Module, proxy: nn.Module, guessed: Mapping[str, Any], arguments: Arguments) -> dict[str, Any]:
@@ -33,17 +51,24 @@ def needed(model: nn.Module, proxy: nn.Module, guessed: Mapping[str, Any], argum
     if not groups:
         return left
     probe = copied(proxy)
-    expected = list(_answers(probe, arguments))
+    expected: list[list[Tensor] | None] | None = None  # not asked yet
     for alike in groups:
-        put_attributes(probe, {place: _value(model, place) for place in alike})
-        found = list(_answers(probe, arguments))
-        failed = expected[0] is None
-        if found[0] is not None and (failed or _equal(expected, found)):  # it may have been this that made it fail
-            expected = found
-            for place in alike:
-                del left[place]
-        else:
-            put_attributes(probe, {place: guessed[place] for place in alike})
+        old, new = {place: _value(model, place) for place in alike}, {place: guessed[place] for place in alike}
+        put_attributes(probe, old)
+        found = _answers(probe, arguments)
+        first = next(found)
+        if first is not None:
+            both = [first, *found]
+            if expected is None:
+                put_attributes(probe, new)
+                expected = list(_answers(probe, arguments))
+                put_attributes(probe, old)
+            if expected[0] is None or _equal(expected, both):  # it may have been this that made it fail
+                expected = both
+                for place in alike:
+                    del left[place]
+                continue
+        put_attributes(probe, new)
     return left
 
 

@@ -224,7 +224,7 @@ def _report(model: nn.Module, found: Found, examined: Subject, unused: tuple[str
             for answer, shape in zip(reading.trace.answers, thinned_shapes(reading, found.choice.kept), strict=True)
             if shape != answer.shape
         },
-        compared_at=examined.sizes[: 2 if verdict.exact or verdict.remarks else 1],
+        compared_at=verdict.sizes[: 2 if verdict.exact or verdict.remarks else 1],
         remarks=verdict.remarks,
         not_executed=(*unused, *examined.branches),
     )

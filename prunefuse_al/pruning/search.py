@@ -19,8 +19,8 @@ from ..network import named_tensors
 from .build import guessed_attributes, known_attributes, rebuild
 from .gate import Verdict, inspect
 from .groups import Group, Keep, Structure, channel_map, protected_axes, structure
-from .needed import needed
-from .refusals import does_not_run, not_finite
+from .needed import needed, read_by
+from .refusals import not_finite
 from .subject import Subject
 from .trace import trace
 from .twins import twins
@@ -160,6 +160,8 @@ class _Trial:
         return abs(math.log(own / other)) <= math.log(WORTH)
 
     def _needed(self, cut: ChannelMap, guessed: dict[str, Any]) -> dict[str, Any]:
+        if self.subject.mentioned is not None:
+            guessed = read_by(self.subject.mentioned, self.model, guessed)
         if not guessed:
             return guessed
         proxy = rebuild(self.model, replace(cut, attributes=known_attributes(self.model, cut) | guessed))
@@ -169,7 +171,8 @@ class _Trial:
         module = rebuild(self.model, cut)
         if choice.kept.all():  # there is nothing to judge
             macs = round(reading.trace.flops / 2 / batch_rows(*self.subject.arguments))
-            return Found(module, Verdict("", cut, exact=True, macs=macs), reading, choice)
+            verdict = Verdict("", cut, exact=True, macs=macs, sizes=self.subject.sizes)
+            return Found(module, verdict, reading, choice)
         verdict = inspect(self.model, module, cut, reading, self.subject, choice.kept)
         return Found(module, verdict, reading, choice)
 
@@ -218,22 +221,22 @@ def _widest(trial: _Trial, thinnable: Thinnable) -> Found:
 
 
 def _attempts(examined: Subject, thinnable: Thinnable) -> Iterator[Attempt]:
-    model = examined.model
-    for train_mode in (False, True):
-        try:
-            also = examined.elsewhere.arguments if train_mode and examined.elsewhere else None
-            watched = trace(model, *examined.arguments, train_mode=train_mode, also=also)
-        except PruningError:  # a rule that was registered does not fit
-            raise
-        except Exception as error:
-            if train_mode:
-                return
-            raise PruningError(does_not_run(model, examined.arguments, examined.given, error)) from error
-        protected = protected_axes(watched, model, thinnable.keep)
-        for pads_stay in (False, True) if watched.atoms.padded and not train_mode else (train_mode,):
-            reading = structure(watched, protected, thinnable.parts, pads_stay=pads_stay)
-            for equal_widths in (True,) if train_mode else (False, True):
-                yield Attempt(reading, equal_widths, careful=train_mode)
+    seen = examined.trace
+    protected = protected_axes(seen, examined.model, thinnable.keep)
+    for pads_stay in (False, True) if seen.atoms.padded else (False,):
+        reading = structure(seen, protected, thinnable.parts, pads_stay=pads_stay)
+        for equal_widths in (False, True):
+            yield Attempt(reading, equal_widths, careful=False)
+    elsewhere = examined.confirmed.elsewhere
+    try:
+        also = elsewhere.arguments if elsewhere else None
+        seen = trace(examined.model, *examined.arguments, train_mode=True, also=also)
+    except PruningError:  # a rule that was registered does not fit
+        raise
+    except Exception:  # whatever a user's code raises in train mode
+        return
+    protected = protected_axes(seen, examined.model, thinnable.keep)
+    yield Attempt(structure(seen, protected, thinnable.parts, pads_stay=True), equal_widths=True, careful=True)
 
 
 def _by_halving(trial: _Trial, refused: Found) -> Found:

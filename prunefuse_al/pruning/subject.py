@@ -7,6 +7,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import PruningError
-from ..network import Arguments, afresh, answers, copied, output_shapes, with_rows
+from ..network import Arguments, afresh, answers, copied, named_tensors, output_shapes, with_rows
 from .computed import Computed, computed_state, kept_tensors
+from .mentioned import Mentioned
 from .quietly import answer_of
 from .refusals import does_not_run, no_tensors, shapes
-from .unreached import Reached
+from .trace import Trace, watched
 
 MORE_ROWS = {0.5: 5, 2.0: 2}
 """Factor on the size of the example -> rows of the further inputs that target and proxy are compared on."""
@@ -31,7 +33,7 @@ def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
 
 
 def rows_compared(model: nn.Module) -> int:
-    """Return of how many rows of the example's size target and proxy are compared."""
+    """Return of how many rows of the example's size target and proxy are compared, if no less set statistics."""
     return 3 if batch_norms(model) else 2  # of two, BatchNorm without positions would make +1 and -1
 
 
@@ -61,17 +63,21 @@ class Subject:
         model: the network; a copy that has computed nothing yet where it had computed and kept something.
         given: the example inputs.
         arguments: two rows of them.
+        trace: what was seen when it ran on these.
         computed: what it computes and keeps.
         elsewhere: inputs besides; None where nothing is to be compared.
         branches: the places in its code that the example does not reach.
+        mentioned: names in its code; None where that was not seen.
     """
 
     model: nn.Module
     given: Arguments
     arguments: Arguments
+    trace: Trace
     computed: Computed
     elsewhere: Elsewhere | None
     branches: tuple[str, ...]
+    mentioned: frozenset[str] | None = None
 
     @property
     def sizes(self) -> tuple[str, ...]:
@@ -79,12 +85,63 @@ class Subject:
         own = ", ".join(map(str, shapes(self.arguments)))
         return (own,) if self.elsewhere is None else (own, str(self.elsewhere))
 
+    @property
+    def rows(self) -> int:
+        """Of how many rows of the example's size target and proxy are compared."""
+        return 2 if self.smaller else rows_compared(self.model)
+
+    @property
+    def by_channel(self) -> bool:
+        """Nothing in it is taken over channels: what a proxy of it computes is the same to rounding, or is wrong."""
+        return not any(found.noted.planes for found in self.trace.statistics if found.noted.operand is None)
+
+    @property
+    def smaller(self) -> bool:
+        """The inputs besides take less than two rows of the example, and are several rows: they set statistics."""
+        if self.elsewhere is None or not self.elsewhere.resized or not self.by_channel:
+            return False
+        own, other = (_tensors(given)[0] for given in (self.arguments, self.elsewhere.arguments))
+        return len(other) > 2 and other.numel() < own.numel()
+
+    @property
+    def runs_one_way(self) -> bool:
+        """Where it is compared it runs as its users run it: the same operations, in single precision, on two rows."""
+        leaves = (*named_tensors(self.model).values(), *_tensors(self.arguments))
+        return (
+            self.rows == 2
+            and not self.trace.fused
+            and all(t.dtype == torch.float32 for t in leaves if t.is_floating_point())
+        )
+
+    @cached_property
+    def confirmed(self) -> Subject:
+        """The same with inputs besides that the network was run on, itself where these are as expected.
+
+        To run it takes as long as to compare it, so that is not done before a comparison fails.
+        """
+        expected = self.elsewhere
+        if expected is None:
+            return self
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            used = copied(self.model).eval()
+            if self.computed:  # what it keeps of the example may be what it fails by
+                answer_of(used, self.arguments)
+            found = _elsewhere(used, self.arguments, self._shapes, run=True)
+        if found is not None and (found.answers, str(found)) == (expected.answers, str(expected)):
+            return self
+        return replace(self, elsewhere=found)
+
+    @property
+    def _shapes(self) -> list[tuple[int, ...]]:
+        return [answer.shape for answer in self.trace.answers]
+
 
 def subject(model: nn.Module, given: Arguments, *, compared: bool = True) -> Subject:
-    """Run a copy of a network on two rows of its example inputs, and find out what it takes besides.
+    """Watch a copy of a network on two rows of its example inputs, and find out what it takes besides.
 
-    This costs one pass on two rows, one on one row of half the size, at most three more if it does not take that, and
-    one for each trial of what looks like a cache (`computed`).
+    This costs one pass on two rows, one on one row of half the size, one more on one row if it does not take that, and
+    for what looks like a cache one pass for each trial (`computed`).
 
     Args:
         model: the network; not touched.
@@ -92,47 +149,63 @@ def subject(model: nn.Module, given: Arguments, *, compared: bool = True) -> Sub
         compared: proxies of it will be compared with it.
 
     Raises:
-        PruningError: it does not run on two rows, or answers with no tensors.
+        PruningError: it does not run on two rows, or answers with no tensors; or a rule that was registered does not
+            fit.
     """
-    arguments, used, reached = with_rows(given, 2), copied(model).eval(), Reached(model)
+    arguments, used, reached = with_rows(given, 2), copied(model).eval(), Mentioned(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # these passes are ours: what torch says of the user's own it says there
         try:
             with reached:
-                answer = answer_of(used, arguments)
+                seen = watched(used, arguments)
+            if kept_tensors(used):  # what is found there later has to be what such a pass leaves
+                used = copied(model).eval()
+                answer_of(used, arguments)
+        except PruningError:  # a rule that was registered does not fit
+            raise
         except Exception as error:  # whatever a user's code raises
             raise PruningError(does_not_run(model, arguments, given, error)) from error
-        if compared and not answers(answer):
-            raise PruningError(no_tensors(model, answer))
+        if compared and not seen.answers:
+            raise PruningError(no_tensors(model, answer_of(used, arguments)))
         computed = computed_state(model, used, arguments)
-        elsewhere = _elsewhere(used, arguments, output_shapes(answer)) if compared else None
         if computed.keys() & kept_tensors(model).keys():  # it was used before
             model = afresh(copied(model), computed)
-            empty = copied(model).eval()
             with reached:  # what fills its caches too
-                answer_of(empty, arguments)
-    return Subject(model, given, arguments, computed, elsewhere, reached.not_taken())
+                seen = watched(copied(model).eval(), arguments)
+        found = Subject(model, given, arguments, seen, computed, None, reached.not_taken(), reached.names())
+        return replace(found, elsewhere=_elsewhere(used, arguments, found._shapes)) if compared else found
 
 
-def _elsewhere(used: nn.Module, arguments: Arguments, example: list[tuple[int, ...]]) -> Elsewhere | None:
+def _elsewhere(
+    used: nn.Module, arguments: Arguments, example: list[tuple[int, ...]], *, run: bool = False
+) -> Elsewhere | None:
     """Return inputs of another size that a network takes, else of more rows.
 
     Args:
         used: the network.
         arguments: two rows of its example inputs.
         example: shapes of what it answers them with.
+        run: run it on as many rows as these inputs have; else it is expected to take them if it takes one row of that
+            size, and more rows of the example's.
     """
     for factor, resized in _resized(arguments):
-        if _taken(used, with_rows(resized, 1), example, rows=1):
-            found = _taken(used, with_rows(resized, MORE_ROWS[factor]), example, MORE_ROWS[factor])
+        answers_to_one = _answered(used, with_rows(resized, 1), example, rows=1)
+        if answers_to_one is not None:
+            rows = MORE_ROWS[factor]
+            more = with_rows(resized, rows)
+            found = _answered(used, more, example, rows) if run else _grown(answers_to_one, example, rows)
             if found is not None:
-                return replace(found, resized=True)
-    more = rows_compared(used) + 1
-    return _taken(used, with_rows(arguments, more), example, more)
+                return Elsewhere(more, found, resized=True)
+    rows = rows_compared(used) + 1
+    more = with_rows(arguments, rows)
+    found = _answered(used, more, example, rows) if run else _grown(example, example, rows)
+    return None if found is None else Elsewhere(more, found, resized=False)
 
 
-def _taken(used: nn.Module, arguments: Arguments, example: list[tuple[int, ...]], rows: int) -> Elsewhere | None:
-    """Return inputs that a network takes; None where it does not run or answers for another number of rows."""
+def _answered(
+    used: nn.Module, arguments: Arguments, example: list[tuple[int, ...]], rows: int
+) -> list[tuple[int, ...]] | None:
+    """Return shapes of what a network answers; None where it does not run or answers for another number of rows."""
     try:
         answer = answer_of(used, arguments)
     except Exception:  # whatever a user's code raises at a size that it was not written for
@@ -141,7 +214,12 @@ def _taken(used: nn.Module, arguments: Arguments, example: list[tuple[int, ...]]
     regrouped = any(old[:1] == (2,) and new[:1] != (rows,) for old, new in zip(example, found, strict=False))
     if len(found) != len(example) or regrouped or not all(bool(leaf.isfinite().all()) for leaf in answers(answer)):
         return None
-    return Elsewhere(arguments, found, resized=False)
+    return found
+
+
+def _grown(found: list[tuple[int, ...]], example: list[tuple[int, ...]], rows: int) -> list[tuple[int, ...]]:
+    """Return shapes of answers to another number of rows, where the two of the example are the first dimension."""
+    return [(rows, *new[1:]) if old[:1] == (2,) else new for old, new in zip(example, found, strict=True)]
 
 
 def _resized(arguments: Arguments) -> Iterator[tuple[float, Arguments]]:

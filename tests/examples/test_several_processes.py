@@ -34,7 +34,7 @@ def picks(folder: Path, launcher: list[str]) -> list[dict[str, Any]]:
     folder.mkdir()
     own = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     # In double precision rounding orders no two candidates otherwise, so that rounds can be compared to the last one.
-    options = ["--epochs=5", "--rounds=2", "--dtype=float64", f"--folder={folder}"]
+    options = ["--epochs=2", "--rounds=2", "--dtype=float64", f"--folder={folder}"]
     done = subprocess.run(
         [sys.executable, *(part.format(port=free_port()) for part in launcher), SCRIPT, *options],
         env={**own, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},

@@ -73,21 +73,6 @@ def test_prune_never_touches_the_network(spec: Spec, ratio: float) -> None:
 
 @law
 @given(specs, ratios)
-def test_mapped_entries_are_the_untrained_proxy(spec: Spec, ratio: float) -> None:
-    network = build(spec)
-    proxy = prune(network, example(), ratio)
-    assert_same(proxy.channel_map.extract(values(network)), values(proxy.module))
-
-
-@law
-@given(specs, ratios)
-def test_copy_of_an_untrained_proxy_is_the_network(spec: Spec, ratio: float) -> None:
-    network = build(spec)
-    assert_same(values(fuse(network, prune(network, example(), ratio), cross="copy")), values(network))
-
-
-@law
-@given(specs, ratios)
 def test_scatter_then_extract_returns_the_trained_proxy(spec: Spec, ratio: float) -> None:
     network = build(spec)
     proxy = prune(network, example(), ratio)

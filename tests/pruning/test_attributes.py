@@ -168,3 +168,37 @@ def test_what_a_width_multiplies_changes_only_with_it() -> None:
     proxy.module.train()(X).sum().backward()
     randomise(proxy.module)
     assert torch.allclose(fuse(network, proxy).eval()(X), proxy.module.eval()(X), atol=1e-5)
+
+
+def by_function(module: Any, x: Tensor) -> Tensor:
+    return x.view(-1, module.hidden)
+
+
+class Reads(nn.Module):
+    """Reads its width somewhere."""
+
+    def __init__(self, read: str) -> None:
+        super().__init__()
+        self.enter, self.leave, self.hidden, self.read = nn.Linear(16, 32), nn.Linear(32, 3), 32, read
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x[:, 0]).relu()
+        if self.read == "by a free function":
+            x = by_function(self, x)
+        elif self.read == "by text":
+            x = x.view(-1, getattr(self, "hid" + "den"))
+        elif self.training and self.read == "in train mode":
+            x = self.shaped(x)
+        return self.leave(x)
+
+    def shaped(self, x: Tensor) -> Tensor:
+        return x.view(-1, self.hidden)
+
+
+@pytest.mark.parametrize("read", ["nowhere", "by a free function", "by text", "in train mode"])
+def test_a_width_changes_where_code_reads_it(read: str) -> None:
+    network = Reads(read)
+    proxy = prune(network, X, 0.5)
+    assert proxy.module.enter.out_features == 16
+    assert proxy.module.hidden == (32 if read == "nowhere" else 16)
+    assert_exact(network, proxy, X)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy as copying
 import re
 import warnings
 from collections.abc import Callable
@@ -148,6 +149,71 @@ def test_where_sizes_agree_both_are_said() -> None:
     assert "compared at inputs [2, 3, 8, 8] and [5, 3, 4, 4]" in str(proxy.report())
     assert proxy.report().preserve_exact
     assert not proxy.report().remarks
+
+
+class Counted(nn.Module):
+    """Notes what it was asked."""
+
+    def __init__(self, asked: list[tuple[str, int, int]]) -> None:
+        super().__init__()
+        self.enter, self.norm, self.leave = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Linear(16, 3)
+        self.asked = asked
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        copy = Counted(self.asked)
+        copy.train(self.training)
+        copy.enter, copy.norm, copy.leave = (copying.deepcopy(m, memo) for m in (self.enter, self.norm, self.leave))
+        return copy
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked.append(("dense" if len(self.enter.weight) == 16 else "thin", len(x), x.shape[-1]))
+        return self.leave(self.norm(self.enter(x)).relu().mean((2, 3)))
+
+
+def test_each_pass_tells_as_much_as_it_can() -> None:
+    """The dense network is asked once as it is, on one row for its other size, and once as a target at each size."""
+    asked: list[tuple[str, int, int]] = []
+    report = prune(seeded(lambda: Counted(asked)), pictures(8)).report()
+    assert report.preserve_exact
+    assert report.compared_at == ("[2, 3, 8, 8]", "[5, 3, 4, 4]")
+    assert [of for of in asked if of[0] == "dense"] == [
+        ("dense", 2, 8),
+        ("dense", 1, 4),
+        ("dense", 2, 8),
+        ("dense", 5, 4),
+    ]
+    # It trains, is calibrated on the smaller inputs, and is compared.
+    assert [of for of in asked if of[0] == "thin"] == [("thin", 2, 8), ("thin", 5, 4), ("thin", 2, 8), ("thin", 5, 4)]
+
+
+def at_most(rows: int) -> Callable[[Any, Tensor], Tensor]:
+    def small(m: Any, hidden: Tensor) -> Tensor:
+        if len(hidden) > rows:
+            raise ValueError("too many")
+        return hidden
+
+    return small
+
+
+def test_inputs_that_the_network_does_not_take_after_all_are_not_asked_of_its_proxy() -> None:
+    report = prune(seeded(lambda: Small(at_most(3))), pictures(10)).report()
+    assert report.preserve_exact
+    assert report.compared_at == ("[2, 3, 10, 10]", "[2, 3, 20, 20]")
+    assert report.parameter_share < 0.4
+
+
+def test_answers_that_stand_in_rows_of_another_number_are_compared_too() -> None:
+    network = seeded(lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3), nn.Flatten(0, 1)))
+    report = prune(network, texts(4)).report()
+    assert report.preserve_exact
+    assert report.compared_at == ("[2, 4, 6]", "[5, 2, 6]")
+    assert report.parameter_share < 0.6
+
+
+def test_rows_differ_in_size_where_nothing_keeps_them_apart() -> None:
+    (rows, numbers), _ = gate._of_sizes(((torch.ones(4, 9, 9), torch.arange(4)), {}))
+    torch.testing.assert_close(rows[:, 0, 0], torch.tensor([1.0, 0.7, 0.4, 0.1]))
+    assert numbers.tolist() == [0, 1, 2, 3]
 
 
 class Codes(nn.Module):

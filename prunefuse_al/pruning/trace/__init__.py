@@ -20,3 +20,4 @@ from .tracing import Answer as Answer
 from .tracing import Trace as Trace
 from .tracing import trace as trace
 from .tracing import visible_operations as visible_operations
+from .tracing import watched as watched

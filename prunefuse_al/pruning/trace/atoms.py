@@ -98,13 +98,20 @@ class Atoms:
 
     def tie(self, a: Tensor, b: Tensor) -> None:
         """Tie two broadcastable mark tensors position by position; neutral positions tie to nothing."""
-        a, b = torch.broadcast_tensors(a, b)
-        fixed = ((a == FROZEN) & (b > FROZEN)) | ((b == FROZEN) & (a > FROZEN))
-        if bool(fixed.any()):
-            self.freeze(torch.maximum(a, b)[fixed], "is joined with positions of fixed size")
-        mask = (a > FROZEN) & (b > FROZEN) & (a != b)
-        if bool(mask.any()):
-            self._pairs.append(torch.stack([a[mask], b[mask]]).numpy())
+        if a.shape != b.shape:
+            a, b = torch.broadcast_tensors(a, b)
+        one, other = a.numpy(), b.numpy()  # which is quicker where there are few
+        if one.size and min(one.min(), other.min()) > FROZEN:  # as mostly
+            mask = one != other
+            if mask.any():
+                self._pairs.append(np.stack([one[mask], other[mask]]))
+            return
+        fixed = ((one == FROZEN) & (other > FROZEN)) | ((other == FROZEN) & (one > FROZEN))
+        if fixed.any():
+            self.freeze(torch.from_numpy(np.maximum(one, other)[fixed]), "is joined with positions of fixed size")
+        mask = (one > FROZEN) & (other > FROZEN) & (one != other)
+        if mask.any():
+            self._pairs.append(np.stack([one[mask], other[mask]]))
 
     def tie_if_free(self, plane: Tensor, shared: Tensor) -> None:
         """Tie a plane to one that varies along fewer dimensions, so that every line of `plane` shares its marks.
@@ -212,12 +219,16 @@ def varying(plane: Tensor) -> frozenset[int]:
 
 def narrowed(plane: Tensor, dims: Iterable[int] | None = None) -> Tensor:
     """Shrink a plane to size 1 along every dimension on which all its marks agree."""
+    steps = plane.stride()
     for dim in range(plane.ndim) if dims is None else dims:
         if plane.shape[dim] > 1:
-            first = plane.narrow(dim, 0, 1)
+            if steps[dim] == 0:
+                plane = plane.narrow(dim, 0, 1)
+                continue
+            values, before = plane.numpy(), (slice(None),) * dim
+            ends = (*before, slice(0, 1)), (*before, slice(-1, None))
+            first, last = (values[end] for end in ends)
             # Two positions settle most cases without a look at all of them.
-            if plane.stride(dim) == 0 or (
-                torch.equal(first, plane.narrow(dim, -1, 1)) and bool((plane == first).all())
-            ):
-                plane = first
+            if np.array_equal(first, last) and (values == first).all():
+                plane = plane.narrow(dim, 0, 1)
     return plane

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Any, Protocol
 
 import torch
@@ -52,6 +53,19 @@ class Noted:
     gain: str | None = None
 
 
+@cache
+def arguments_of(func: OpOverload) -> Mapping[str, tuple[int, Any]]:
+    """Return name -> number and default of each argument of an operation."""
+    return {spec.name: (number, spec.default_value) for number, spec in enumerate(func._schema.arguments)}
+
+
+@cache
+def writes(func: OpOverload) -> bool:
+    """True where an operation writes into its first argument."""
+    arguments = func._schema.arguments
+    return bool(arguments and arguments[0].alias_info and arguments[0].alias_info.is_write)
+
+
 @dataclass
 class OperationCall:
     """One operation that ran while a network was watched. A rule is given one and returns marks for each result.
@@ -83,15 +97,18 @@ class OperationCall:
 
     def tensors(self) -> list[Tensor]:
         """Return all tensor arguments, lists of tensors opened."""
-        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+        return list(self._tensors)
+
+    @cached_property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return tuple(leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor))
 
     def argument(self, name: str) -> Any:
         """Return an argument by its name in the operation's schema; its default where it was not given."""
-        for position, spec in enumerate(self.func._schema.arguments):
-            if spec.name == name:
-                given = self.args[position] if position < len(self.args) else self.kwargs.get(name, spec.default_value)
-                return given
-        return None
+        position, default = arguments_of(self.func).get(name, (0, None))
+        if name not in arguments_of(self.func):
+            return None
+        return self.args[position] if position < len(self.args) else self.kwargs.get(name, default)
 
     def marks(self) -> list[Marks]:
         """Return what is known of every tensor argument."""
@@ -144,8 +161,7 @@ class OperationCall:
     @property
     def in_place(self) -> bool:
         """True where it writes into its first argument."""
-        arguments = self.func._schema.arguments
-        return bool(arguments and arguments[0].alias_info and arguments[0].alias_info.is_write)
+        return writes(self.func)
 
     def dims(self, ndim: int) -> list[int]:
         """Return the `dim` argument as a list of non-negative dimensions (all of them when it is not given)."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch._ops import OpOverload
@@ -123,6 +123,7 @@ Table = Mapping[str, Op]
 """Name -> what is known of that operation."""
 
 
+@cache
 def name_of(func: OpOverload) -> str:
     """Return what an operation is called in the table: "namespace::name", or the bare name of one of torch's own."""
     return str(func._schema.name).removeprefix("aten::")
@@ -134,6 +135,7 @@ def op_of(table: Table, func: OpOverload) -> Op | None:
     return table.get(name) or table.get(name.rstrip("_"))
 
 
+@cache
 def is_pointwise(func: OpOverload) -> bool:
     """True where torch says so; of an in-place form and its plain one it may say it of one alone."""
     name = func._schema.name.rpartition("::")[2].rstrip("_")

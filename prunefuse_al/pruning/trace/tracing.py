@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
@@ -87,6 +88,7 @@ class Trace:
         flops: operations counted by torch's formulas, in eval mode.
         read: names of the tensors that an operation read.
         draws: where random numbers were drawn in eval mode.
+        fused: it runs other operations where nothing watches: attention, or recurrent layers, in one.
         table: what was known of each operation.
     """
 
@@ -99,6 +101,7 @@ class Trace:
     flops: int = 0
     read: set[str] = field(default_factory=set)
     draws: list[str] = field(default_factory=list)
+    fused: bool = False
     table: Table = field(default_factory=known_operations)
 
 
@@ -161,7 +164,7 @@ class Tracer(TorchDispatchMode):
 
     def _place(self) -> str:
         """Return the line of the network's code that is running, else the module."""
-        return place_within(trace.__code__) or self.modules[-1] or "the network itself"
+        return place_within(watched.__code__) or self.modules[-1] or "the network itself"
 
     def _sight(self, marks: Marks, module: str) -> None:
         for plane in marks.planes:
@@ -208,27 +211,50 @@ def trace(
         train_mode: run it in train mode as well, for parts that only train (auxiliary heads).
         also: inputs on which to run it as well, for branches that only these take.
     """
-    model = copied(model).eval()
+    return watched(copied(model).eval(), (args, kwargs), train_mode=train_mode, also=also)
+
+
+def watched(
+    model: nn.Module, arguments: Arguments, *, train_mode: bool = False, also: Arguments | None = None
+) -> Trace:
+    """Run `model` itself, which is in eval mode, and return the ties among its channels; see `trace`."""
     tensors = named_tensors(model)
     kinds = nn.RNNBase, nn.RNNCellBase
     recurrent = frozenset(name for name, module in model.named_modules() if isinstance(module, kinds))
     result = Trace(Atoms(tensors), recurrent=recurrent)
     tracer = Tracer(result, model, tensors)
-    passes = [(False, (args, kwargs))]
+    passes = [(False, arguments)]
     passes += [] if also is None else [(False, also)]
-    passes += [(True, (args, kwargs))] if train_mode else []
+    passes += [(True, arguments)] if train_mode else []
     for number, (training, given) in enumerate(passes):
         seen = (list(result.statistics), result.flops, result.answers, list(result.draws))
-        with visible_operations(model), torch.no_grad(), _module_stack(model, tracer.modules), tracer:
+        attending = _Attending()
+        with visible_operations(model), torch.no_grad(), _module_stack(model, tracer.modules), attending, tracer:
             model.train(training)  # some compute what they keep then
             del result.statistics[len(seen[0]) :]  # which is not replayed
             output = model(*given[0], **given[1])
+        result.fused |= attending.seen or any(isinstance(module, _FUSED) for module in model.modules())
         result.answers = tracer.answered(output)
         if number:  # what is compared is the first pass
             result.statistics, result.flops, result.answers, result.draws = seen
         else:
             result.finite = all(bool(leaf.isfinite().all()) for leaf in answers(output))
     return result
+
+
+_FUSED = nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer
+
+
+class _Attending(TorchFunctionMode):
+    """Notes whether attention was asked of torch, which has several ways to compute it."""
+
+    seen = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        self.seen = self.seen or func is torch.nn.functional.scaled_dot_product_attention
+        return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
