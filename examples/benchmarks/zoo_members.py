@@ -69,7 +69,24 @@ def run(network: nn.Module, inputs: Any) -> Any:
 # ---- of each family the smallest ----
 
 SMALL_WORDS = ("atto", "femto", "pico", "nano", "xxtiny", "xxs", "xtiny", "xs", "tiny", "mini", "t", "small", "s")
-LARGE_WORDS = ("medium", "m", "plus", "base", "b", "large", "l", "xl", "xlarge", "x", "huge", "h", "giant", "g", "so")
+LARGE_WORDS = (
+    "medium",
+    "m",
+    "plus",
+    "base",
+    "b",
+    "large",
+    "l",
+    "xl",
+    "xlarge",
+    "x",
+    "huge",
+    "h",
+    "giant",
+    "g",
+    "so",
+    "billion",
+)
 GRADES = {word: number - len(SMALL_WORDS) for number, word in enumerate((*SMALL_WORDS, "", *LARGE_WORDS))}
 
 
@@ -83,7 +100,7 @@ def smallest(members: Iterable[str], family: Callable[[str], Any]) -> list[str]:
 
 def grade(name: str) -> tuple[bool, int, list[int], int, str]:
     """Return what sorts small networks before large ones: the words for sizes in a name, then its numbers."""
-    words = re.split(r"[_\d]+", name.lower())
+    words = re.split(r"[_\d]+", re.sub(r"\d+b(?=_|$)", "billion", name.lower()))  # 1b is no base
     ranks = [GRADES[word] for word in words if word and word in GRADES]
     numbers = [int(number) for number in re.findall(r"\d+", name)]
     return not name.startswith("test_"), ranks[0] if ranks else 0, numbers, len(name), name

@@ -198,6 +198,7 @@ def trace(
     *,
     train_mode: bool = False,
     also: Arguments | None = None,
+    inside: bool = False,
 ) -> Trace:
     """Run a copy of `model` in eval mode and return the ties among its channels.
 
@@ -207,12 +208,13 @@ def trace(
         kwargs: inputs by name.
         train_mode: run it in train mode as well, for parts that only train (auxiliary heads).
         also: inputs on which to run it as well, for branches that only these take.
+        inside: the width of attention heads may be thinned, see `Atoms`; else they leave as a whole.
     """
     model = copied(model).eval()
     tensors = named_tensors(model)
     kinds = nn.RNNBase, nn.RNNCellBase
     recurrent = frozenset(name for name, module in model.named_modules() if isinstance(module, kinds))
-    result = Trace(Atoms(tensors), recurrent=recurrent)
+    result = Trace(Atoms(tensors, inside=inside), recurrent=recurrent)
     tracer = Tracer(result, model, tensors)
     passes = [(False, (args, kwargs))]
     passes += [] if also is None else [(False, also)]
