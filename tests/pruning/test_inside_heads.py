@@ -193,3 +193,20 @@ def test_a_silence_of_nothing_is_refused(silence: list[Any]) -> None:
     indices, rest = prune(network.eval(), WORDS, 0.5).channel_map.to_tensors()
     with pytest.raises(errors.FusionError, match="no channel map"):
         ChannelMap.from_tensors(indices, {**rest, "silences": [silence]})
+
+
+def test_learnt_queries_that_layers_read() -> None:
+    """As latents of Perceiver: parameters that are normalised and asked like tokens, and added to what they get."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        tokens, latents = m.enter(x), m.latents.expand(len(x), -1, -1)
+        q, k, v = m.q(m.first(latents)), m.k(m.tokens(tokens)), m.v(m.tokens(tokens))
+        latents = latents + m.out(((q @ k.transpose(-1, -2)) / q.shape[-1] ** 0.5).softmax(-1) @ v)
+        return m.head((latents + m.mlp(m.second(latents))).mean(1))
+
+    parts: dict[str, nn.Module] = {name: nn.Linear(16, 16) for name in ("q", "k", "v", "out", "mlp")}
+    parts |= {name: nn.LayerNorm(16) for name in ("first", "second", "tokens")}
+    network = Wrapped(forward, enter=nn.Linear(12, 16), head=nn.Linear(16, 4), **parts)
+    network.latents = nn.Parameter(torch.randn(5, 16))
+    proxy = assert_claimed_and_true(network, WORDS, thinner=0.4)
+    assert proxy.module.q.weight.shape == (8, 8)

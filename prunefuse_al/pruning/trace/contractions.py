@@ -32,6 +32,8 @@ def matmul(call: OperationCall) -> list[Marks]:
         weight = left if left.parameter else right
         given.layer = call.atoms.names([p for marks in (weight, *added) for p in marks.planes])
         given.writers = given.layer
+    elif left.parameter and right.parameter:  # a layer that reads learnt positions, if it is one
+        given.writers = call.atoms.names([p for marks in (right, *added) for p in marks.planes])
     return [given]
 
 
@@ -111,8 +113,9 @@ def contract(call: OperationCall, left: Marks, right: Marks, shape: tuple[int, .
         left, right = _alike_in_heads(call, left), _alike_in_heads(call, right)
     summed_left = _summed(call, left, k_left, outer=k_left - 1)
     summed_right = _summed(call, right, k_right, outer=k_right + 1)
-    for marks, planes in ((left, summed_left), (right, summed_right)):
-        for plane in planes if marks.parameter and not computed else ():
+    for marks, other, planes in ((left, right, summed_left), (right, left, summed_right)):
+        made = bool(marks.writers) and other.parameter and not other.writers  # what a layer made of learnt positions
+        for plane in planes if marks.parameter and not (computed or made) else ():
             call.atoms.contract(plane)
     if left.parameter and right.parameter:
         summed_left, summed_right = _finest(call, summed_left, summed_right), _finest(call, summed_right, summed_left)
@@ -135,8 +138,9 @@ def contract(call: OperationCall, left: Marks, right: Marks, shape: tuple[int, .
 
 
 def _computed(call: OperationCall, marks: Marks) -> bool:
-    """True for what no weight is; where heads are thinned inside also for queries that a layer made of parameters."""
-    return not marks.free and (not marks.parameter or (call.atoms.inside and bool(marks.writers)))
+    """True for what is no weight: also for queries that a layer made of parameters, for a whole batch."""
+    batched = call.name.rstrip("_") in ("bmm", "baddbmm")
+    return not marks.free and (not marks.parameter or (batched and bool(marks.writers)))
 
 
 def _alike_in_heads(call: OperationCall, marks: Marks) -> Marks:
