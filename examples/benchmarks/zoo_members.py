@@ -6,13 +6,15 @@ begin), of torchvision likewise, of transformers every architecture that classif
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import importlib.util
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -187,7 +189,22 @@ def _torchvision_member(name: str) -> Member:
     for part, more in TORCHVISION_OPTIONS.items():
         options |= more if part in kind else {}
     inputs = clips if ".video" in kind else lambda side: pictures(3, side)
-    return _first_that_runs(lambda side: models.get_model(name, **options), inputs)
+
+    def network(side: int) -> nn.Module:
+        with _made_for(side):
+            return models.get_model(name, **options)
+
+    return _first_that_runs(network, inputs)
+
+
+@contextlib.contextmanager
+def _made_for(side: int) -> Iterator[None]:
+    """While active, torchvision's transformers for clips are made for a size of pictures that their makers fix."""
+    from torchvision.models.video import mvit
+
+    make = mvit._mvit
+    with mock.patch.object(mvit, "_mvit", lambda **given: make(**given | {"spatial_size": (side, side)})):
+        yield
 
 
 TORCHVISION_OPTIONS: dict[str, dict[str, Any]] = {  # part of a module's name -> what its networks are made with
