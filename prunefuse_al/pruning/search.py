@@ -269,7 +269,12 @@ def _inside(trial: _Trial, thinnable: Thinnable, refused: Found) -> Found | None
 
 def _attempts_inside(examined: Subject, thinnable: Thinnable) -> Iterator[Attempt]:
     for train_mode in (False, True):
-        watched = trace(examined.model, *examined.arguments, train_mode=train_mode, inside=True)
+        try:
+            watched = trace(examined.model, *examined.arguments, train_mode=train_mode, inside=True)
+        except Exception:
+            if train_mode:  # not on these inputs
+                return
+            raise
         reading = structure(watched, protected_axes(watched, examined.model, thinnable.keep), thinnable.parts)
         for careful in (True,) if train_mode else (False, True):
             yield Attempt(reading, equal_widths=True, careful=careful)
