@@ -6,13 +6,15 @@ begin), of torchvision likewise, of transformers every architecture that classif
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import importlib.util
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +71,24 @@ def run(network: nn.Module, inputs: Any) -> Any:
 # ---- of each family the smallest ----
 
 SMALL_WORDS = ("atto", "femto", "pico", "nano", "xxtiny", "xxs", "xtiny", "xs", "tiny", "mini", "t", "small", "s")
-LARGE_WORDS = ("medium", "m", "plus", "base", "b", "large", "l", "xl", "xlarge", "x", "huge", "h", "giant", "g", "so")
+LARGE_WORDS = (
+    "medium",
+    "m",
+    "plus",
+    "base",
+    "b",
+    "large",
+    "l",
+    "xl",
+    "xlarge",
+    "x",
+    "huge",
+    "h",
+    "giant",
+    "g",
+    "so",
+    "billion",
+)
 GRADES = {word: number - len(SMALL_WORDS) for number, word in enumerate((*SMALL_WORDS, "", *LARGE_WORDS))}
 
 
@@ -83,7 +102,7 @@ def smallest(members: Iterable[str], family: Callable[[str], Any]) -> list[str]:
 
 def grade(name: str) -> tuple[bool, int, list[int], int, str]:
     """Return what sorts small networks before large ones: the words for sizes in a name, then its numbers."""
-    words = re.split(r"[_\d]+", name.lower())
+    words = re.split(r"[_\d]+", re.sub(r"\d+b(?=_|$)", "billion", name.lower()))  # 1b is no base
     ranks = [GRADES[word] for word in words if word and word in GRADES]
     numbers = [int(number) for number in re.findall(r"\d+", name)]
     return not name.startswith("test_"), ranks[0] if ranks else 0, numbers, len(name), name
@@ -170,7 +189,22 @@ def _torchvision_member(name: str) -> Member:
     for part, more in TORCHVISION_OPTIONS.items():
         options |= more if part in kind else {}
     inputs = clips if ".video" in kind else lambda side: pictures(3, side)
-    return _first_that_runs(lambda side: models.get_model(name, **options), inputs)
+
+    def network(side: int) -> nn.Module:
+        with _made_for(side):
+            return models.get_model(name, **options)
+
+    return _first_that_runs(network, inputs)
+
+
+@contextlib.contextmanager
+def _made_for(side: int) -> Iterator[None]:
+    """While active, torchvision's transformers for clips are made for a size of pictures that their makers fix."""
+    from torchvision.models.video import mvit
+
+    make = mvit._mvit
+    with mock.patch.object(mvit, "_mvit", lambda **given: make(**given | {"spatial_size": (side, side)})):
+        yield
 
 
 TORCHVISION_OPTIONS: dict[str, dict[str, Any]] = {  # part of a module's name -> what its networks are made with

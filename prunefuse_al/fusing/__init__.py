@@ -3,6 +3,7 @@
 from .captured import attribute as attribute
 from .captured import captured_numbers as captured_numbers
 from .channel_map import ChannelMap as ChannelMap
+from .channel_map import Silence as Silence
 from .channel_map import Stream as Stream
 from .channel_map import TensorMap as TensorMap
 from .channel_map import as_sequence as as_sequence
@@ -21,3 +22,4 @@ from .preserving import epsilons as epsilons
 from .preserving import in_the_way as in_the_way
 from .preserving import put_back as put_back
 from .preserving import set_epsilons as set_epsilons
+from .preserving import silence as silence

@@ -88,6 +88,38 @@ class Stream:
     scales: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
 
 
+@dataclass(frozen=True)
+class Silence:
+    """Positions along a dimension that a tensor writes to, of which those outside the proxy start at zero.
+
+    So that what is summed over them, by no weight that could be switched off, is what it is in the proxy: the squares
+    of a norm, or the products of queries and keys. Where these are then divided by the root of how many there are, as
+    code does that reads that from a shape, the kept ones make up for that.
+
+    Attributes:
+        name: of the tensor.
+        dim: the dimension.
+        runs: (first, one past the last) of the positions, rising.
+        factor: what kept ones are multiplied by.
+    """
+
+    name: str
+    dim: int
+    runs: tuple[tuple[int, int], ...]
+    factor: float = 1.0
+
+    def positions(self) -> Tensor:
+        """Return the positions, int64."""
+        return torch.cat([torch.arange(start, stop) for start, stop in self.runs])
+
+    @classmethod
+    def along(cls, name: str, dim: int, positions: Tensor, factor: float = 1.0) -> Silence:
+        """Return it of positions that rise, one at least."""
+        ends = (positions.diff() > 1).nonzero().flatten() + 1
+        parts = torch.tensor_split(positions, ends)
+        return cls(name, dim, tuple((int(part[0]), int(part[-1]) + 1) for part in parts), factor)
+
+
 @dataclass(frozen=True, eq=False)
 class ChannelMap:
     """Kept indices of every parameter and buffer, by name.
@@ -103,6 +135,7 @@ class ChannelMap:
         gains: "tensor:dimension" of a weight that is standardised over it, among the copies -> names of what scales
             what it gives: its gain, or scale and shift of what it reads. As it reads each channel as often as there
             are copies, these are less by as much.
+        silences: what is silenced for the sake of sums over computed values, for function-preserving fusion.
     """
 
     tensors: Mapping[str, TensorMap]
@@ -111,6 +144,7 @@ class ChannelMap:
     copies: Mapping[str, Tensor] = field(default_factory=dict)
     computed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     gains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    silences: tuple[Silence, ...] = ()
 
     def extract(self, state: State) -> dict[str, Tensor]:
         """Cut the proxy's values out of a dense state.
@@ -194,11 +228,18 @@ class ChannelMap:
         tensors = {name: outer.compose(inner.tensors[name]) for name, outer in self.tensors.items()}
         attributes = {**self.attributes, **inner.attributes}
         computed = {**self.computed, **inner.computed}
+        silences = (*self.silences, *map(self._from_here, inner.silences))
         if self.copies or inner.copies:
             copies = self._composed_copies(inner)
             gains = {key: names for key, names in self.gains.items() if key in copies}
-            return ChannelMap(tensors, attributes, copies=copies, computed=computed, gains=gains)
-        return ChannelMap(tensors, attributes, self.streams, computed=computed)
+            return ChannelMap(tensors, attributes, (), copies, computed, gains, silences)
+        return ChannelMap(tensors, attributes, self.streams, computed=computed, silences=silences)
+
+    def _from_here(self, silence: Silence) -> Silence:
+        """Return the same of the dense network, of what is silenced in a network that this map leads to."""
+        kept = self.tensors[silence.name].kept[silence.dim]
+        positions = silence.positions() if kept is None else kept[silence.positions()]
+        return Silence.along(silence.name, silence.dim, positions, silence.factor)
 
     def _composed_copies(self, inner: ChannelMap) -> dict[str, Tensor]:
         """Return the copies of both maps, from the dense network's view; none unless both are exact by them."""
@@ -253,6 +294,7 @@ class ChannelMap:
             and all(torch.equal(own, other.copies[key]) for key, own in self.copies.items())
             and dict(self.computed) == dict(other.computed)
             and dict(self.gains) == dict(other.gains)
+            and self.silences == other.silences
         )
 
     __hash__ = None  # type: ignore[assignment]  # holds tensors

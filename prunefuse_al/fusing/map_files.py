@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import FusionError
-from .channel_map import ChannelMap, Stream, TensorMap
+from .channel_map import ChannelMap, Silence, Stream, TensorMap
 
 PLAIN = (int, float, str, type(None))
 """What may stand, besides what is empty, where a network keeps what it computes, before it did."""
@@ -33,6 +35,7 @@ def map_to_tensors(channel_map: ChannelMap) -> tuple[dict[str, Tensor], dict[str
         "computed": {place: list(start) for place, start in channel_map.computed.items()},
         "streams": [[s.writers, s.norms, s.centred, s.scales] for s in channel_map.streams],
         "gains": {place: list(names) for place, names in channel_map.gains.items()},
+        "silences": [[s.name, s.dim, s.runs, s.factor] for s in channel_map.silences],
     }
     return indices, rest
 
@@ -60,10 +63,14 @@ def map_from_tensors(indices: Mapping[str, Tensor], rest: Mapping[str, Any]) -> 
             )
             for writers, norms, centred, *scales in rest["streams"]
         )
+        silences = tuple(
+            Silence(name, dim, tuple((start, stop) for start, stop in runs), factor)
+            for name, dim, runs, factor in rest.get("silences", ())  # older files have none
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FusionError(f"from_tensors(): this describes no channel map ({error!r})") from error
     copies = {key.removesuffix(_COPIES): pairs for key, pairs in indices.items() if key.endswith(_COPIES)}
-    found = ChannelMap(tensors, attributes, streams, copies, computed, gains)
+    found = ChannelMap(tensors, attributes, streams, copies, computed, gains, silences)
     _check(found, indices)
     return found
 
@@ -85,6 +92,8 @@ def _check(found: ChannelMap, indices: Mapping[str, Tensor]) -> None:
         _check_computed(place, start)
     for stream in found.streams:
         _check_stream(stream, found)
+    for silence in found.silences:
+        _check_silence(silence, found)
     for place, names in found.gains.items():
         known = all(isinstance(name, str) and name in found.tensors for name in names)
         if place not in found.copies or not names or not known:
@@ -147,6 +156,19 @@ def _check_stream(stream: Stream, found: ChannelMap) -> None:
         raise _wrong(f"{where} is not of one width")
     if not all(isinstance(name, str) and name in found.tensors for _, _, of in stream.scales for name in of):
         raise _wrong(f"{where} has a scale of tensors that are not there")
+
+
+def _check_silence(silence: Silence, found: ChannelMap) -> None:
+    name, dim, factor = silence.name, silence.dim, silence.factor
+    shape = found.tensors[name].shape if isinstance(name, str) and name in found.tensors else ()
+    if not _whole(dim, 0, len(shape)):
+        raise _wrong(f"it silences dimension {dim!r} of {name!r}, which it does not have")
+    ends = [end for run in silence.runs for end in run]
+    rising = all(_whole(end, 0, shape[dim] + 1) for end in ends) and all(a < b for a, b in pairwise(ends))
+    if not ends or not rising:
+        raise _wrong(f"what it silences of {name!r} does not rise within 0 to {shape[dim]}")
+    if not isinstance(factor, float) or not 0 < factor < math.inf:
+        raise _wrong(f"what it silences of {name!r} has the factor {factor!r}; it is a positive number")
 
 
 def _width(found: ChannelMap, name: Any, dim: Any) -> tuple[int, Tensor | None]:

@@ -11,6 +11,9 @@ see the extra channels of the dense network, in one of two ways that are exact:
   needs no centring. Scales of single channels on the way (layer scale) are made equal first. For GroupNorm, which also
   averages over positions, centring is not neutral.
 
+Sums over computed values, as the products of queries with keys or the squares of a norm, read extra channels by no
+weight that could be switched off: what writes those starts at zero (`Silence`).
+
 Weights that are stored as directions and lengths keep their values where a length is shared by channels (`lengths.py`).
 
 What the user froze is never written. Where that stands in the way of weights alone (a frozen layer goes on reading
@@ -29,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from ..network import afresh, copied, frozen_tensors, named_tensors
-from .channel_map import ChannelMap, Stream
+from .channel_map import ChannelMap, Silence, Stream
 from .lengths import shared_lengths
 
 EPSILONS = {"eps", "epsilon", "variance_epsilon", "layer_norm_epsilon"}
@@ -144,15 +147,23 @@ def _place(writer: _Writer, values: Mapping[str, Tensor], channel_map: ChannelMa
 
 
 def copy_channels(dense: nn.Module, channel_map: ChannelMap) -> None:
-    """Let the extra channels of a network that has the proxy's values start as copies, in place."""
+    """Let the extra channels of a network that `silence` was asked of start as copies, in place."""
+    done = tuple(replace(silenced, factor=1.0) for silenced in channel_map.silences)
     with torch.no_grad():
-        _adjust(dense, _Writer(_each_once(dense), frozenset()), replace(channel_map, streams=()))
+        _adjust(dense, _Writer(_each_once(dense), frozenset()), replace(channel_map, streams=(), silences=done))
+
+
+def silence(dense: nn.Module, channel_map: ChannelMap) -> None:
+    """Silence what a map says of a network that has the proxy's values, in place; `put_back` may have done so."""
+    with torch.no_grad():
+        _silence(_Writer(_each_once(dense), frozenset()), channel_map)
 
 
 def _adjust(dense: nn.Module, writer: _Writer, channel_map: ChannelMap) -> None:
     """Change what normalisations over channels see of a network that has the proxy's values, in place."""
     lengths = shared_lengths(dense, writer.state, channel_map)
     _start_as_copies(writer, channel_map)
+    _silence(writer, channel_map)
     _reparametrise(dense, writer, channel_map)
     for shared in lengths:
         writer.change(shared.name, partial(shared.restored, writer.state))
@@ -181,6 +192,22 @@ def _less(channel_map: ChannelMap) -> dict[str, float]:
 def _copy_along(tensor: Tensor, dim: int, pairs: Tensor) -> None:
     target, source = pairs.to(tensor.device)
     tensor.index_copy_(dim, target, tensor.index_select(dim, source))
+
+
+def _silence(writer: _Writer, channel_map: ChannelMap) -> None:
+    for silenced in channel_map.silences:
+        kept = channel_map.tensors[silenced.name].kept[silenced.dim]
+        if silenced.name in writer.state and kept is not None:
+            writer.change(silenced.name, partial(_silence_along, silenced=silenced, kept=kept))
+
+
+def _silence_along(tensor: Tensor, silenced: Silence, kept: Tensor) -> None:
+    positions = silenced.positions()
+    stays = torch.isin(positions, kept)
+    tensor.index_fill_(silenced.dim, positions[~stays].to(tensor.device), 0)
+    if silenced.factor != 1:
+        own = positions[stays].to(tensor.device)
+        tensor.index_copy_(silenced.dim, own, tensor.index_select(silenced.dim, own) * silenced.factor)
 
 
 def _each_once(dense: nn.Module) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 
 from ..costs import batch_rows
 from ..errors import PruningError
-from ..fusing import ChannelMap, copy_channels, put_back
+from ..fusing import ChannelMap, copy_channels, put_back, silence
 from ..network import (
     Arguments,
     afresh,
@@ -348,6 +348,8 @@ class _Comparison:
         if channel_map.computed:  # as one that was used before
             _run(afresh(dense, channel_map.computed), self.inputs[0])
         put_back(dense, self.thin, channel_map, cross=0.0, preserve=preserve, frozen=self.frozen.keys())
+        if not preserve:
+            silence(dense, channel_map)
         return afresh(dense, channel_map.computed)
 
     def _distance(self, target: nn.Module) -> Distance:

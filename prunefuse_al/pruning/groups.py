@@ -101,6 +101,7 @@ def structure(trace: Trace, protected: Mapping[int, str], parts: str = "all", *,
         atoms.freeze(torch.arange(axis.start, axis.start + axis.size), reason)
     components, reasons = atoms.components()
     by_signature = _by_signature(components, atoms.axes)
+    summed = _summed_over(trace, components)
     answered = {n for answer in trace.answers for plane in answer.planes for n in atoms.owners(plane)}
     groups = []
     for signature, channels in by_signature.items():
@@ -108,7 +109,7 @@ def structure(trace: Trace, protected: Mapping[int, str], parts: str = "all", *,
         read = tuple(i for i, n in enumerate(numbers) if n in atoms.contracted)
         # A weight that is used both ways round, as in a tied autoencoder, is written by what it reads.
         written = len(read) < len(numbers) or any(n in atoms.written for n in numbers)
-        if not read or not written:
+        if not (read or summed[channels].all()) or not written:
             if answered.isdisjoint(numbers):  # else another head's outputs, which stay as those of the logits do
                 reasons.update({n: reasons.get(n, "is not both written and read by a layer") for n in numbers})
         elif len(channels) == 1:
@@ -117,6 +118,15 @@ def structure(trace: Trace, protected: Mapping[int, str], parts: str = "all", *,
             groups.append(Group(tuple(Owned(atoms.axes[n], c) for n, c in signature), channels, read))
     found = Structure(trace, components, groups, reasons)
     return found if parts == "all" else _interiors(found)
+
+
+def _summed_over(trace: Trace, components: np.ndarray) -> np.ndarray:
+    """Return bool [components]: the channels that computed tensors are multiplied and summed over."""
+    found = np.zeros(int(components.max()) + 1, dtype=bool)
+    for summed in trace.atoms.summed:
+        if summed.product:
+            found[components[summed.marks.clamp(min=0).numpy()]] = True
+    return found
 
 
 def _interiors(found: Structure) -> Structure:

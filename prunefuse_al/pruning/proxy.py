@@ -102,7 +102,8 @@ def prune(
         pruning_ratio: fraction of channels removed, 0 <= p < 1. A layer of n channels keeps int(n * (1 - p)), at
             least 1, but for `round_to`. p = 0.5 leaves about a quarter of parameters and multiply-accumulates. Heads
             leave whole; where another number of them fuses exactly and leaves about as many parameters (within a
-            factor of 1.3), that is taken.
+            factor of 1.3), that is taken. Where they cannot leave, or leave widths that statistics over channels have
+            no exact form for, all are thinned inside instead, if that fuses exactly.
         importance: which channels stay: "l2", "l1", "random", "bn_scale", "lamp" or "fpgm" (see `pruning.measures`); a
             `Taylor`, `Hessian` or `Gates` with labelled data; an `Activation` with unlabelled data; or a callable
             (name, tensor, dim) -> float [size of dim], higher stays. Added over everything a channel owns, but for

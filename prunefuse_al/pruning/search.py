@@ -21,9 +21,10 @@ from .gate import Verdict, inspect
 from .groups import Group, Keep, Structure, channel_map, protected_axes, structure
 from .needed import needed, read_by
 from .refusals import not_finite
+from .silences import of_products, of_statistics
 from .subject import Subject
-from .trace import trace
-from .twins import twins
+from .trace import FROZEN, trace
+from .twins import measured_together, twins
 from .widths import alike
 from .written import written_widths
 
@@ -107,20 +108,40 @@ class _Trial:
         found = twins(reading, kept)
         cut = replace(cut, copies=found.copies, gains=found.gains, computed=self.subject.computed)
         guessed = guessed_attributes(self.model, cut, reading, kept)
-        if attempt.careful:  # a width may stand under any name, such as `self.h = heads`
-            readings = [guessed, guessed_attributes(self.model, cut, reading, kept, freely=True)]
+        if attempt.careful:  # a width may stand under any name, such as `self.h = heads`; one of two that are equal
+            freely = guessed_attributes(self.model, cut, reading, kept, freely=True)
+            readings: list[Callable[[], dict[str, Any]]] = [
+                lambda: guessed,
+                lambda: freely,
+                lambda: self._needed(cut, freely),
+            ]
         else:  # what was taken for a width may be none
-            readings = [self._needed(cut, guessed), guessed, {}]
-        known = known_attributes(self.model, cut)
+            readings = [lambda: self._needed(cut, guessed), lambda: guessed, dict]
+        known, tried = known_attributes(self.model, cut), []
         refused: Found | None = None
-        for number, attributes in enumerate(readings):
-            if attributes not in readings[:number]:
-                judged = self._judged(replace(cut, attributes=known | attributes), reading, choice)
+        for read in readings:
+            attributes = read()
+            if attributes not in tried:
+                tried.append(attributes)
+                judged = self._silenced(replace(cut, attributes=known | attributes), reading, choice)
                 if not judged.verdict.reason:
                     return judged
                 refused = refused or judged
         assert refused is not None
         return refused
+
+    def _silenced(self, cut: ChannelMap, reading: Structure, choice: Choice) -> Found:
+        """Return what is found with the silences that make fusing exact, or without any where none do."""
+        products = of_products(reading, choice.kept)
+        found = self._judged(replace(cut, silences=products), reading, choice)
+        others = [of_products(reading, choice.kept, tempered=True), (*products, *of_statistics(reading, choice.kept))]
+        for silences in others:
+            if found.verdict.exact or "does not run" in found.verdict.reason:
+                break
+            if silences != products:
+                other = self._judged(replace(cut, silences=silences), reading, choice)
+                found = other if other.verdict.exact or not other.verdict.reason else found
+        return found
 
     def leanest(self, found: Found) -> Found:
         """Return the same thinning with no attribute changed that need not be."""
@@ -135,28 +156,35 @@ class _Trial:
 
     def exact_if_near(self, found: Found, attempt: Attempt) -> Found:
         """Return a thinning with other widths where that alone fuses exactly, about as near to what was asked."""
-        asked = found.structure.trace.flops / 2 / batch_rows(*self.subject.arguments) * found.choice.share
         tried = [found.choice.kept]
         for different in attempt.others():
             if found.verdict.exact:
                 return found
             kept = self.choose(different).kept
-            if any(np.array_equal(kept, others) for others in tried) or not self._alike(found, kept):
+            cut = channel_map(found.structure, kept, named_tensors(self.model))
+            if any(np.array_equal(kept, others) for others in tried) or not self.alike(found, cut):
                 continue
             tried.append(kept)
             other = self(different)
             if other.verdict.reason or not other.verdict.exact:
                 continue
-            far, near = (abs(math.log(max(1, one.verdict.macs) / max(1, asked))) for one in (found, other))
-            if near <= far + math.log(WORTH):
+            if self.as_near(other, found):
                 return other
         return found
 
-    def _alike(self, found: Found, kept: np.ndarray) -> bool:
-        """Return whether another choice leaves about as many parameters."""
-        names = dict(self.model.named_parameters())
-        maps = found.verdict.channel_map, channel_map(found.structure, kept, named_tensors(self.model))
-        own, other = (sum(math.prod(cut.tensors[name].proxy_shape) for name in names) for cut in maps)
+    def as_near(self, found: Found, other: Found) -> bool:
+        """Return whether a thinning comes as near to what was asked as another; about as near, if that is not exact."""
+        slack = 0 if other.verdict.exact else math.log(WORTH)
+        return self._away(found) <= self._away(other) + slack
+
+    def _away(self, found: Found) -> float:
+        asked = found.structure.trace.flops / 2 / batch_rows(*self.subject.arguments) * found.choice.share
+        return abs(math.log(max(1, found.verdict.macs) / max(1, asked)))
+
+    def alike(self, found: Found, cut: ChannelMap) -> bool:
+        """Return whether another map leaves about as many parameters."""
+        names, maps = dict(self.model.named_parameters()), (found.verdict.channel_map, cut)
+        own, other = (sum(math.prod(each.tensors[name].proxy_shape) for name in names) for each in maps)
         return abs(math.log(own / other)) <= math.log(WORTH)
 
     def _needed(self, cut: ChannelMap, guessed: dict[str, Any]) -> dict[str, Any]:
@@ -210,14 +238,66 @@ def _widest(trial: _Trial, thinnable: Thinnable) -> Found:
     for attempt in _attempts(examined, thinnable):
         found = trial(attempt)
         if not found.verdict.reason:
-            return trial.exact_if_near(trial.leanest(found) if attempt.careful else found, attempt)
+            found = trial.exact_if_near(trial.leanest(found) if attempt.careful else found, attempt)
+            stays = _made_uneven(found) or _heads_stay(found.structure)
+            return (_inside(trial, thinnable, found) if stays else None) or found
         if not attempt.structure.trace.finite:
             raise PruningError(not_finite(examined.model, examined.given))
     assert found is not None  # the first reading raises where there is none
+    inside = _inside(trial, thinnable, found) if found.structure.trace.atoms.heads else None
+    if inside is not None:
+        return inside
     largest = _by_halving(trial, found)
     if not largest.structure.groups:
         return largest
     return trial.exact_if_near(trial.leanest(largest), Attempt(largest.structure, equal_widths=True, careful=True))
+
+
+def _inside(trial: _Trial, thinnable: Thinnable, refused: Found) -> Found | None:
+    """Return what thinning the width of every attention head gives, if it fuses exactly and is about as thin.
+
+    So it does where heads cannot leave: where the queries, keys and values of a single one share a tensor, or where
+    several are as wide as a stream that statistics are taken over.
+    """
+    for attempt in _attempts_inside(trial.subject, thinnable):
+        found = trial(attempt)
+        if not found.verdict.reason:
+            passed = not refused.verdict.reason
+            near = trial.as_near(found, refused) if passed else trial.alike(found, refused.verdict.channel_map)
+            return (trial.leanest(found) if attempt.careful else found) if found.verdict.exact and near else None
+        if attempt.careful and "in train mode" not in found.verdict.reason:
+            break
+    return None
+
+
+def _attempts_inside(examined: Subject, thinnable: Thinnable) -> Iterator[Attempt]:
+    for train_mode in (False, True):
+        try:
+            watched = trace(examined.model, *examined.arguments, train_mode=train_mode, inside=True)
+        except Exception:
+            if train_mode:  # not on these inputs
+                return
+            raise
+        reading = structure(watched, protected_axes(watched, examined.model, thinnable.keep), thinnable.parts)
+        for careful in (True,) if train_mode else (False, True):
+            yield Attempt(reading, equal_widths=True, careful=careful)
+
+
+def _heads_stay(reading: Structure) -> bool:
+    """Return whether attention heads, or the width of a single one, are kept whole."""
+    frozen = reading.components[FROZEN]
+    planes = reading.trace.atoms.heads
+    return any(bool((reading.components[plane.clamp(min=FROZEN).numpy()] == frozen).any()) for plane in planes)
+
+
+def _made_uneven(found: Found) -> bool:
+    """Return whether fusing would be exact if the widths that statistics are taken over were as asked."""
+    if found.verdict.exact:
+        return False
+    reading, choice = found.structure, found.choice
+    groups = [(reading.groups[number], choice.asked[number]) for number in measured_together(reading)]
+    widths = [(len(group.channels), int(choice.kept[group.channels].sum()), asked) for group, asked in groups]
+    return any(full % asked == 0 and full % kept for full, kept, asked in widths)
 
 
 def _attempts(examined: Subject, thinnable: Thinnable) -> Iterator[Attempt]:

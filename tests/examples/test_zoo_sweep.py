@@ -34,6 +34,7 @@ def own_draws() -> Iterator[None]:
         (["net_base_384", "net_base_224"], "net_base_224"),
         (["test_net", "net_atto"], "test_net"),
         (["net_large", "net"], "net"),
+        (["net_1b_patch14", "net_large_patch14"], "net_large_patch14"),
     ],
 )
 def test_of_a_family_the_smallest_is_taken(members: list[str], first: str) -> None:

@@ -188,7 +188,8 @@ def test_many_networks_go_there_and_back(spec: Spec, ratio: float) -> None:
     assert_same(values(fuse(network, proxy, cross="copy")), before)
     trained(proxy.module)
     target = fuse(network, proxy)
-    if proxy.channel_map.copies or not proxy.channel_map.streams:
+    plain = all(silence.factor == 1 for silence in proxy.channel_map.silences)
+    if plain and (proxy.channel_map.copies or not proxy.channel_map.streams):
         assert_same(proxy.channel_map.extract(values(target)), values(proxy.module))
     for found, expected in zip(outputs(target, example(3)), outputs(proxy.module, example(3)), strict=True):
         assert found.shape == expected.shape

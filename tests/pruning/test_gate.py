@@ -112,7 +112,8 @@ class Whispered(nn.Module):
         self.scale = nn.Parameter(torch.full((1, 4), 1e-6))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.straight(x) + self.scale * self.read(nn.functional.normalize(self.written(x), dim=-1))
+        written = self.written(x)
+        return self.straight(x) + self.scale * self.read(written / written.std(-1, keepdim=True))
 
 
 def test_a_small_scale_does_not_hide_what_a_training_would_show() -> None:

@@ -8,6 +8,7 @@ that is known of operations stands in one table (`operations.py`), which the wat
 
 from .atoms import FROZEN as FROZEN
 from .atoms import Axis as Axis
+from .atoms import Summed as Summed
 from .calls import OperationCall as OperationCall
 from .marks import Marks as Marks
 from .registered import Mixes as Mixes

@@ -47,10 +47,34 @@ class Addition:
     right: Tensor
 
 
-class Atoms:
-    """The atoms of a network, the ties among them, and why some are frozen."""
+@dataclass(frozen=True, eq=False)
+class Summed:
+    """A width over which computed values are summed, so that no weight can be switched off for what is removed of it.
 
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
+    Attributes:
+        marks: of what one tensor has along that width.
+        writers: names of the tensors that gave it, see `Marks`.
+        product: it meets another computed tensor there, as queries meet keys; else a statistic is taken over it.
+    """
+
+    marks: Tensor
+    writers: frozenset[str]
+    product: bool
+
+
+class Atoms:
+    """The atoms of a network, the ties among them, and why some are frozen.
+
+    Args:
+        tensors: parameters and buffers by name.
+        inside: where computed tensors meet, as the queries, keys and values of attention heads, the width of each may
+            be thinned; else heads leave as a whole.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], *, inside: bool = False) -> None:
+        self.inside = inside
+        self.heads: list[Tensor] = []  # marks of widths over which two computed tensors are summed
+        self.summed: list[Summed] = []
         self.axes: list[Axis] = []
         self.registered: dict[str, str] = {}  # name -> the first name of the same tensor, which owns the atoms
         self._of_tensor: dict[str, list[Axis]] = {}

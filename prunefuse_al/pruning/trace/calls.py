@@ -227,5 +227,5 @@ def like(result: Tensor, planes: list[Tensor], source: Marks, stretched: tuple[T
     """Return the marks of a result: new planes, and what else is known of where it came from."""
     kept = (source.parameter, source.free, stretched)
     found = Marks(tuple(result.shape), planes, *kept, layer=source.layer, origin=source.origin)
-    found.affine = source.affine
+    found.affine, found.writers = source.affine, source.writers
     return found

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .atoms import FROZEN, varying
+from .atoms import FROZEN, Summed, varying
 from .calls import OperationCall, settled
 from .marks import Marks, merge, partners
 from .rules import unknown
@@ -31,6 +31,9 @@ def matmul(call: OperationCall) -> list[Marks]:
     if left.parameter != right.parameter and all(marks.parameter for marks in added):
         weight = left if left.parameter else right
         given.layer = call.atoms.names([p for marks in (weight, *added) for p in marks.planes])
+        given.writers = given.layer
+    elif left.parameter and right.parameter:  # a layer that reads learnt positions, if it is one
+        given.writers = call.atoms.names([p for marks in (right, *added) for p in marks.planes])
     return [given]
 
 
@@ -61,8 +64,9 @@ def linear(call: OperationCall) -> list[Marks]:
     x, weight, *bias = call.marks()
     columns = call.moved(lambda t: t.transpose(-1, -2), weight)
     _note_sum(call, {1: 1})
-    out = contract(call, x, columns, (*x.shape[:-1], weight.shape[0]))
-    return [call.together(out, *bias)]
+    found = call.together(contract(call, x, columns, (*x.shape[:-1], weight.shape[0])), *bias)
+    found.writers = call.atoms.names([p for marks in (weight, *bias) for p in marks.planes])
+    return [found]
 
 
 def _note_sum(call: OperationCall, summed: Mapping[int, int]) -> None:
@@ -102,14 +106,19 @@ def _match(plane_shape: Sequence[int], shape: Sequence[int], result: Tensor) -> 
 def contract(call: OperationCall, left: Marks, right: Marks, shape: tuple[int, ...]) -> Marks:
     """Tie the summed dimension of both operands and pass the outer ones on."""
     k_left, k_right = len(left.shape) - 1, len(right.shape) - 2
+    computed = _computed(call, left) and _computed(call, right)
+    if computed:
+        _meet_computed(call, _over(left, k_left), _over(right, k_right), (left.writers, right.writers))
+    if call.atoms.inside and not (left.parameter and right.parameter):
+        left, right = _alike_in_heads(call, left), _alike_in_heads(call, right)
     summed_left = _summed(call, left, k_left, outer=k_left - 1)
     summed_right = _summed(call, right, k_right, outer=k_right + 1)
+    for marks, other, planes in ((left, right, summed_left), (right, left, summed_right)):
+        made = bool(marks.writers) and other.parameter and not other.writers  # what a layer made of learnt positions
+        for plane in planes if marks.parameter and not (computed or made) else ():
+            call.atoms.contract(plane)
     if left.parameter and right.parameter:
         summed_left, summed_right = _finest(call, summed_left, summed_right), _finest(call, summed_right, summed_left)
-    if not (left.parameter or right.parameter or left.free or right.free):
-        for plane in (*summed_left, *summed_right):
-            if len(varying(plane)) == 1:  # no weight of it can be switched off for what is removed
-                call.atoms.freeze(plane, f"is summed over in {call.name}, a product of two computed tensors")
     if not left.free and not right.free:
         reads_data = left.parameter != right.parameter
         _meet(call, summed_left, [p.transpose(-1, -2) for p in summed_right], reads_data)
@@ -128,13 +137,45 @@ def contract(call: OperationCall, left: Marks, right: Marks, shape: tuple[int, .
     return merge(call.atoms, operands, shape, call.name)
 
 
+def _computed(call: OperationCall, marks: Marks) -> bool:
+    """True for what is no weight: also for queries that a layer made of parameters, for a whole batch."""
+    batched = call.name.rstrip("_") in ("bmm", "baddbmm")
+    return not marks.free and (not marks.parameter or (batched and bool(marks.writers)))
+
+
+def _alike_in_heads(call: OperationCall, marks: Marks) -> Marks:
+    """Tie what lies at the same place in the matrices of a batch, as the heads of attention are."""
+    batch = range(len(marks.shape) - 2)
+    planes = []
+    for plane in marks.planes:
+        if len(varying(plane)) > 1:
+            for dim in varying(plane) & set(batch):
+                plane = call.atoms.tie_along(plane, dim)
+        planes.append(plane)
+    return marks.copy(planes=planes)
+
+
+def _over(marks: Marks, k: int) -> list[Tensor]:
+    return [plane for plane in marks.planes if k in varying(plane)]
+
+
+def _meet_computed(
+    call: OperationCall, left: list[Tensor], right: list[Tensor], writers: tuple[frozenset[str], frozenset[str]]
+) -> None:
+    """Note or freeze the widths over which two computed tensors are summed: no weight can be switched off there."""
+    call.atoms.heads += [*left, *right]
+    if not call.atoms.inside:
+        for plane in (*left, *right):
+            if len(varying(plane)) == 1:
+                call.atoms.freeze(plane, f"is summed over in {call.name}, a product of two computed tensors")
+    elif left and right:
+        planes, own = (left, writers[0]) if writers[0] else (right, writers[1])
+        call.atoms.summed += [Summed(plane, own, product=True) for plane in planes]
+
+
 def _summed(call: OperationCall, marks: Marks, k: int, outer: int) -> list[Tensor]:
     """Return the planes along the summed dimension, made constant along the operand's own outer dimension."""
-    planes = [call.atoms.tie_along(p, outer) if outer in varying(p) else p for p in marks.planes if k in varying(p)]
-    if marks.parameter:
-        for plane in planes:
-            call.atoms.contract(plane)
-    return planes
+    return [call.atoms.tie_along(p, outer) if outer in varying(p) else p for p in marks.planes if k in varying(p)]
 
 
 def _finest(call: OperationCall, planes: list[Tensor], other: list[Tensor]) -> list[Tensor]:
@@ -214,7 +255,7 @@ def convolution(call: OperationCall) -> list[Marks]:
         marks = merge(call.atoms, [marks, _channel_vector(call.marks_of(bias), result.ndim)], marks.shape, call.name)
     weights = [weight, *([call.marks_of(bias)] if bias is not None else [])]
     names = call.atoms.names([p for given in weights for p in given.planes])
-    return [Marks(marks.shape, marks.planes, layer=names)]
+    return [Marks(marks.shape, marks.planes, layer=names, writers=names)]
 
 
 def _settle_positions(call: OperationCall, marks: Marks, channels: set[int]) -> None:
@@ -293,6 +334,7 @@ def batch_norm(call: OperationCall) -> list[Marks]:
     # Standardised weights go through here as [1, rows, columns], so that a statistic is taken over channels.
     over = [p for p in x.planes if varying(p) - {1}] if call.argument("training") else []
     call.note(over, gain=_gain(call) if x.parameter else None)
+    out.writers = _affine(call)
     return [out] + [Marks(tuple(r.shape), free=True) for r in call.results[1:]]
 
 
@@ -324,6 +366,7 @@ def layer_norm(call: OperationCall) -> list[Marks]:
     out = merge(call.atoms, [x, *(call.marks_of(t) for t in tensors[1:])], x.shape, call.name)
     first = len(x.shape) - len(call.argument("normalized_shape"))
     _note_affine(call, tensors[1:])
+    out.writers = _affine(call)
     _note_norm(call, x, set(range(first, len(x.shape))), call.name_of(call.argument("weight")))
     return [out] + [Marks(tuple(r.shape), free=True) for r in call.results[1:]]
 
@@ -340,8 +383,15 @@ def group_norm(call: OperationCall) -> list[Marks]:
     out = merge(call.atoms, [x, *vectors], x.shape, call.name)
     out.affine = call.atoms.names([plane for vector in vectors for plane in vector.planes])
     _note_affine(call, tensors[1:])
+    out.writers = out.affine
     _note_norm(call, x, {1} if x.shape[1] > groups else set(), None)  # one channel a group has its own
     return [out] + [Marks(tuple(r.shape), free=True) for r in call.results[1:]]
+
+
+def _affine(call: OperationCall) -> frozenset[str]:
+    """Return the names of scale and shift of a normalisation."""
+    vectors = [call.argument(name) for name in ("weight", "bias")]
+    return call.atoms.names([plane for v in vectors if v is not None for plane in call.marks_of(v).planes])
 
 
 def _note_affine(call: OperationCall, vectors: Sequence[Tensor]) -> None:

@@ -33,6 +33,8 @@ class Marks:
         origin: the attribute of a module that it was taken from, of a tensor that is neither parameter nor buffer.
         affine: scale and shift of the normalisation that gave it, while what came after (ReLU, pooling) gives as much
             less as these are smaller.
+        writers: names of the tensors that gave it: weight and bias of a layer, scale and shift of a normalisation.
+            Where these are zero it is, as long as what came after leaves zeros alone.
     """
 
     shape: tuple[int, ...]
@@ -44,6 +46,7 @@ class Marks:
     layer: frozenset[str] = frozenset()
     origin: str = ""
     affine: frozenset[str] = frozenset()
+    writers: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         planes = [narrowed(plane) for plane in self.planes]
@@ -229,6 +232,7 @@ def restructure(operation: Structural, source: Marks, results: Sequence[Tensor])
             layer=source.layer,
             origin=source.origin,
             affine=source.affine,
+            writers=source.writers,
         )
         for place, result in enumerate(results)
     ]

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from .atoms import FROZEN, NEUTRAL, Freeze, varying
+from .atoms import FROZEN, NEUTRAL, Freeze, Summed, varying
 from .calls import OperationCall, freeze_planes, like
 from .marks import Marks, merge, positions, restructure, shared_stretches
 from .shuffles import tie_shuffled
+
+SUMS = frozenset(("sum", "norm", "linalg_vector_norm"))
+"""Statistics to which zeros add nothing."""
 
 
 def structural(call: OperationCall) -> list[Marks]:
@@ -66,7 +69,22 @@ def pointwise(call: OperationCall) -> list[Marks]:
     if call.in_place and call.tensors()[0]._is_view() and operands[0].free:
         # The tensor that is written through the view does not learn of these marks.
         return unknown(call)
-    return [merge(call.atoms, operands, tuple(result.shape), call.name) for result in call.results]
+    writers, found = _writers(call, operands), []
+    for result in call.results:
+        found.append(merge(call.atoms, operands, tuple(result.shape), call.name))
+        found[-1].writers = writers
+    return found
+
+
+def _writers(call: OperationCall, operands: Sequence[Marks]) -> frozenset[str]:
+    """Return the tensors where a point-wise result is zero if they are, see `Marks`; none where that is not clear."""
+    computed = [marks for marks in operands if marks.planes and not marks.parameter]
+    own = [marks.writers for marks in computed]
+    if call.name.rstrip("_") in ("add", "sub"):
+        own += [call.atoms.names(marks.planes) for marks in operands if marks.planes and marks.parameter]
+        return frozenset().union(*own) if all(own) else frozenset()
+    factors = call.name.rstrip("_") == "mul"  # one that is zero is enough
+    return own[0] if len(own) == 1 or (own and factors) else frozenset()
 
 
 def rectified(call: OperationCall) -> list[Marks]:
@@ -147,7 +165,10 @@ def _put_together(call: OperationCall, sources: list[Marks], planes: list[Tensor
     if len({id(t) for t in call.tensors() if t.numel() or t.ndim > 1}) == 1 and result.numel():
         stretched = [*stretched, positions(result.shape, dim) // (result.shape[dim] // len(sources))]  # copies of one
     parameter, free = all(s.parameter for s in sources), all(s.free for s in sources)
-    return Marks(tuple(result.shape), planes, parameter, free, tuple(stretched))
+    found = Marks(tuple(result.shape), planes, parameter, free, tuple(stretched))
+    own = [call.atoms.names(s.planes) if s.parameter else s.writers for s in sources if not s.free]
+    found.writers = frozenset().union(*own) if all(own) else frozenset()
+    return found
 
 
 def _joined_planes(call: OperationCall, sources: list[Marks], system: frozenset[int], dim: int) -> Tensor:
@@ -184,6 +205,8 @@ def statistic_over(call: OperationCall, source: Marks, dims: Sequence[int], *, p
     """Return the marks of a statistic over some dimensions of a tensor, and note that of channels."""
     passed, over = _reduced(call, source, dims)
     taken = [plane for plane in over if len(varying(plane)) == 1]
+    if call.name in SUMS and source.writers and not source.parameter:
+        call.atoms.summed += [Summed(plane, source.writers, product=False) for plane in taken]
     call.note(taken, scale=f"{call.module}.weight")  # RMSNorm, and norms by hand, are means in a module with a scale
     for plane in over:
         if len(varying(plane)) > 1:

@@ -201,6 +201,7 @@ def trace(
     *,
     train_mode: bool = False,
     also: Arguments | None = None,
+    inside: bool = False,
 ) -> Trace:
     """Run a copy of `model` in eval mode and return the ties among its channels.
 
@@ -210,18 +211,24 @@ def trace(
         kwargs: inputs by name.
         train_mode: run it in train mode as well, for parts that only train (auxiliary heads).
         also: inputs on which to run it as well, for branches that only these take.
+        inside: the width of attention heads may be thinned, see `Atoms`; else they leave as a whole.
     """
-    return watched(copied(model).eval(), (args, kwargs), train_mode=train_mode, also=also)
+    return watched(copied(model).eval(), (args, kwargs), train_mode=train_mode, also=also, inside=inside)
 
 
 def watched(
-    model: nn.Module, arguments: Arguments, *, train_mode: bool = False, also: Arguments | None = None
+    model: nn.Module,
+    arguments: Arguments,
+    *,
+    train_mode: bool = False,
+    also: Arguments | None = None,
+    inside: bool = False,
 ) -> Trace:
     """Run `model` itself, which is in eval mode, and return the ties among its channels; see `trace`."""
     tensors = named_tensors(model)
     kinds = nn.RNNBase, nn.RNNCellBase
     recurrent = frozenset(name for name, module in model.named_modules() if isinstance(module, kinds))
-    result = Trace(Atoms(tensors), recurrent=recurrent)
+    result = Trace(Atoms(tensors, inside=inside), recurrent=recurrent)
     tracer = Tracer(result, model, tensors)
     passes = [(False, arguments)]
     passes += [] if also is None else [(False, also)]
