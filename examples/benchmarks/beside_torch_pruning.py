@@ -39,11 +39,11 @@ from examples.zoo import FAMILIES, Family
 from prunefuse_al import fuse, prune
 from prunefuse_al.costs.counting import parameter_count
 from prunefuse_al.fusing.channel_map import ChannelMap, TensorMap
-from prunefuse_al.network.example import answers, as_arguments, with_rows
+from prunefuse_al.network.example import answers, as_arguments
 from prunefuse_al.network.states import named_tensors
-from prunefuse_al.pruning.gate import inspect
+from prunefuse_al.pruning.gate import Candidate, inspect
 from prunefuse_al.pruning.groups import Structure, structure
-from prunefuse_al.pruning.trace.tracing import trace
+from prunefuse_al.pruning.subject import subject
 
 
 def call(module: nn.Module, inputs: Any) -> Any:
@@ -116,10 +116,10 @@ def judge(network: nn.Module, pruned: nn.Module, inputs: Any, inputs_of: Channel
         if kept is None:
             return "wrong"
         maps[name] = TensorMap(tuple(tensor.shape), kept, inputs_of.tensors[name].inputs)
-    arguments = with_rows(as_arguments(inputs, network), 2)
-    reading = structure(trace(network, *arguments), {})
-    verdict = inspect(network, pruned, ChannelMap(maps), reading, arguments, alive(reading, maps))
-    return "wrong" if verdict.reason else "works"
+    examined = subject(network, as_arguments(inputs, network))
+    reading = structure(examined.trace, {})
+    candidate = Candidate(pruned, ChannelMap(maps), reading, alive(reading, maps))
+    return "wrong" if inspect(candidate, examined).reason else "works"
 
 
 def alive(reading: Structure, maps: dict[str, TensorMap]) -> np.ndarray:

@@ -104,40 +104,40 @@ class Distance:
         return tuple(found)
 
 
-def inspect(
-    model: nn.Module,
-    proxy: nn.Module,
-    channel_map: ChannelMap,
-    structure: Structure,
-    examined: Subject,
-    kept: np.ndarray,
-) -> Verdict:
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A thinning that is to be judged.
+
+    Attributes:
+        proxy: the thin network that `channel_map` cuts out of the dense one.
+        channel_map: with all that may make preserving fusion exact; the verdict has what does.
+        structure: the reading of the dense network.
+        kept: bool [components], which channels stay.
+    """
+
+    proxy: nn.Module
+    channel_map: ChannelMap
+    structure: Structure
+    kept: np.ndarray
+
+
+def inspect(candidate: Candidate, examined: Subject) -> Verdict:
     """Run every check; the first that fails gives the reason. Neither network is changed.
 
     Args:
-        model: the dense network.
-        proxy: the thin one that `channel_map` cuts out of it.
-        channel_map: with all that may make preserving fusion exact; the verdict has what does.
-        structure: the reading of the dense network.
-        examined: the example inputs, and what the network takes besides.
-        kept: bool [components], which channels stay.
+        candidate: what is judged.
+        examined: the dense network, the example inputs, and what it takes besides.
     """
-    verdict = _inspected(model, proxy, channel_map, structure, examined, kept)
+    verdict = _inspected(candidate, examined)
     if not verdict.exact and examined.confirmed is not examined:  # the network itself does not take the other inputs
-        return _inspected(model, proxy, channel_map, structure, examined.confirmed, kept)
+        return _inspected(candidate, examined.confirmed)
     return verdict
 
 
-def _inspected(
-    model: nn.Module,
-    proxy: nn.Module,
-    channel_map: ChannelMap,
-    structure: Structure,
-    examined: Subject,
-    kept: np.ndarray,
-) -> Verdict:
+def _inspected(candidate: Candidate, examined: Subject) -> Verdict:
+    model, proxy, channel_map = examined.model, candidate.proxy, candidate.channel_map
     thin = copied(proxy)  # for every check in turn, each of which overwrites what the one before left
-    asked = list(_asked(structure, kept, examined))
+    asked = list(_asked(candidate.structure, candidate.kept, examined))
     one_way = examined.runs_one_way  # then it is seen to run where it is compared
     reason = "" if one_way else _runs(thin, asked)
     error = None if reason else _backward(thin, examined.arguments)
@@ -146,7 +146,7 @@ def _inspected(
     if reason:
         return Verdict(reason, channel_map, sizes=examined.sizes)
     compared = _Compared.of(examined, [question.answers for question in asked] if one_way else [])
-    verdict = _compared(model, thin, compared, channel_map, structure, kept)
+    verdict = _compared(model, thin, compared, candidate)
     frozen = frozen_tensors(model)
     if not verdict.reason and frozen:
         verdict = _with_frozen(verdict, model, thin, compared, frozen)
@@ -189,18 +189,12 @@ class _Compared:
         return cls(inputs, int(examined.smaller), answers)
 
 
-def _compared(
-    model: nn.Module,
-    thin: nn.Module,
-    compared: _Compared,
-    channel_map: ChannelMap,
-    structure: Structure,
-    kept: np.ndarray,
-) -> Verdict:
+def _compared(model: nn.Module, thin: nn.Module, compared: _Compared, candidate: Candidate) -> Verdict:
     """Return what comparisons say, in ever higher precision until one says that the proxy is exact.
 
     Where answers are NaN, buffers that nothing is removed of keep their values: a mask, or a table of logarithms.
     """
+    channel_map = candidate.channel_map
     still = _constants(model, channel_map)
     single, double = PRECISIONS
     passed: Verdict | None = None
@@ -211,7 +205,7 @@ def _compared(
         ) -> Verdict | None:
             try:
                 comparison = _Comparison(model, thin, compared, dtype, tolerance, own, channel_map.computed)
-                return comparison.verdict(channel_map, structure, kept, near)
+                return comparison.verdict(candidate, near)
             except Exception as error:
                 what = f"cannot be checked in {str(dtype).removeprefix('torch.')}: {first_line(error)}"
                 return Verdict(f"the proxy {what}", channel_map)
@@ -287,15 +281,14 @@ class _Comparison:
                 raise PruningError(reason)
         self.macs = round(self.expected[0].seen.flops / 2 / batch_rows(*self.inputs[0]))
 
-    def verdict(
-        self, channel_map: ChannelMap, structure: Structure, kept: np.ndarray, near: float = 0.0
-    ) -> Verdict | None:
+    def verdict(self, candidate: Candidate, near: float = 0.0) -> Verdict | None:
         """Show that the proxy is a sub-network, and find what makes the preserving fusion exact.
 
         None where it is not exact by less than `near`, before more is worked out: a higher precision may find it exact.
 
         Copies cannot show the first, because a copy of the right channel would hide that the wrong one is read.
         """
+        channel_map, structure, kept = candidate.channel_map, candidate.structure, candidate.kept
         plain = replace(channel_map, streams=(), copies={}, gains={})
         copied, streamed = replace(channel_map, streams=()), replace(plain, streams=channel_map.streams)
 
@@ -311,10 +304,10 @@ class _Comparison:
             if not refused and (distance := self._distance(target)).within(self.tolerance):
                 return fits(copied, distance, True)
             del target
-        for candidate in (streamed, plain) if channel_map.streams else (plain,):
-            distance = self.distance(candidate)
+        for way in (streamed, plain) if channel_map.streams else (plain,):
+            distance = self.distance(way)
             if distance.within(self.tolerance):
-                return fits(candidate, distance, True)
+                return fits(way, distance, True)
         if self.tolerance <= distance.spread < near and not distance.chosen:
             return None
         if refused is None:

@@ -17,7 +17,7 @@ from ..errors import PruningError
 from ..fusing import ChannelMap
 from ..network import named_tensors
 from .build import guessed_attributes, known_attributes, rebuild
-from .gate import Verdict, inspect
+from .gate import Candidate, Verdict, inspect
 from .groups import Group, Keep, Structure, channel_map, protected_axes, structure
 from .needed import needed, read_by
 from .refusals import not_finite
@@ -201,7 +201,7 @@ class _Trial:
             macs = round(reading.trace.flops / 2 / batch_rows(*self.subject.arguments))
             verdict = Verdict("", cut, exact=True, macs=macs, sizes=self.subject.sizes)
             return Found(module, verdict, reading, choice)
-        verdict = inspect(self.model, module, cut, reading, self.subject, choice.kept)
+        verdict = inspect(Candidate(module, cut, reading, choice.kept), self.subject)
         return Found(module, verdict, reading, choice)
 
 

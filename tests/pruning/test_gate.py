@@ -15,7 +15,7 @@ from prunefuse_al.errors import PruningError
 from prunefuse_al.fusing.channel_map import ChannelMap, TensorMap
 from prunefuse_al.network.states import named_tensors
 from prunefuse_al.pruning.build import rebuild
-from prunefuse_al.pruning.gate import inspect
+from prunefuse_al.pruning.gate import Candidate, inspect
 from prunefuse_al.pruning.groups import structure
 from prunefuse_al.pruning.proxy import prune
 from prunefuse_al.pruning.subject import subject
@@ -35,7 +35,7 @@ def judge(network: nn.Module, channel_map: ChannelMap, ratio_kept: Any = None) -
     examined = subject(network, ((torch.randn(3, 6),), {}))
     found = structure(trace(network, *examined.arguments), {})
     kept = np.ones(int(found.components.max()) + 1, dtype=bool) if ratio_kept is None else ratio_kept
-    return inspect(network, rebuild(network, channel_map), channel_map, found, examined, kept).reason
+    return inspect(Candidate(rebuild(network, channel_map), channel_map, found, kept), examined).reason
 
 
 def with_indices(channel_map: ChannelMap, name: str, dim: int, indices: list[int]) -> ChannelMap:

@@ -287,9 +287,9 @@ def test_a_choice_of_experts_by_what_agrees_is_exact(pick: Any) -> None:
 def test_double_precision_decides_where_single_only_falls_short(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def verdict(self: Any, channel_map: Any, *_: Any) -> Verdict:
+    def verdict(self: Any, candidate: gate.Candidate, *_: Any) -> Verdict:
         asked.append(self.dtype)
-        return Verdict("", channel_map, 2e-4, exact=self.dtype == torch.float64)
+        return Verdict("", candidate.channel_map, 2e-4, exact=self.dtype == torch.float64)
 
     monkeypatch.setattr(gate._Comparison, "verdict", verdict)
     assert prune(seeded(fully), pictures(8)).report().preserve_exact
