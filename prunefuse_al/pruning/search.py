@@ -133,9 +133,13 @@ class _Trial:
     def _silenced(self, cut: ChannelMap, reading: Structure, choice: Choice) -> Found:
         """Return what is found with the silences that make fusing exact, or without any where none do."""
         products = of_products(reading, choice.kept)
+        tempered = of_products(reading, choice.kept, tempered=True)
         found = self._judged(replace(cut, silences=products), reading, choice)
-        others = [of_products(reading, choice.kept, tempered=True), (*products, *of_statistics(reading, choice.kept))]
-        for silences in others:
+        if products and found.verdict.exact:  # a wrong temperature shows little where attention is flat
+            other = self._judged(replace(cut, silences=tempered), reading, choice)
+            nearer = other.verdict.preserve_distance < found.verdict.preserve_distance
+            return other if other.verdict.exact and nearer else found
+        for silences in (tempered, (*products, *of_statistics(reading, choice.kept))):
             if found.verdict.exact or "does not run" in found.verdict.reason:
                 break
             if silences != products:

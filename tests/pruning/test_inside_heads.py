@@ -34,6 +34,7 @@ class Fused(nn.Module):
             mixed = F.scaled_dot_product_attention(q, k, v)
         else:
             scale = self.scale if self.kind == "kept" else q.shape[-1] ** -0.5
+            scale *= 1e-3 if self.kind == "flat" else 1
             mixed = (q @ k.transpose(-1, -2) * scale).softmax(-1) @ v
         return self.out(mixed.transpose(1, 2).reshape(b, t, c))
 
@@ -72,6 +73,12 @@ def test_heads_as_wide_as_a_stream_are_thinned_inside(heads: int, scale: str) ->
     again = ChannelMap.from_tensors(*proxy.channel_map.to_tensors())
     assert again == proxy.channel_map
     assert again.silences
+
+
+def test_a_temperature_is_made_up_for_where_attention_is_so_flat_that_it_hardly_shows() -> None:
+    """In single precision, a target without the factor would pass."""
+    proxy = assert_claimed_and_true(classifier(40, Fused(40, 5, "flat")), WORDS, thinner=0.4)
+    assert {silence.factor for silence in proxy.channel_map.silences} == {2**0.5}
 
 
 def test_what_was_silenced_learns() -> None:
