@@ -8,16 +8,14 @@ dense network must compute what the proxy computes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from ..costs import batch_rows
 from ..errors import PruningError
@@ -30,12 +28,12 @@ from ..network import (
     first_output,
     frozen_tensors,
     named_tensors,
-    of_kind,
     perturbed,
     with_rows,
 )
 from .choices import Chosen, differing
 from .computed import Computed
+from .generic import converted, converted_network, generic_copy, make_generic, of_sizes, set_values
 from .groups import Structure, thinned_shapes
 from .nonfinite import first_not_finite
 from .quietly import answer_of, first_line
@@ -46,7 +44,6 @@ from .trace import KeptStatistics, visible_operations
 # (precision, relative distance that is rounding): single precision settles nearly all; what it cannot, double does.
 PRECISIONS = ((torch.float32, 1e-4), (torch.float64, 1e-6))
 NEAR = 0.05  # a relative distance in single precision that double precision is likely to find to be rounding
-NOISE = 65_537  # a prime, so that a block of noise that is repeated never falls in step with rows
 
 
 @dataclass(frozen=True)
@@ -185,7 +182,7 @@ class _Compared:
         if elsewhere is not None:
             inputs.append(perturbed(elsewhere.arguments, generator))
         if examined.by_channel and not batch_norms(examined.model):  # nothing keeps rows apart as layers average
-            inputs = [_of_sizes(given) for given in inputs]
+            inputs = [of_sizes(given) for given in inputs]
         return cls(inputs, int(examined.smaller), answers)
 
 
@@ -267,13 +264,13 @@ class _Comparison:
         computed: Computed = MappingProxyType({}),
     ) -> None:
         self.model, self.dtype, self.tolerance, self.frozen = model, dtype, tolerance, frozen
-        self.inputs = [_converted(given, dtype) for given in compared.inputs]
-        self.thin = _converted_network(thin, dtype)
-        _make_generic(self.thin, frozen.keys())
-        _set(self.thin, frozen)
+        self.inputs = [converted(given, dtype) for given in compared.inputs]
+        self.thin = converted_network(thin, dtype)
+        make_generic(self.thin, frozen.keys())
+        set_values(self.thin, frozen)
         afresh(self.thin, computed)
         _calibrate(self.thin, self.inputs[compared.calibrating])
-        _set(self.thin, frozen)
+        set_values(self.thin, frozen)
         afresh(self.thin, computed)
         self.expected = [_run(self.thin, given, chosen=True) for given in self.inputs]
         for answered, wanted in zip(self.expected, compared.answers, strict=False):
@@ -337,7 +334,7 @@ class _Comparison:
 
     def _target(self, channel_map: ChannelMap, *, preserve: bool = True) -> nn.Module:
         """Return the preserving fusion, or what is to be replayed; its dense copy is the only one that is alive."""
-        dense = _generic_copy(self.model, self.dtype, self.frozen.keys())
+        dense = generic_copy(self.model, self.dtype, self.frozen.keys())
         if channel_map.computed:  # as one that was used before
             _run(afresh(dense, channel_map.computed), self.inputs[0])
         put_back(dense, self.thin, channel_map, cross=0.0, preserve=preserve, frozen=self.frozen.keys())
@@ -427,104 +424,6 @@ def _backward(module: nn.Module, arguments: Arguments) -> Exception | None:
         return error
     module.zero_grad()
     return None
-
-
-def _converted_network(out: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return `out` itself, in eval mode and another precision."""
-    if dtype == torch.float64 and any(p.device.type == "mps" for p in out.parameters()):  # has no double precision
-        out = out.cpu()
-    return out.to(dtype).eval()
-
-
-def _converted(inputs: Arguments, dtype: torch.dtype) -> Arguments:
-    convert = lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf  # noqa: E731
-    args, kwargs = tree_map(convert, inputs)
-    return args, kwargs
-
-
-def _of_sizes(arguments: Arguments) -> Arguments:
-    """Return the arguments with rows that are ever smaller, down to a tenth.
-
-    What noise alone tells apart is nearly the same after many layers, and single precision cannot settle it then.
-    """
-
-    def change(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.ndim < 2:
-            return leaf
-        sizes = torch.linspace(1, 0.1, len(leaf), dtype=leaf.dtype, device=leaf.device)
-        return leaf * sizes.view(-1, *[1] * (leaf.ndim - 1))
-
-    args, kwargs = tree_map(change, arguments)
-    return args, kwargs
-
-
-def _make_generic(module: nn.Module, frozen: Set[str] = frozenset()) -> None:
-    """Give a network values, in place, that have no special structure (no zeros, ones or ties); `frozen` stay."""
-    with torch.no_grad():
-        for name, tensor, noise in _with_noise(module):
-            if name not in frozen:
-                tensor.data = _generic(name, tensor, noise)
-
-
-def _generic_copy(model: nn.Module, dtype: torch.dtype, frozen: Set[str]) -> nn.Module:
-    """Return a copy of a network with such values, in eval mode and a precision, without another of those it had."""
-    memo: dict[int, Any] = {}
-    with torch.no_grad():
-        for name, tensor, noise in _with_noise(model):
-            if name not in frozen and not (dtype == torch.float64 and tensor.device.type == "mps"):
-                memo[id(tensor)] = of_kind(tensor, _generic(name, tensor, noise, dtype))
-    copy = _converted_network(copied(model, memo), dtype)
-    if not memo:
-        _make_generic(copy, frozen)
-    return copy
-
-
-def _with_noise(module: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yield the floating tensors of a network, each once, and a block of noise that starts elsewhere for each."""
-    block = 2 * torch.rand(NOISE, generator=torch.Generator().manual_seed(1)) - 1
-    twice = torch.cat([block, block])
-    floating = {id(t): (name, t) for name, t in named_tensors(module).items() if t.is_floating_point()}
-    for number, (name, tensor) in enumerate(floating.values()):
-        start = 977 * number % NOISE
-        yield name, tensor, twice[start : start + NOISE]
-
-
-def _generic(name: str, tensor: Tensor, noise: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Return new values near those of a tensor, in a precision of its own where one is given."""
-    values = torch.empty(tensor.shape, dtype=dtype or tensor.dtype, device=tensor.device)
-    noise = noise[: tensor.numel()].to(values)
-    if sum(size > 1 for size in tensor.shape) > 1 and tensor.numel():  # one dimension: a scale, maybe of 1e-6
-        scale = _scale(tensor)
-        _add_noise(tensor.reshape(-1), noise * (0.5 * (scale or 1 / math.sqrt(tensor[0].numel()))), values.view(-1))
-        return values
-    if tensor.numel() > NOISE:
-        noise = noise.repeat(-(-tensor.numel() // NOISE))[: tensor.numel()]
-    noise = noise.view(tensor.shape)
-    return 0.5 + noise.abs() if "var" in name else tensor.to(values) * (1 + 0.3 * noise) + 0.2 * noise
-
-
-def _scale(tensor: Tensor) -> float:
-    """Return the root of the mean square; of a mask, of what is finite in it: what is not stays as it is."""
-    norm = float(torch.linalg.vector_norm(tensor))
-    if norm == math.inf:
-        norm = float(torch.linalg.vector_norm(tensor[tensor.isfinite()]))
-    return norm / math.sqrt(tensor.numel())
-
-
-@torch.no_grad()
-def _set(module: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Give tensors of a network values, by name, in place."""
-    tensors = named_tensors(module)
-    for name, value in values.items():
-        tensors[name].copy_(value)
-
-
-def _add_noise(values: Tensor, noise: Tensor, out: Tensor) -> None:
-    """Write the sum of a vector and a block of noise, again and again, to another."""
-    whole = len(values) // len(noise) * len(noise)
-    blocks = (-1, len(noise))
-    torch.add(values[:whole].view(blocks), noise, out=out[:whole].view(blocks))
-    torch.add(values[whole:], noise[: len(values) - whole], out=out[whole:])
 
 
 def _calibrate(module: nn.Module, inputs: Arguments) -> None:

@@ -16,7 +16,7 @@ from torch.nn.utils.prune import l1_unstructured, ln_structured
 
 from prunefuse_al import fuse, prune
 from prunefuse_al.errors import NoEffectWarning, PruningError
-from prunefuse_al.pruning.gate import _make_generic
+from prunefuse_al.pruning.generic import make_generic
 
 ROWS = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 TEXTS = torch.randn(4, 9, 6, generator=torch.Generator().manual_seed(0))
@@ -195,7 +195,7 @@ def test_thinned_exactly(make: Callable[[], nn.Module], inputs: Tensor) -> None:
     report = proxy.report()
     assert report.preserve_exact
     assert report.parameter_share < 0.6
-    _make_generic(proxy.module)
+    make_generic(proxy.module)
     expected = proxy.module.eval()(inputs)
     torch.testing.assert_close(fuse(network, proxy).eval()(inputs), expected, rtol=1e-4, atol=1e-4)
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from prunefuse_al import fuse, prune
 from prunefuse_al.errors import NoEffectWarning
 from prunefuse_al.pruning import gate
-from prunefuse_al.pruning.gate import Verdict, _make_generic
+from prunefuse_al.pruning.gate import Verdict
+from prunefuse_al.pruning.generic import make_generic, of_sizes
 from prunefuse_al.pruning.subject import subject
 from tests.pruning.test_prune import Wrapped
 
@@ -211,7 +212,7 @@ def test_answers_that_stand_in_rows_of_another_number_are_compared_too() -> None
 
 
 def test_rows_differ_in_size_where_nothing_keeps_them_apart() -> None:
-    (rows, numbers), _ = gate._of_sizes(((torch.ones(4, 9, 9), torch.arange(4)), {}))
+    (rows, numbers), _ = of_sizes(((torch.ones(4, 9, 9), torch.arange(4)), {}))
     torch.testing.assert_close(rows[:, 0, 0], torch.tensor([1.0, 0.7, 0.4, 0.1]))
     assert numbers.tolist() == [0, 1, 2, 3]
 
@@ -251,7 +252,7 @@ def test_the_nearest_code_is_not_called_exact_by_luck(distance: Any) -> None:
     network = seeded(lambda: Codes(distance))
     proxy = prune(network, texts(1)[:, 0])
     with torch.no_grad():
-        _make_generic(proxy.module)
+        make_generic(proxy.module)
     rows = texts(200)[0]
     target = fuse(network, proxy, cross="preserve").eval()
     thin = proxy.module.eval()

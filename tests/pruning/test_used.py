@@ -21,7 +21,7 @@ from prunefuse_al.network.copying import afresh
 from prunefuse_al.network.states import named_tensors
 from prunefuse_al.pruning.build import rebuild
 from prunefuse_al.pruning.computed import computed_state
-from prunefuse_al.pruning.gate import _make_generic
+from prunefuse_al.pruning.generic import make_generic
 
 TOKENS = torch.randn(4, 9, 6, generator=torch.Generator().manual_seed(0))
 PICTURES = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -166,7 +166,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
 
 def generic(name: str) -> nn.Module:
     network = seeded(KINDS[name][0])
-    _make_generic(network)
+    make_generic(network)
     return network
 
 
