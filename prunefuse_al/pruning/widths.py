@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -127,7 +128,8 @@ def choose_widths(
             for number, ladder in enumerate(ladders)
         ]
         taken = [step * n // ladder.steps for step, ladder, n in zip(steps, ladders, full, strict=True)]
-        return Widths(asked, taken)
+        together = _of_parts(groups, 1 - ratio) if equal_widths else {}
+        return Widths(asked, [together.get(number, width) for number, width in enumerate(taken)])
     floor = scope.floor if isinstance(scope, GlobalScope) else GlobalScope().floor
     demand = _Demand(ratio, floor, 1)
     plain = _compete(groups, _ladders(groups, False), scores, demand)
@@ -222,6 +224,56 @@ def _local(ladder: _Ladder, ratio: float, round_to: int | None, fewer_blocks: bo
         below = max(1, _floor(share))
         return below + int(share / below > (below + 1) / share)
     return rounded(max(1, _floor(share)), ladder.steps, round_to)
+
+
+def _of_parts(groups: Sequence[Group], share: float) -> dict[int, int]:
+    """Return number of a group -> channels that stay, where heads of different kinds make up one width together.
+
+    So do heads that look through windows of different sizes. Of parts of one size as many heads stay, and in all as
+    near to the share as that allows, by ratio; what fills dimensions as wide as the whole keeps the same part of it.
+    """
+    found: dict[int, int] = {}
+    for size, parts in _parted(groups):
+        sizes = [len(groups[number].channels) for number in parts]
+        kept = _alike_in_size(sizes, share)
+        left, full = sum(kept[n] for n in sizes), sum(sizes)
+        found.update({number: kept[n] for number, n in zip(parts, sizes, strict=True)})
+        for number, among in enumerate(_sizes(groups)):
+            channels = len(groups[number].channels)
+            if size in among and channels % full == 0:
+                found[number] = channels // full * left
+    return found
+
+
+def _parted(groups: Sequence[Group]) -> list[tuple[int, list[int]]]:
+    """Return the sizes of dimensions that several groups fill together, all heads of one width, and which groups."""
+    owners: dict[Axis, list[int]] = defaultdict(list)
+    filled: dict[Axis, int] = defaultdict(int)
+    for number, group in enumerate(groups):
+        for axis, count in group.axes:
+            owners[axis].append(number)
+            filled[axis] += count * len(group.channels)
+    return [
+        (axis.size, numbers)
+        for axis, numbers in owners.items()
+        if len(numbers) > 1
+        and filled[axis] == axis.size
+        and all(groups[number].block for number in numbers)
+        and len({groups[number].positions for number in numbers}) == 1
+    ]
+
+
+def _alike_in_size(sizes: Sequence[int], share: float) -> dict[int, int]:
+    """Return size of a part -> how many of it stay, at least 1, so that the sum is as near to the share as can be."""
+    distinct = sorted(set(sizes))
+
+    def away(left: Iterable[int]) -> tuple[float, float]:
+        by_size = dict(zip(distinct, left, strict=True))
+        total = sum(by_size[n] for n in sizes) / sum(sizes)
+        return abs(math.log(total / share)), max(abs(math.log(k / n / share)) for n, k in by_size.items())
+
+    near = [sorted({max(1, min(n, _floor(n * share) + step)) for step in (0, 1)}) for n in distinct]
+    return dict(zip(distinct, min(itertools.product(*near), key=away), strict=True))
 
 
 def _even(ladder: _Ladder, ratio: float) -> int:

@@ -94,7 +94,19 @@ def transformed(m: Any, x: Tensor) -> Tensor:
     return ends(m, torch.fft.fft(torch.relu(m.a(x)), dim=1).real)
 
 
+def summed_in_each_place(m: Any, x: Tensor) -> Tensor:
+    return ends(m, F.conv1d(torch.relu(m.a(x)), torch.linspace(-1, 1, 12).view(2, 6, 1)))
+
+
+def streams_summed_in_each_place(m: Any, x: Tensor) -> Tensor:
+    y = torch.relu(m.a(x))
+    both = torch.stack([y.mean(1), (y + m.b(y)).mean(1)], 1)
+    return m.head(F.conv1d(both, torch.tensor([[[1.0], [2.0]]])).squeeze(1))
+
+
 ROWS: dict[str, Forward] = {
+    "convolution of one place over streams": streams_summed_in_each_place,
+    "convolution of one place": summed_in_each_place,
     "gather": picked,
     "scatter": pooled,
     "index_add": added,

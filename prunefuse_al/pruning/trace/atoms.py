@@ -155,6 +155,11 @@ class Atoms:
         self.tie(plane, first)
         return first
 
+    def tied_along(self, plane: Tensor, dim: int) -> bool:
+        """Return whether all marks along `dim` leave together already."""
+        own = self._resolve()[plane.clamp(min=FROZEN).numpy()]
+        return bool((own == np.take(own, [0], axis=dim)).all())
+
     def freeze(self, marks: Tensor, reason: str | None) -> None:
         """Keep marks whole; `reason` None means that this is in the nature of the axis."""
         marks = torch.unique(marks[marks > FROZEN])

@@ -233,6 +233,7 @@ def convolution(call: OperationCall) -> list[Marks]:
     """Plain, grouped, depthwise and transposed convolutions of any number of spatial dimensions."""
     x, weight = call.marks_of(call.args[0]), call.marks_of(call.args[1])
     groups, transposed = call.argument("groups"), call.argument("transposed")
+    passing = _passing(call, x) if _pointwise(call) else []
     _settle_positions(call, x, {1})
     _settle_positions(call, weight, {0, 1})
     _note_sum(call, {1: 0 if transposed else 1})
@@ -250,12 +251,41 @@ def convolution(call: OperationCall) -> list[Marks]:
     bias = call.argument("bias")
     result = call.results[0]
     shaped = [out.reshape([-1 if d == 1 else 1 for d in range(result.ndim)])] if out is not None else []
-    marks = Marks(tuple(result.shape), shaped)
+    marks = Marks(tuple(result.shape), [*shaped, *passing])
     if bias is not None:
         marks = merge(call.atoms, [marks, _channel_vector(call.marks_of(bias), result.ndim)], marks.shape, call.name)
     weights = [weight, *([call.marks_of(bias)] if bias is not None else [])]
     names = call.atoms.names([p for given in weights for p in given.planes])
     return [Marks(marks.shape, marks.planes, layer=names, writers=names)]
+
+
+def _pointwise(call: OperationCall) -> bool:
+    """Return whether a convolution sums over channels alone, in each place for itself."""
+    if call.argument("transposed") or call.argument("groups") > 1 or call.args[0].ndim != call.results[0].ndim:
+        return False
+    ones = {*call.args[1].shape[2:], *call.argument("stride")}
+    return ones == {1} and not any(call.argument("padding"))
+
+
+def _passing(call: OperationCall, x: Marks) -> list[Tensor]:
+    """Take from the marks of an input those of its places, which are the result's, and return them.
+
+    So are those of several channels where a place leaves in all of these at once, as streams that were stacked do.
+    """
+    channel, places = {1}, set(range(2, len(x.shape)))
+    passing, left = [], []
+    for plane in x.planes:
+        along = varying(plane)
+        if not along & places or along - places - channel:
+            left.append(plane)
+        elif not along & channel:
+            passing.append(plane)
+        elif call.atoms.tied_along(plane, 1):
+            passing.append(plane.narrow(1, 0, 1))
+        else:
+            left.append(plane)
+    x.planes = left
+    return passing
 
 
 def _settle_positions(call: OperationCall, marks: Marks, channels: set[int]) -> None:
