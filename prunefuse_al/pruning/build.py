@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -158,15 +159,21 @@ def _guessed(module: nn.Module, sizes: Mapping[int, set[int]], freely: bool) -> 
         f"{name}.{own}": n for name, value in vars(module).items() for own, n in captured_numbers(value).items()
     }
     for name, value in {**vars(module), **captured}.items():
-        plain = name.rpartition(".")[2].lstrip("_")  # a private name says the same
-        if name == "training" or OTHER_NAMES.search(plain):
-            continue
-        if not freely and not WIDTH_NAMES.search(plain):
+        if not _may_state(name, freely):
             continue
         if isinstance(value, int) and not isinstance(value, bool):
             yield name, _new_size(name, value, sizes, freely)
         elif isinstance(value, tuple | list) and value and all(type(v) is int for v in value):
             yield name, as_sequence(value, (_new_size(name, v, sizes, freely) for v in value))
+
+
+@cache
+def _may_state(name: str, freely: bool) -> bool:
+    """Return whether an attribute of this name may be a width; it is asked in every trial, for every attribute."""
+    plain = name.rpartition(".")[2].lstrip("_")  # a private name says the same
+    if name == "training" or OTHER_NAMES.search(plain):
+        return False
+    return freely or WIDTH_NAMES.search(plain) is not None
 
 
 def _new_size(name: str, old: int, sizes: Mapping[int, set[int]], freely: bool) -> int:

@@ -17,7 +17,7 @@ from ..errors import InputError, NoEffectWarning, PruningError, warn
 from ..fusing import ChannelMap, TensorMap
 from ..network import as_arguments, check_model, frozen_tensors, named_tensors
 from ..types import RngLike, as_rng
-from .groups import STREAM, Keep, check_keep, check_parts, outside, thinned_shapes
+from .groups import STREAM, Keep, Structure, check_keep, check_parts, outside, thinned_shapes
 from .importance import Importance, channel_scores, check_importance, measured
 from .refusals import CURES, NOT_UNDERSTOOD, nothing_prunable
 from .repairing import RepairReport
@@ -157,11 +157,20 @@ def prune(
     with alone(), torch.inference_mode(False):  # tensors made in it could not be trained
         measure = measured(importance, model) if pruning_ratio else "random"  # with nothing to choose, none is measured
 
+    told: dict[int, tuple[Structure, np.ndarray]] = {}  # by the reading, which is kept so that its number is its own
+
+    def scores_of(reading: Structure) -> np.ndarray:
+        """Score a reading once: trials with some of its groups alone, or with other widths, go by the same scores."""
+        if id(reading.components) not in told:
+            scores = channel_scores(measure, model, reading, np.random.default_rng(seed))
+            if within is not None:
+                scores[outside(reading, within)] = np.nextafter(scores.min(), -np.inf)
+            told[id(reading.components)] = reading, scores
+        return told[id(reading.components)][1]
+
     def choose(attempt: Attempt) -> Choice:
         reading = attempt.structure
-        scores = channel_scores(measure, model, reading, np.random.default_rng(seed))
-        if within is not None:
-            scores[outside(reading, within)] = np.nextafter(scores.min(), -np.inf)
+        scores = scores_of(reading)
         # The careful readings take the plain widths: whatever stood in the way, rounding is not part of it.
         rounding = 1 if attempt.careful and round_to is None else round_to
         widths = choose_widths(
