@@ -2,6 +2,7 @@
 
 from .batchnorm import averaging as averaging
 from .batchnorm import fold_batchnorm as fold_batchnorm
+from .batchnorm import forgetting as forgetting
 from .batchnorm import recalibrate_batchnorm as recalibrate_batchnorm
 from .compiling import STEPS_TO_TRAIN as STEPS_TO_TRAIN
 from .compiling import Compiled as Compiled

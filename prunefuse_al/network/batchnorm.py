@@ -42,6 +42,10 @@ _DECIDING = frozenset(
 )
 """Calls by which a computed value becomes one of Python's, which code may branch on."""
 
+FORGOTTEN = 4.0
+"""Steps of training, in multiples of what batch norms remember, after which 2 % is left of earlier statistics."""
+TORCHS = 0.1  # momentum of batch norms if nothing is said
+
 
 def recalibrate_batchnorm(
     model: nn.Module,
@@ -139,6 +143,35 @@ def averaging(layers: Iterable[_BatchNorm]) -> Iterator[None]:
         for layer, momentum, mode in before:
             layer.momentum = momentum
             layer.train(mode)
+
+
+@contextmanager
+def forgetting(model: nn.Module, steps: int) -> Iterator[None]:
+    """Have batch norms forget within so many steps of training what their statistics were; put momentum back.
+
+    A layer of momentum m keeps (1 - m)^steps of them, which are those of weights that are no more: of EfficientNet's
+    0.01 half is left after 70 steps, and in eval mode the network is not the one that was trained (Wu & Johnson, 2021,
+    arXiv 2105.07576). With a momentum of `FORGOTTEN` / steps or more it is 2 % at most. Layers that have no statistics
+    yet and the momentum of torch stay as they are.
+    """
+    before = {name: m.momentum for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    least = min(1.0, FORGOTTEN / steps)
+    try:
+        for name, momentum in before.items():
+            layer = model.get_submodule(name)
+            if momentum is not None and momentum < least and (momentum < TORCHS or _has_seen(layer)):
+                layer.momentum = least  # type: ignore[assignment]
+        yield
+    finally:  # by name: a network that is thinned while it is trained has other layers then
+        for name, module in model.named_modules():
+            if name in before:
+                module.momentum = before[name]
+
+
+def _has_seen(layer: nn.Module) -> bool:
+    """Return whether a batch norm has statistics of anything."""
+    mean = layer.running_mean
+    return isinstance(mean, Tensor) and bool(mean.any())
 
 
 def fold_batchnorm(model: nn.Module, example: Any) -> nn.Module | None:

@@ -101,5 +101,6 @@ OPTIONS: dict[str, Check] = {
     "collate": partial(checks.maybe, checks.function, what="a function of the list of a dataset's inputs"),
     "metrics": check_metrics,
     "callbacks": check_callbacks,
+    "batchnorm": partial(checks.one_of, choices=("auto", "as_is")),
 }
 """Parameter of `TorchTrainer` -> `check(name, value)`, which returns it as it is used; `optimizer` comes last."""

@@ -24,6 +24,7 @@ from ..network import (
     check_first,
     compiled,
     explained,
+    forgetting,
     forward_for,
     logits_of,
     settled,
@@ -88,6 +89,7 @@ class Run:
             repeatable(plan.deterministic),
             in_training(self.model, plan.device, channels_last=plan.channels_last),
             settled(self.teacher, device=plan.device),
+            forgetting(self.model, self.steps) if plan.batchnorm == "auto" else nullcontext(),
         ):
             self.last_good = Weights(self.model)
             try:
@@ -214,10 +216,14 @@ class Run:
         net: nn.Module = torch.compile(self.model, **self.plan.compile_options)  # type: ignore[assignment]
         return net
 
+    @property
+    def steps(self) -> int:
+        """How many steps the training takes if it is not stopped early."""
+        return self.plan.epochs * -(-len(self.dataset) // self.plan.batch_size)
+
     def _compiling_pays(self) -> bool:
         """Return whether compile="auto" compiles this training: long enough, and of one width throughout."""
-        steps = self.plan.epochs * -(-len(self.dataset) // self.plan.batch_size)
-        return self.plan.compile_itself and self.on_epoch is None and steps >= STEPS_TO_TRAIN
+        return self.plan.compile_itself and self.on_epoch is None and self.steps >= STEPS_TO_TRAIN
 
     # ---- epochs ----
 

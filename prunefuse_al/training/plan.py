@@ -52,6 +52,7 @@ class Plan:
     collate: Collate | None
     metrics: dict[str, Any]
     callbacks: tuple[Any, ...]
+    batchnorm: str
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,9 @@ class TorchTrainer(BaseEstimator):
         eval_precision: of reading signals, by a name as of `precision`: looked at on the first batch, and left for
             fp32 with a `FallbackWarning` where its logits are off by more than 2 % of what rows differ by; None is
             `precision`, not looked at.
+        batchnorm: "auto": in trainings of so few steps that running statistics would keep more than 2 % of those of
+            other weights, batch norms have a larger momentum, 4 / steps, while they are trained; a new network keeps
+            its own, if that is no less than torch's 0.1. "as_is": all keep their own.
     """
 
     def __init__(
@@ -123,6 +126,7 @@ class TorchTrainer(BaseEstimator):
         eval_precision: str | None = None,
         metrics: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] | None = None,
+        batchnorm: str = "auto",
     ) -> None:
         self.epochs = epochs
         self.batch_size = batch_size
@@ -154,6 +158,7 @@ class TorchTrainer(BaseEstimator):
         self.eval_precision = eval_precision
         self.metrics = metrics
         self.callbacks = callbacks
+        self.batchnorm = batchnorm
 
     def check(self) -> None:
         """Raise `InputError` unless every option can be used; a selector asks this before it does anything."""
@@ -263,6 +268,7 @@ class TorchTrainer(BaseEstimator):
             collate=self.collate,
             metrics=options["metrics"],
             callbacks=options["callbacks"],
+            batchnorm=options["batchnorm"],
         )
 
 

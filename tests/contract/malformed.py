@@ -165,6 +165,7 @@ KINDS: dict[str, str | tuple[Any, ...]] = {
     "compile": "compile",
     "cross": "cross",
     "delta": "maybe unsigned",
+    "batchnorm": "name",
     "device": "device",
     "difficulty": "difficulty",
     "distillation": "maybe instance",
