@@ -128,13 +128,13 @@ def choose_widths(
             for number, ladder in enumerate(ladders)
         ]
         taken = [step * n // ladder.steps for step, ladder, n in zip(steps, ladders, full, strict=True)]
-        together = _of_parts(groups, 1 - ratio) if equal_widths else {}
-        return Widths(asked, [together.get(number, width) for number, width in enumerate(taken)])
+        return Widths(asked, _as_one(groups, taken, 1 - ratio) if equal_widths else taken)
     floor = scope.floor if isinstance(scope, GlobalScope) else GlobalScope().floor
     demand = _Demand(ratio, floor, 1)
     plain = _compete(groups, _ladders(groups, False), scores, demand)
     joined = _joined(groups, _ladders(groups, equal_widths)) if equal_widths else _ladders(groups, False)
-    return Widths([*map(float, plain)], _compete(groups, joined, scores, replace(demand, round_to=round_to)))
+    taken = _compete(groups, joined, scores, replace(demand, round_to=round_to))
+    return Widths([*map(float, plain)], _as_one(groups, taken) if equal_widths else taken)
 
 
 def kept_channels(structure: Structure, scores: np.ndarray, widths: Sequence[int]) -> np.ndarray:
@@ -226,22 +226,32 @@ def _local(ladder: _Ladder, ratio: float, round_to: int | None, fewer_blocks: bo
     return rounded(max(1, _floor(share)), ladder.steps, round_to)
 
 
-def _of_parts(groups: Sequence[Group], share: float) -> dict[int, int]:
-    """Return number of a group -> channels that stay, where heads of different kinds make up one width together.
+def _as_one(groups: Sequence[Group], taken: list[int], share: float | None = None) -> list[int]:
+    """Return the widths where heads of different kinds that make up one width together stay as wide as what equals it.
 
     So do heads that look through windows of different sizes. Of parts of one size as many heads stay, and in all as
     near to the share as that allows, by ratio; what fills dimensions as wide as the whole keeps the same part of it.
+
+    Args:
+        groups: channels that compete.
+        taken: channels of each that would stay.
+        share: that is to stay of them; None: what stays on average.
     """
-    found: dict[int, int] = {}
+    found = list(taken)
     for size, parts in _parted(groups):
-        sizes = [len(groups[number].channels) for number in parts]
-        kept = _alike_in_size(sizes, share)
-        left, full = sum(kept[n] for n in sizes), sum(sizes)
-        found.update({number: kept[n] for number, n in zip(parts, sizes, strict=True)})
-        for number, among in enumerate(_sizes(groups)):
-            channels = len(groups[number].channels)
-            if size in among and channels % full == 0:
-                found[number] = channels // full * left
+        heads = [len(groups[number].channels) for number in parts]
+        others = [
+            number
+            for number, among in enumerate(_sizes(groups))
+            if size in among and len(groups[number].channels) % sum(heads) == 0
+        ]
+        family = [(groups[number], taken[number]) for number in (*parts, *others)]
+        average = sum(g.positions * n for g, n in family) / sum(g.positions * len(g.channels) for g, _ in family)
+        kept = _alike_in_size(heads, average if share is None else share)
+        for number, n in zip(parts, heads, strict=True):
+            found[number] = kept[n]
+        for number in others:
+            found[number] = len(groups[number].channels) // sum(heads) * sum(kept[n] for n in heads)
     return found
 
 

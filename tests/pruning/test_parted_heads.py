@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prunefuse_al import prune
 from prunefuse_al.pruning.groups import Group, Owned
 from prunefuse_al.pruning.trace import Axis
 from prunefuse_al.pruning.widths import choose_widths
@@ -64,6 +65,15 @@ def test_heads_with_windows_of_their_own_leave_so_that_the_stream_stays_as_wide_
     assert proxy.module.heads == 4
     assert proxy.module.windows.splits == [10, 5, 5]
     assert proxy.module.qkv.weight.shape == (60, 20)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
+def test_so_they_do_where_all_channels_compete(ratio: float) -> None:
+    proxy = prune(Windowed(), torch.randn(3, 3, 16, 16), ratio, scope="global")
+    heads = sum(proxy.module.windows.splits) // 5
+    assert proxy.report().preserve_exact
+    assert 1 <= proxy.module.heads == heads < 8
+    assert proxy.module.patches.out_channels == 5 * heads
 
 
 def parts(*heads: int, width: int = 4) -> list[Group]:
