@@ -169,13 +169,11 @@ class _Compared:
         inputs: the example and what the network takes besides, perturbed.
         calibrating: the number of those that set the statistics of BatchNorm.
         answers: shapes that the proxy has to answer them with; none where that was seen already.
-        more_rows: what the network takes besides are more rows of the example's size.
     """
 
     inputs: list[Arguments]
     calibrating: int
     answers: list[list[tuple[int, ...]]]
-    more_rows: bool = False
 
     @classmethod
     def of(cls, examined: Subject, answers: list[list[tuple[int, ...]]]) -> _Compared:
@@ -185,7 +183,7 @@ class _Compared:
             inputs.append(perturbed(elsewhere.arguments, generator))
         if examined.by_channel and not batch_norms(examined.model):  # nothing keeps rows apart as layers average
             inputs = [of_sizes(given) for given in inputs]
-        return cls(inputs, int(examined.smaller), answers, elsewhere is not None and not elsewhere.resized)
+        return cls(inputs, int(examined.smaller), answers)
 
 
 def _compared(model: nn.Module, thin: nn.Module, compared: _Compared, candidate: Candidate) -> Verdict:
@@ -266,7 +264,7 @@ class _Comparison:
         computed: Computed = MappingProxyType({}),
     ) -> None:
         self.model, self.dtype, self.tolerance, self.frozen = model, dtype, tolerance, frozen
-        self.inputs, self.more_rows = [converted(given, dtype) for given in compared.inputs], compared.more_rows
+        self.inputs = [converted(given, dtype) for given in compared.inputs]
         self.thin = converted_network(thin, dtype)
         make_generic(self.thin, frozen.keys())
         set_values(self.thin, frozen)
@@ -345,12 +343,7 @@ class _Comparison:
         return afresh(dense, channel_map.computed)
 
     def _distance(self, target: nn.Module) -> Distance:
-        """Return the distance at the example's size, or if it is rounding there, that at the other.
-
-        Where that is rounding for more rows of the example's size, fewer of them are not asked for.
-        """
-        if self.more_rows and (distance := self._apart(target, 1)).within(self.tolerance):
-            return distance
+        """Return the distance at the example's size, or if it is rounding there, that at the other."""
         distance = self._apart(target, 0)
         for number in range(1, len(self.inputs)):
             if distance.within(self.tolerance):
