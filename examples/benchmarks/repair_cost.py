@@ -1,6 +1,7 @@
 """What a repair without labels takes, in dense passes over the same rows.
 
-    python examples/benchmarks/repair_cost.py --networks resnet50 vit_b_16 --rows 1024 --size 224
+    python examples/benchmarks/repair_cost.py --networks resnet50 --size 96
+    python examples/benchmarks/repair_cost.py --networks vit_b_16 --size 96 --memory 12
 
 Passes before and after each repair are averaged, the median of the repeats is printed. Weights are those of
 initialisation: what a repair does depends on shapes, not on what weights know. Networks are torchvision's.
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--size", type=int, default=224, help="pixels of a side")
     parser.add_argument("--ratio", type=float, default=0.5)
+    parser.add_argument("--memory", type=float, default=4.0, help="GiB; where it is too little, fewer rows are used")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args(argv)
@@ -51,7 +53,7 @@ def measured(name: str, args: argparse.Namespace) -> str:
     passes, repairs = [], []
     before = seconds(lambda: read(network, rows))
     for _ in range(args.repeats):
-        repairs.append(seconds(lambda: repair(network, proxy, rows)))
+        repairs.append(seconds(lambda: repair(network, proxy, rows, memory=args.memory)))
         after = seconds(lambda: read(network, rows))
         passes.append((before + after) / 2)
         before = after
