@@ -18,6 +18,7 @@ from prunefuse_al import Proxy, prune, repair
 from prunefuse_al.errors import FallbackWarning, FusionError, InputError, NoEffectWarning, NonFiniteError
 from prunefuse_al.network import named_tensors
 from prunefuse_al.pruning import Imitation
+from prunefuse_al.pruning.repairing import live_bytes
 from prunefuse_al.pruning.repairing.ridge import RIDGES, Layer, refit
 
 from .redundant import REDUNDANT, difference, first_ones, pictures, rows
@@ -532,3 +533,10 @@ def test_the_teacher_is_asked_again_where_what_it_says_cannot_be_kept() -> None:
     handle.remove()
     assert counts[1] >= counts[0] + 6  # of 12 steps
     assert counts[2] >= counts[0] + 6
+
+
+def test_views_of_weights_are_no_memory_that_rows_take() -> None:
+    layer, x = nn.Linear(1000, 1000), torch.zeros(2, 1000)
+    with torch.no_grad():
+        assert live_bytes(lambda: layer(x)) == 2 * 1000 * 4
+        assert live_bytes(lambda: (x + 1, x.relu())) == 2 * 2 * 1000 * 4

@@ -306,10 +306,16 @@ class _Live(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
+        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if _strided(leaf)}
         for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and leaf.layout is torch.strided:
-                storage = leaf.untyped_storage()
+            if (
+                _strided(leaf) and (storage := leaf.untyped_storage())._cdata not in given
+            ):  # else a view, as of a weight
                 self._held[storage._cdata] = StorageWeakRef(storage), int(storage.nbytes())
         self._held = {key: held for key, held in self._held.items() if not held[0].expired()}
         self.most = max(self.most, sum(size for _, size in self._held.values()))
         return out
+
+
+def _strided(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.layout is torch.strided
