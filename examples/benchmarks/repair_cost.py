@@ -1,7 +1,6 @@
 """What a repair without labels takes, in dense passes over the same rows.
 
-    python examples/benchmarks/repair_cost.py --networks resnet50 --size 96
-    python examples/benchmarks/repair_cost.py --networks vit_b_16 --size 96 --memory 12
+    python examples/benchmarks/repair_cost.py --networks resnet50 vit_b_16 --size 96
 
 Passes before and after each repair are averaged, the median of the repeats is printed. Weights are those of
 initialisation: what a repair does depends on shapes, not on what weights know. Networks are torchvision's.
