@@ -157,16 +157,7 @@ def prune(
     with alone(), torch.inference_mode(False):  # tensors made in it could not be trained
         measure = measured(importance, model) if pruning_ratio else "random"  # with nothing to choose, none is measured
 
-    told: dict[int, tuple[Structure, np.ndarray]] = {}  # by the reading, which is kept so that its number is its own
-
-    def scores_of(reading: Structure) -> np.ndarray:
-        """Score a reading once: trials with some of its groups alone, or with other widths, go by the same scores."""
-        if id(reading.components) not in told:
-            scores = channel_scores(measure, model, reading, np.random.default_rng(seed))
-            if within is not None:
-                scores[outside(reading, within)] = np.nextafter(scores.min(), -np.inf)
-            told[id(reading.components)] = reading, scores
-        return told[id(reading.components)][1]
+    scores_of = _Scores(measure, model, seed, within)
 
     def choose(attempt: Attempt) -> Choice:
         reading = attempt.structure
@@ -196,6 +187,24 @@ def prune(
     _warn(report)
     _warn_of_unused(unused, found.verdict.channel_map)
     return Proxy(found.module, found.verdict.channel_map, report)
+
+
+class _Scores:
+    """Scores each reading once: trials with some of its groups alone, or with other widths, go by the same scores."""
+
+    def __init__(self, measure: Any, model: nn.Module, seed: int, within: ChannelMap | None) -> None:
+        self.measure, self.model, self.seed, self.within = measure, model, seed, within
+        self.told: dict[int, tuple[Structure, np.ndarray]] = {}  # the reading is kept, so that its number is its own
+
+    def __call__(self, reading: Structure) -> np.ndarray:
+        """Return the scores of a reading's components, [components]; what `within` removes comes last."""
+        number = id(reading.components)
+        if number not in self.told:
+            scores = channel_scores(self.measure, self.model, reading, np.random.default_rng(self.seed))
+            if self.within is not None:
+                scores[outside(reading, self.within)] = np.nextafter(scores.min(), -np.inf)
+            self.told[number] = reading, scores
+        return self.told[number][1]
 
 
 def _check_within(within: ChannelMap, model: nn.Module) -> None:
